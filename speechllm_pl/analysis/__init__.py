@@ -1,0 +1,1 @@
+"""Top floor: studies and figures."""

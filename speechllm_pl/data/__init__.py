@@ -1,0 +1,1 @@
+"""Second floor: Lhotse cuts in, batches out."""

@@ -1,0 +1,1 @@
+"""Second floor: models and score functions in, text out."""

@@ -1,0 +1,1 @@
+"""First floor: `nn.Module`s only. Knows no Lightning, file or YAML."""

@@ -1,0 +1,1 @@
+"""Third floor: LightningModules, schedules, checkpoints, callbacks."""
