@@ -1,0 +1,23 @@
+"""Audio that we make ourselves, named by what went into it.
+
+Why: a rerun then keeps exactly those files that are still right, and a run with other settings, even if it is
+interrupted, never puts other sound under a name that an older manifest still refers to.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+
+def digest(ingredients: Mapping[str, object]) -> str:
+    """Eight hexadecimal digits that change with any of the ingredients, which JSON must be able to hold."""
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def remove_others(folder: Path, kept: Iterable[Path | str]) -> None:
+    """Remove what earlier settings and interrupted runs left in `folder`; call it after writing manifests."""
+    wanted = {Path(path) for path in kept}
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in wanted:
+            path.unlink()

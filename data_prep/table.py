@@ -1,0 +1,446 @@
+"""Anyone's own data → Lhotse manifests: a folder of audio and a table that says what is spoken in it.
+
+    python -m data_prep.table --table mine.tsv --audio recordings --language de --output data/mine
+
+The table is TSV, CSV or JSONL. Its columns are found by name: `text`, and `id` or `path`; optionally
+`language`, `speaker`, `split`, `start` and `end` (seconds). A TSV without header is read as `id<TAB>text`. A
+folder stands for the tables train, dev and test in it, or in its sub-folders named by language (en, de, ...),
+each beside its folder `audio`. Every row ends in a manifest, in quarantine.tsv with the reason, or the
+program stops and says why.
+"""
+
+import argparse
+import csv
+import functools
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data_prep.corpus import (
+    SPLITS,
+    Rejected,
+    Rejection,
+    Utterance,
+    add_standard_arguments,
+    cut_from_utterance,
+    prepare,
+    run,
+)
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.text import LANGUAGES, normalize, strange_characters
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "utterance_id", "utt_id"),
+    "path": ("path", "audio", "file", "filename", "file_name", "audio_filepath", "wav"),
+    "text": ("text", "sentence", "transcript", "transcription"),
+    "language": ("language", "lang", "locale"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "split": ("split", "subset"),
+    "start": ("start", "offset"),
+    "end": ("end",),
+}
+"""What a column is for, and the headers that say so (any case)."""
+
+SPLIT_NAMES: Mapping[str, str] = {split: split for split in SPLITS} | {
+    "training": "train",
+    "val": "dev",
+    "valid": "dev",
+    "validation": "dev",
+    "eval": "test",
+}
+
+TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl")
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".aiff", ".aif")
+"""Tried in this order, in lower and upper case, for an id or path that names no file as it stands."""
+
+Row = dict[str, str]
+"""Column of `COLUMNS` → cell; an absent or empty cell has no entry."""
+
+
+class BrokenLine(Exception):
+    """A line that is no row; the message says where and why."""
+
+
+# ---------------------------------------------------------------- reading a table
+
+
+def read_table(path: Path) -> Iterator[Row | BrokenLine]:
+    """The rows of a TSV, CSV or JSONL file in order, and a `BrokenLine` in the place of each one that is
+    none.
+
+    Raises:
+        UserError: no such file, another kind of file, no rows, or no text column.
+    """
+    if not path.is_file():
+        raise UserError(f"table {path} does not exist")
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise UserError(f"table {path} must be one of {', '.join(TABLE_SUFFIXES)}")
+    if path.stat().st_size == 0:
+        raise UserError(f"table {path} is empty")
+    if path.suffix.lower() == ".jsonl":
+        return _read_jsonl(path)
+    return _read_columns(path)
+
+
+def _read_jsonl(path: Path) -> Iterator[Row | BrokenLine]:
+    checked = False
+    for where, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(_as_text(line))
+            if not isinstance(fields, dict):
+                raise ValueError("not a JSON object")
+            for name, value in fields.items():
+                if _column(name) and isinstance(value, dict | list):
+                    raise ValueError(f"{name} is neither text nor a number")
+            json.dumps(fields, ensure_ascii=False).encode()  # fails on half of a surrogate pair
+        except (ValueError, RecursionError) as error:
+            yield BrokenLine(f"{where}: {error}")
+            continue
+        if not checked:
+            _find_columns(list(fields), path)
+            checked = True
+        # A number is as good as its text; None is an empty cell.
+        yield _row(list(fields), ["" if value is None else str(value) for value in fields.values()])
+
+
+def _read_columns(path: Path) -> Iterator[Row | BrokenLine]:
+    """TSV (a tab always separates, quotes are ordinary characters) or CSV (with quotes)."""
+    records = _csv_records(path) if path.suffix.lower() == ".csv" else _tsv_records(path)
+    header: list[str] | None = None
+    for where, cells in records:
+        if isinstance(cells, BrokenLine):
+            yield cells
+            continue
+        if header is None:
+            named = any(cell.strip().lower() in names for cell in cells for names in COLUMNS.values())
+            headless = path.suffix.lower() == ".tsv" and len(cells) == 2 and not named
+            header = ["id", "text"] if headless else cells
+            _find_columns(header, path)
+            if not headless:
+                continue
+        if len(cells) != len(header):
+            yield BrokenLine(f"{where}: {len(cells)} fields where {len(header)} are expected")
+        else:
+            yield _row(header, cells)
+    if header is None:
+        raise UserError(f"table {path} holds no rows")
+
+
+def _tsv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
+    for where, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            yield where, _as_text(line).rstrip("\r\n").split("\t")
+        except ValueError as error:
+            yield where, BrokenLine(f"{where}: {error}")
+
+
+def _csv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        while True:
+            first = reader.line_num + 1
+            try:
+                cells = next(reader)
+                if cells:
+                    "".join(cells).encode()  # fails on the stand-ins for undecodable bytes
+                    yield f"{path}:{first}", cells
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeEncodeError) as error:
+                # A quote that is never closed swallows lines: say which.
+                where = f"{path}:{first}" + (f"-{reader.line_num}" if reader.line_num > first else "")
+                reason = "not UTF-8" if isinstance(error, UnicodeEncodeError) else error
+                yield where, BrokenLine(f"{where}: {reason}")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            yield f"{path}:{number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _as_text(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+
+
+def _column(header: str) -> str | None:
+    """The column that a header means."""
+    name = header.strip().lower()
+    return next((column for column, names in COLUMNS.items() if name in names), None)
+
+
+def _find_columns(header: list[str], path: Path) -> None:
+    found = Counter(filter(None, map(_column, header)))
+    columns = f"columns found: {', '.join(name.strip() or '(empty)' for name in header)[:300]}"
+    if "text" not in found:
+        raise UserError(f"table {path} has no text column; {columns}")
+    if "id" not in found and "path" not in found:
+        raise UserError(f"table {path} has neither an id nor a path column; {columns}")
+    twice = [column for column, count in found.items() if count > 1]
+    if twice:
+        raise UserError(f"table {path} has more than one column for {twice[0]}; {columns}")
+
+
+def _row(header: list[str], cells: list[str]) -> Row:
+    row = {_column(name): cell.strip() for name, cell in zip(header, cells, strict=True)}
+    return {column: cell for column, cell in row.items() if column and cell}
+
+
+# ---------------------------------------------------------------- finding the tables
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table, the folder of its audio, and what its name and place say about rows that do not say it."""
+
+    table: Path
+    audio: Path
+    language: str | None
+    split: str | None
+
+
+def find_sources(table: Path, audio: Path | None) -> list[Source]:
+    """The tables that `table` stands for: the file itself, or those of a folder and its language sub-folders.
+
+    Raises:
+        UserError: `table` or its audio folder does not exist, or the folder holds no table.
+    """
+    if not table.exists():
+        raise UserError(f"table {table} does not exist")
+    if audio is not None and not audio.is_dir():
+        raise UserError(f"audio folder {audio} does not exist")
+    if table.is_file():
+        return [_source(table, audio, language=None)]
+    sources = [_source(file, audio, _folder_language(table)) for file in _tables_of_splits(table)]
+    for folder in sorted(path for path in table.iterdir() if path.is_dir() and path.name in LANGUAGES):
+        inside = audio / folder.name if audio is not None and (audio / folder.name).is_dir() else audio
+        sources += [_source(file, inside, folder.name) for file in _tables_of_splits(folder)]
+    if not sources:
+        raise UserError(
+            f"folder {table} holds no table: expected train, dev or test with {', '.join(TABLE_SUFFIXES)}, "
+            f"in it or in sub-folders named by language ({', '.join(sorted(LANGUAGES))})"
+        )
+    return sources
+
+
+def _source(table: Path, audio: Path | None, language: str | None) -> Source:
+    if audio is None:
+        beside = table.parent / "audio"
+        audio = beside if beside.is_dir() else table.parent
+    return Source(table, audio, language, SPLIT_NAMES.get(table.stem.lower()))
+
+
+def _folder_language(folder: Path) -> str | None:
+    return folder.name if folder.name in LANGUAGES else None
+
+
+def _tables_of_splits(folder: Path) -> list[Path]:
+    """Tables named by a split, in the order train, dev, test; others are named on the terminal and left
+    out."""
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
+    named = [table for table in tables if table.stem.lower() in SPLIT_NAMES]
+    for table in tables:
+        if table not in named:
+            print(f"not read: {table} (its name is no split; give it as --table to read it alone)")
+    return sorted(named, key=lambda table: SPLITS.index(SPLIT_NAMES[table.stem.lower()]))
+
+
+# ---------------------------------------------------------------- rows → utterances
+
+
+@dataclass
+class StrangeCharacters:
+    """Characters outside the alphabet of their language: how often, and one utterance to look at."""
+
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (language, character)
+    examples: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def add(self, text: str, language: str, utterance_id: str) -> None:
+        for character, count in strange_characters(text, language).items():
+            self.counts[language, character] += count
+            self.examples.setdefault((language, character), utterance_id)
+
+    def report(self) -> str:
+        lines = ["characters outside the alphabet of their language (kept in the transcripts):"]
+        rows = sorted(self.counts.items(), key=lambda item: (item[0][0], -item[1]))
+        for (language, character), count in rows:
+            example = self.examples[language, character]
+            code = f"U+{ord(character):04X}"
+            lines.append(f"  {language}  {character!r} {code} {count:>6}  for example in {example}")
+        return "\n".join(lines)
+
+
+def utterances(
+    source: Source,
+    *,
+    language: str | None,
+    split: str,
+    dev_fraction: float,
+    seed: int,
+    digits: Literal["keep", "spell"],
+    strict: bool,
+    strange: StrangeCharacters,
+) -> Iterator[Utterance | Rejection]:
+    """The rows of one table in order, with normalized transcripts; `strange` collects on the way.
+
+    What a row says goes before what the table's name and folder say, and that before `language` and `split`.
+    Rows whose split nothing names go to dev with the probability `dev_fraction`, decided by their id and
+    `seed`.
+
+    Raises:
+        UserError: the table cannot be read; a broken line when `strict`; nothing names the language.
+    """
+    for row in read_table(source.table):
+        if isinstance(row, BrokenLine):
+            if strict:
+                raise UserError(str(row))
+            yield Rejection(source.split or "", "", str(source.table), f"broken line: {row}")
+            continue
+        utterance_id = _id(row)
+        row_split = row.get("split", source.split)
+        if row_split is None:
+            row_split = "dev" if _uniform(utterance_id, seed) < dev_fraction else split
+        row_split = SPLIT_NAMES.get(row_split.lower(), row_split)
+        path = _find_audio(source.audio, row.get("path") or row["id"]) if utterance_id else source.audio
+        code = row.get("language", source.language or language)
+        try:
+            if not utterance_id:
+                raise Rejected("no id: neither id nor path")
+            code = _known_language(code)
+            text = normalize(row.get("text", ""), code, digits=digits)
+            start, end = _seconds(row, "start") or 0.0, _seconds(row, "end")
+        except Rejected as error:
+            yield Rejection(row_split, utterance_id, str(path), str(error))
+            continue
+        strange.add(text, code, utterance_id)
+        yield Utterance(utterance_id, path, text, code, row.get("speaker", "unknown"), row_split, start, end)
+
+
+def _id(row: Row) -> str:
+    """The row's id; without one its path without suffix, with the times if it is a stretch; "" without
+    either."""
+    if "id" in row or "path" not in row:
+        return row.get("id", "")
+    path = Path(row["path"])
+    name = path.stem if path.is_absolute() else path.with_suffix("").as_posix()
+    times = [row[column] for column in ("start", "end") if column in row]
+    return "-".join([name, *times])
+
+
+def _uniform(utterance_id: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the id alone, so that an utterance stays where it is as a table
+    grows."""
+    digest = hashlib.sha256(f"{seed}:{utterance_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _find_audio(folder: Path, name: str) -> Path:
+    """`folder`/`name` as it stands or with a suffix of audio files; as it stands when there is none of
+    them."""
+    candidates = [folder / name]
+    candidates += [folder / (name + spelt) for suffix in AUDIO_SUFFIXES for spelt in (suffix, suffix.upper())]
+    return next((path for path in candidates if os.path.isfile(path)), candidates[0])
+
+
+def _known_language(code: str | None) -> str:
+    if code is None:
+        raise Rejected(f"no language: add a column language or give --language ({_languages()})")
+    known = code.lower().replace("_", "-").split("-")[0]  # en-US is en
+    if known not in LANGUAGES:
+        raise Rejected(f"unknown language: {code!r} is none of {_languages()}")
+    return known
+
+
+def _languages() -> str:
+    return ", ".join(sorted(LANGUAGES))
+
+
+def _seconds(row: Row, column: str) -> float | None:
+    if column not in row:
+        return None
+    try:
+        return float(row[column])
+    except ValueError:
+        raise Rejected(f"broken line: {column} {row[column]!r} is not a number of seconds") from None
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--table", type=Path, required=True, help="TSV, CSV or JSONL file, or a folder of them"
+    )
+    parser.add_argument("--audio", type=Path, help="folder of the audio (default: `audio` beside the table)")
+    add_standard_arguments(parser)
+    parser.add_argument("--language", help=f"of rows that name none: {_languages()}")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of rows that name none (train)")
+    parser.add_argument(
+        "--dev-fraction", type=float, default=0.0, help="of the rows whose split nothing names (default: 0)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="for --dev-fraction (default: 0)")
+    parser.add_argument("--digits", choices=("keep", "spell"), default="spell", help="default: spell")
+    parser.add_argument("--strict", action="store_true", help="stop at a broken line of the table")
+    parser.add_argument(
+        "--copy-audio",
+        action="store_true",
+        help="write 16 kHz mono FLAC copies of all recordings to OUTPUT/audio, for formats that are slow to "
+        "decode (several channels, and formats that need ffmpeg, are copied in any case)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    if args.language is not None and args.language not in LANGUAGES:
+        raise UserError(f"unknown language {args.language!r}: the known ones are {_languages()}")
+    if not 0 <= args.dev_fraction <= 1:
+        raise UserError(f"--dev-fraction {args.dev_fraction} is not between 0 and 1")
+    strange = StrangeCharacters()
+    rows = _all_utterances(args, strange)
+    make_cut = functools.partial(
+        cut_from_utterance,
+        max_seconds=args.max_seconds,
+        copies=args.output / "audio",
+        copy_all=args.copy_audio,
+    )
+    prepare(rows, args.output, jobs=args.jobs, max_seconds=args.max_seconds, make_cut=make_cut)
+    if strange.counts:
+        print(strange.report())
+
+
+def _all_utterances(args: argparse.Namespace, strange: StrangeCharacters) -> Iterable[Utterance | Rejection]:
+    for source in find_sources(args.table, args.audio):
+        yield from utterances(
+            source,
+            language=args.language,
+            split=args.split,
+            dev_fraction=args.dev_fraction,
+            seed=args.seed,
+            digits=args.digits,
+            strict=args.strict,
+            strange=strange,
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,125 @@
+"""Train the SentencePiece model of the CTC head from the transcripts of Lhotse manifests.
+
+The pieces are what CTC predicts, so there are none that no transcript can contain: no sentence marks, no
+padding, only <unk> (piece 0) beside the learned ones; the blank is added by `CtcTokenizer`. Every character
+of the transcripts has a piece. The text is taken as it is, for it was normalized with the corpus.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from lhotse import CutSet
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from data_prep.corpus import replace_atomically, run
+from speechllm_pl.core.errors import UserError
+
+THREADS = 4
+"""Fixed, whatever the machine: SentencePiece's sums, hence its pieces, depend on how the work is divided."""
+
+LONGEST_SENTENCE = 4192
+"""Bytes; SentencePiece's default, raised where a transcript is longer."""
+
+
+def read_transcripts(manifests: Iterable[Path]) -> list[str]:
+    """The transcripts of Lhotse cut manifests, in order, repetitions included.
+
+    Raises UserError when a manifest is missing or broken, or when there is no transcript at all.
+    """
+    texts = []
+    for manifest in manifests:
+        if not manifest.is_file():
+            raise UserError(
+                f"manifest {manifest} does not exist: prepare the corpus first, or check the path"
+            )
+        try:
+            cuts = CutSet.from_jsonl_lazy(manifest)
+            texts += [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
+        except Exception as error:  # gzip, JSON and Lhotse's own classes raise of every kind
+            raise UserError(f"manifest {manifest} is not a readable Lhotse cut set: {error}") from error
+    texts = [" ".join(text.split()) for text in texts]
+    texts = [text for text in texts if text]
+    if not texts:
+        raise UserError(f"no transcripts in {', '.join(map(str, manifests))}: there is nothing to train on")
+    return texts
+
+
+def train(texts: list[str], vocab_size: int) -> bytes:
+    """A serialized unigram model of at most `vocab_size` pieces, <unk> included.
+
+    It has fewer when the texts do not hold that many useful pieces. The same texts give the same bytes.
+    Raises UserError when `vocab_size` cannot hold <unk>, the word mark and every character.
+    """
+    least = len(set("".join(texts)) - {" "}) + 2
+    if vocab_size < least:
+        raise UserError(
+            f"a vocabulary of {vocab_size} cannot hold the {least - 2} characters of these transcripts: "
+            f"give --vocab-size {least} or more"
+        )
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            # Longer sentences would be left out, and their characters with them.
+            max_sentence_length=max(LONGEST_SENTENCE, *(len(text.encode()) + 1 for text in texts)),
+            num_threads=THREADS,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"SentencePiece cannot make {vocab_size} pieces of these transcripts: {error}"
+        ) from error
+    return model.getvalue()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data_prep.tokenizer", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="Lhotse cut sets with the training transcripts",
+    )
+    parser.add_argument(
+        "--vocab-size",
+        type=int,
+        default=256,
+        help="pieces, <unk> included; CTC adds a blank (default: %(default)s; the paper's is 1547)",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="file to write, for example data/mine/tokenizer.model"
+    )
+    args = parser.parse_args()
+
+    texts = read_transcripts(args.manifest)
+    model = train(texts, args.vocab_size)
+    with replace_atomically(args.output) as file:
+        file.write(model)
+    reached = SentencePieceProcessor(model_proto=model).GetPieceSize()
+    print(f"{args.output}: {reached} pieces from {len(texts)} transcripts")
+    if reached < args.vocab_size:
+        print(
+            f"warning: these transcripts give only {reached} pieces, not {args.vocab_size}; "
+            f"checkpoints trained with this tokenizer will have {reached} and the blank",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    run(main)

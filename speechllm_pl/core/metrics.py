@@ -1,0 +1,228 @@
+"""Word and character error rates, with their confidence intervals and error listings.
+
+jiwer aligns; this module counts, pools and prints. Error counts are pooled inside a language (a rate is
+never averaged over utterances); the average over languages is the plain mean of their rates, so that a
+language with much test data does not hide another.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jiwer
+import numpy as np
+
+Operation = Literal["equal", "substitute", "delete", "insert"]
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Edit operations that turn a reference into a hypothesis, in words or in characters."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference: int = 0
+    """Number of units of the reference."""
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference unit, as a fraction.
+
+        An empty reference counts as one unit, so that the rate of pure insertions is finite (JSON has no
+        infinity) and that of an empty hypothesis is 0.
+        """
+        return self.errors / max(self.reference, 1)
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.reference + other.reference,
+        )
+
+
+@dataclass(frozen=True)
+class ScoredUtterance:
+    """One utterance with its error counts."""
+
+    id: str
+    language: str
+    reference: str
+    hypothesis: str
+    words: ErrorCounts
+    characters: ErrorCounts
+
+
+def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Errors in words, as `jiwer.wer` counts them; an empty reference makes every word an insertion."""
+    if not reference.strip():
+        return ErrorCounts(insertions=len(hypothesis.split()))
+    return _counts(jiwer.process_words(reference, hypothesis))
+
+
+def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
+    """Errors in characters, spaces included, as `jiwer.cer` counts them."""
+    if not reference.strip():
+        return ErrorCounts(insertions=len(hypothesis.strip()))
+    return _counts(jiwer.process_characters(reference, hypothesis))
+
+
+def score(
+    ids: Sequence[str], languages: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]
+) -> list[ScoredUtterance]:
+    """Score hypotheses against references; the four sequences run in parallel (ValueError if they differ)."""
+    return [
+        ScoredUtterance(
+            id=id_,
+            language=language,
+            reference=reference,
+            hypothesis=hypothesis,
+            words=word_errors(reference, hypothesis),
+            characters=character_errors(reference, hypothesis),
+        )
+        for id_, language, reference, hypothesis in zip(ids, languages, references, hypotheses, strict=True)
+    ]
+
+
+def table(
+    utterances: Iterable[ScoredUtterance], *, samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, Any]:
+    """The score table of one system: rates as fractions, ready for JSON.
+
+    {"average": {"wer", "cer", "confidence_interval"}, "languages": {language: {"wer", "cer", "words",
+    "insertions", "deletions", "substitutions", "utterances", "confidence_interval"}}}
+
+    Counts and intervals are those of words. Languages are in alphabetical order. The average is the plain
+    mean over languages. Raises ValueError without utterances.
+    """
+    by_language: dict[str, list[ScoredUtterance]] = {}
+    for utterance in utterances:
+        by_language.setdefault(utterance.language, []).append(utterance)
+    if not by_language:
+        raise ValueError("there are no utterances to score")
+
+    rng = np.random.default_rng(seed)
+    languages: dict[str, dict[str, Any]] = {}
+    resampled = []
+    for language, members in sorted(by_language.items()):
+        words = sum((member.words for member in members), ErrorCounts())
+        characters = sum((member.characters for member in members), ErrorCounts())
+        rates = _resampled_rates(
+            np.array([member.words.errors for member in members]),
+            np.array([member.words.reference for member in members]),
+            samples,
+            rng,
+        )
+        resampled.append(rates)
+        languages[language] = {
+            "wer": words.rate,
+            "cer": characters.rate,
+            "words": words.reference,
+            "insertions": words.insertions,
+            "deletions": words.deletions,
+            "substitutions": words.substitutions,
+            "utterances": len(members),
+            "confidence_interval": list(_percentiles(rates, level)),
+        }
+    average = {
+        "wer": float(np.mean([row["wer"] for row in languages.values()])),
+        "cer": float(np.mean([row["cer"] for row in languages.values()])),
+        # Every language is resampled on its own, as the test set was drawn.
+        "confidence_interval": list(_percentiles(np.mean(resampled, axis=0), level)),
+    }
+    return {"average": average, "languages": languages}
+
+
+def bootstrap_interval(
+    errors: np.ndarray, words: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap over utterances of the pooled rate, sum of errors / sum of words.
+
+    errors, words: (N,) counts of each utterance. Words of one utterance share a speaker and a topic, so
+    utterances are drawn, not words.
+    """
+    rates = _resampled_rates(np.asarray(errors), np.asarray(words), samples, np.random.default_rng(seed))
+    return _percentiles(rates, level)
+
+
+def marked_words(reference: str, hypothesis: str) -> list[tuple[Operation, str | None, str | None]]:
+    """The alignment word by word: (operation, reference word, hypothesis word), None where there is none."""
+    if not reference.strip():
+        return [("insert", None, word) for word in hypothesis.split()]
+    output = jiwer.process_words(reference, hypothesis)
+    reference_words, hypothesis_words = output.references[0], output.hypotheses[0]
+    marked: list[tuple[Operation, str | None, str | None]] = []
+    for chunk in output.alignments[0]:
+        ours = reference_words[chunk.ref_start_idx : chunk.ref_end_idx]
+        theirs = hypothesis_words[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "delete":
+            marked.extend(("delete", word, None) for word in ours)
+        elif chunk.type == "insert":
+            marked.extend(("insert", None, word) for word in theirs)
+        else:
+            operation: Operation = "equal" if chunk.type == "equal" else "substitute"
+            marked.extend((operation, *pair) for pair in zip(ours, theirs, strict=True))
+    return marked
+
+
+def aligned_listing(utterances: Iterable[ScoredUtterance]) -> str:
+    """Every utterance with errors, sorted by id: reference over hypothesis, with S, D or I below each error.
+
+    The first line gives the totals of all utterances, right ones included.
+    """
+    utterances = sorted(utterances, key=lambda utterance: utterance.id)
+    wrong = [utterance for utterance in utterances if utterance.words.errors]
+    total = sum((utterance.words for utterance in utterances), ErrorCounts())
+    header = f"{len(wrong)} of {len(utterances)} utterances have errors: {_summary(total)}"
+    return "\n\n".join([header, *(_aligned(utterance) for utterance in wrong)]) + "\n"
+
+
+def _aligned(utterance: ScoredUtterance) -> str:
+    marks = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
+    columns = []
+    for operation, ours, theirs in marked_words(utterance.reference, utterance.hypothesis):
+        width = max(len(ours or ""), len(theirs or ""))
+        cells = ("*" * width if ours is None else ours, "*" * width if theirs is None else theirs)
+        columns.append([cell.ljust(width) for cell in (*cells, marks[operation])])
+    rows = zip(("REF:", "HYP:", "    "), zip(*columns, strict=True), strict=True)
+    lines = [" ".join((label, *cells)).rstrip() for label, cells in rows]
+    return "\n".join([f"{utterance.id} [{utterance.language}] {_summary(utterance.words)}", *lines])
+
+
+def _summary(counts: ErrorCounts) -> str:
+    return (
+        f"{counts.errors} errors in {counts.reference} words (substitutions {counts.substitutions}, "
+        f"deletions {counts.deletions}, insertions {counts.insertions})"
+    )
+
+
+def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
+    return ErrorCounts(
+        substitutions=output.substitutions,
+        deletions=output.deletions,
+        insertions=output.insertions,
+        reference=output.hits + output.substitutions + output.deletions,
+    )
+
+
+def _resampled_rates(
+    errors: np.ndarray, words: np.ndarray, samples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Pooled rates (samples,) of as many utterances drawn with replacement. One draw at a time: all at once
+    would need samples x N indices."""
+    rates = np.empty(samples)
+    for sample in range(samples):
+        drawn = rng.integers(len(errors), size=len(errors))
+        rates[sample] = errors[drawn].sum() / max(words[drawn].sum(), 1)
+    return rates
+
+
+def _percentiles(rates: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

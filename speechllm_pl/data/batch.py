@@ -1,0 +1,26 @@
+"""What a training step receives."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """B utterances. Waveforms travel; features are computed on the device."""
+
+    waveforms: Tensor  # (B, N) samples at 16 kHz in -1 … 1, zero-padded
+    lengths: Tensor  # (B,) real samples
+    texts: list[str]  # normalised transcripts
+    languages: list[str]  # ISO 639-1 codes
+    ids: list[str]
+    skipped: list[str]  # ids of recordings that were due in this batch and could not be read
+
+    @property
+    def padding_share(self) -> float:
+        """Part of the batch's samples that is padding."""
+        return 1.0 - self.lengths.sum().item() / self.waveforms.numel()
+
+    @property
+    def seconds(self) -> float:
+        """Audio in the batch, without padding."""
+        return self.lengths.sum().item() / 16_000

@@ -1,0 +1,69 @@
+"""Which cuts make which batch: an epoch's plan, made by Lhotse's dynamic bucketing before the epoch starts.
+
+Knowing the whole epoch gives an exact length (so progress bars tell the time left), as many batches to every
+rank, and a run that resumes in mid-epoch with just the batches that were left.
+"""
+
+from collections.abc import Iterator
+
+from lhotse import CutSet
+from lhotse.dataset import DynamicBucketingSampler
+from torch.utils.data import Sampler
+
+from speechllm_pl.core.errors import UserError
+
+
+class EpochBatches(Sampler[CutSet]):
+    """One rank's batches of one epoch.
+
+    Args:
+        cuts: an in-memory cut set.
+        max_duration: seconds of audio a batch on each rank.
+        num_buckets: utterances of like durations share a bucket.
+        seed, epoch: the order is a function of both.
+        shuffle: else the manifest's order within buckets.
+        rank, world_size: batch i belongs to rank i modulo world_size.
+        pad_to_world: repeat the first batches until every rank has as many. For training, where a rank
+            with fewer batches would leave the others waiting; metrics must see every utterance once.
+        start: batches of this rank that a resumed run has done already.
+    """
+
+    def __init__(
+        self,
+        cuts: CutSet,
+        *,
+        max_duration: float,
+        num_buckets: int,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+        pad_to_world: bool = True,
+        start: int = 0,
+    ):
+        sampler = DynamicBucketingSampler(
+            cuts,
+            max_duration=max_duration,
+            num_buckets=max(1, min(num_buckets, len(cuts) // 2)),
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=False,
+            rank=0,
+            world_size=1,
+        )
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        if pad_to_world:
+            batches += batches[: -len(batches) % world_size]
+        self.batches = batches[rank::world_size]
+        if pad_to_world and not self.batches:
+            raise UserError(f"fewer training batches than processes ({world_size}): lower data.max_duration")
+        self.start = start
+
+    def __len__(self) -> int:
+        """Batches of the whole epoch, also when some are done: the trainer counts those as seen."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[CutSet]:
+        yield from self.batches[self.start :]

@@ -1,0 +1,60 @@
+"""Lhotse cuts to batches of waveforms. A long run survives bad recordings: they are skipped, counted and named."""
+
+import logging
+
+import numpy as np
+import torch
+from lhotse import CutSet
+from lhotse.cut import Cut
+from torch.utils.data import Dataset
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.batch import Batch
+
+log = logging.getLogger(__name__)
+
+
+class SpeechDataset(Dataset):
+    """Map-style: an item is a whole batch, and its index is the cut set that a sampler chose."""
+
+    def __getitem__(self, cuts: CutSet) -> Batch:
+        loaded, skipped = [], []
+        for cut in cuts:
+            try:
+                loaded.append((cut, read(cut)))
+            except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                log.warning("skipped %s, which cannot be read: %s", cut.id, reason)
+                skipped.append(cut.id)
+        return collate(loaded, skipped)
+
+
+def read(cut: Cut) -> np.ndarray:
+    """`(N,)` float32 samples, mono.
+
+    Raises:
+        UserError: there are none, or some are not finite.
+    """
+    samples = np.atleast_2d(cut.load_audio()).mean(axis=0).astype(np.float32)
+    if samples.size == 0:
+        raise UserError(f"{cut.id}: the recording is empty")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{cut.id}: the recording has samples that are not finite")
+    return samples
+
+
+def collate(loaded: list[tuple[Cut, np.ndarray]], skipped: list[str]) -> Batch:
+    """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
+    lengths = [len(samples) for _, samples in loaded]
+    waveforms = torch.zeros(len(loaded), max(lengths, default=0))
+    for row, (_, samples) in zip(waveforms, loaded, strict=True):
+        row[: len(samples)] = torch.from_numpy(samples)
+    supervisions = [cut.supervisions[0] for cut, _ in loaded]
+    return Batch(
+        waveforms,
+        torch.tensor(lengths, dtype=torch.long),
+        texts=[supervision.text or "" for supervision in supervisions],
+        languages=[supervision.language or "und" for supervision in supervisions],
+        ids=[cut.id for cut, _ in loaded],
+        skipped=skipped,
+    )

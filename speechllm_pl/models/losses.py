@@ -1,0 +1,51 @@
+"""Training losses as sums with the number of tokens they cover, so that whoever pools batches divides once."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from speechllm_pl.core.prompt import IGNORED
+from speechllm_pl.core.tokenizer import BLANK
+
+
+class LossTerm(NamedTuple):
+    """A negative log-likelihood summed over the batch, and the number of tokens it is to be divided by."""
+
+    total: Tensor  # ()
+    count: Tensor  # ()
+
+
+class Tokens(NamedTuple):
+    """Right-padded token ids of a batch."""
+
+    ids: Tensor  # (B, N)
+    lengths: Tensor  # (B,)
+
+
+def ctc_loss(logits: Tensor, frames: Tensor, targets: Tokens) -> LossTerm:
+    """Connectionist temporal classification (Graves et al., ICML 2006), in fp32.
+
+    Args:
+        logits: `(B, T, V)`, class 0 is the blank.
+        frames: `(B,)` real frames.
+        targets: classes 1 … V - 1.
+
+    A transcript that needs more frames than there are adds nothing (its likelihood is zero) rather than an
+    infinity; data preparation refuses such recordings.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
+        total = F.ctc_loss(
+            log_probs, targets.ids, frames, targets.lengths, blank=BLANK, reduction="sum", zero_infinity=True
+        )
+    return LossTerm(total, targets.lengths.sum())
+
+
+def next_token_loss(logits: Tensor, labels: Tensor) -> LossTerm:
+    """Cross entropy of `(B, K, V)` logits with `(B, K)` labels, in fp32, over the labels that count."""
+    total = F.cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return LossTerm(total, (labels != IGNORED).sum())

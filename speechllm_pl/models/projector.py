@@ -1,0 +1,30 @@
+"""From encoder frames to the LLM's width: every n frames become one vector (arXiv 2307.11795, section 3.1)."""
+
+from torch import Tensor, nn
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.masks import stacked
+
+
+class Projector(nn.Module):
+    """Stack `stride` consecutive frames of `dim` into one of `stride * dim`, then project it linearly.
+
+    A last incomplete stack is filled with zeros, so no frame is lost. Strides 1, 2, 3, 6 and 12 give the
+    paper's 80, 160, 240, 480 and 960 ms.
+    """
+
+    def __init__(self, dim: int, llm_dim: int, stride: int = 1):
+        super().__init__()
+        if stride < 1:
+            raise UserError(
+                f"stride {stride}: stack at least one encoder frame (1 gives 80 ms, 3 gives 240 ms)"
+            )
+        self.stride = stride
+        self.linear = nn.Linear(stride * dim, llm_dim)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, T, dim)`, zero beyond `(B,)` lengths → `(B, ceil(T / stride), llm_dim)` and lengths."""
+        missing = -frames.shape[1] % self.stride
+        frames = nn.functional.pad(frames, (0, 0, 0, missing))
+        stacks = frames.unflatten(1, (-1, self.stride)).flatten(2)
+        return self.linear(stacks), stacked(lengths, self.stride)

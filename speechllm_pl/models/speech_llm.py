@@ -1,0 +1,138 @@
+"""A causal LLM that hears: encoder frames, stacked and projected, stand before the text (arXiv 2307.11795)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
+from speechllm_pl.models.alignment import DirectAlignment
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.llm import add_lora
+from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
+from speechllm_pl.models.projector import Projector
+
+
+class Audio(NamedTuple):
+    """What the LLM is given of the audio, and the CTC head's view of the same frames."""
+
+    embeddings: Tensor  # (B, A, D)
+    lengths: Tensor  # (B,)
+    encoded: Tensor  # (B, T, dim) encoder frames
+    frames: Tensor  # (B,) real encoder frames
+
+
+class SpeechLLM(nn.Module):
+    """Stage 2.
+
+    Args:
+        speech: the model of stage 1; its CTC head is kept.
+        llm: a frozen causal LM.
+        bos_id, eos_id, unk_id: the LLM's tokens.
+        stride: encoder frames per audio embedding (1 = 80 ms, 3 = 240 ms).
+        lora_r, lora_alpha, lora_dropout: LoRA on the LLM; rank 0 keeps it frozen as it is.
+        train_llm: train every weight of the LLM instead (then LoRA must be off).
+        freeze_encoder: train the projector (and LoRA) only.
+        text_masking: share F of the input text tokens replaced by `unk_id` in training.
+        alignment: whether to build the direct alignment with its learned blank.
+        filler_id: an LLM token whose embedding the LLM skips in copying, where its configuration names one:
+            the alignment's blank starts there.
+    """
+
+    def __init__(
+        self,
+        speech: CtcModel,
+        llm: nn.Module,
+        *,
+        bos_id: int,
+        eos_id: int,
+        unk_id: int,
+        stride: int = 3,
+        lora_r: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.0,
+        train_llm: bool = False,
+        freeze_encoder: bool = False,
+        text_masking: float = 0.0,
+        alignment: bool = False,
+        filler_id: int | None = None,
+    ):
+        super().__init__()
+        self.bos_id, self.eos_id, self.unk_id = bos_id, eos_id, unk_id
+        self.text_masking = text_masking
+        self.freeze_encoder = freeze_encoder
+        table = llm.get_input_embeddings().weight  # (V, D)
+        dim = speech.encoder.config.dim
+        self.speech = speech
+        self.projector = Projector(dim, table.shape[1], stride)
+        blank = None if filler_id is None else table[filler_id]
+        self.alignment = DirectAlignment(table.shape[1], blank=blank) if alignment else None
+        self.llm = add_lora(llm, lora_r, lora_alpha, lora_dropout) if lora_r else llm
+        self.frozen_llm = not train_llm
+        if train_llm:
+            self.llm.requires_grad_(True)
+        if freeze_encoder:
+            self.speech.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "SpeechLLM":
+        super().train(mode)
+        if self.freeze_encoder:  # no dropout either: frozen means that it does not vary
+            self.speech.encoder.eval()
+        return self
+
+    @property
+    def text_embeddings(self) -> Tensor:
+        """`(V, D)` the LLM's input embeddings."""
+        return self.llm.get_input_embeddings().weight
+
+    def listen(self, waveforms: Tensor, lengths: Tensor) -> Audio:
+        """`(B, N)` samples, `(B,)` lengths → audio embeddings."""
+        encoded, frames = self.speech.encode(waveforms, lengths)
+        embeddings, embedding_lengths = self.projector(encoded, frames)
+        return Audio(embeddings, embedding_lengths, encoded, frames)
+
+    def prompt(self, audio: Audio, instruction: Tokens, text: Tokens | None = None) -> Columns:
+        """Audio among text. Without a text the columns end at BOS, ready for generation."""
+        embed = self.llm.get_input_embeddings()
+        if text is None:
+            nothing = torch.zeros(len(audio.lengths), 0, dtype=torch.long, device=audio.lengths.device)
+            text = Tokens(nothing, torch.zeros_like(audio.lengths))
+        masking = self.text_masking if self.training else 0.0
+        return assemble(
+            embed(instruction.ids).to(audio.embeddings.dtype),
+            instruction.lengths,
+            audio.embeddings,
+            audio.lengths,
+            self.text_embeddings[self.bos_id].to(audio.embeddings.dtype),
+            embed(mask_tokens(text.ids, masking, self.unk_id)).to(audio.embeddings.dtype),
+            text.ids,
+            text.lengths,
+            self.eos_id,
+        )
+
+    def logits(self, columns: Columns) -> Tensor:
+        """`(B, K, V)` for BOS and the text columns only, never for audio."""
+        return self.llm(
+            inputs_embeds=columns.embeddings,
+            attention_mask=columns.mask,
+            position_ids=columns.positions,
+            logits_to_keep=columns.labels.shape[1],
+            use_cache=False,
+        ).logits
+
+    def forward(
+        self, waveforms: Tensor, lengths: Tensor, instruction: Tokens, text: Tokens
+    ) -> tuple[Audio, LossTerm]:
+        """Samples and reference tokens → the audio embeddings and the next-token loss on text and EOS."""
+        audio = self.listen(waveforms, lengths)
+        columns = self.prompt(audio, instruction, text)
+        return audio, next_token_loss(self.logits(columns), columns.labels)
+
+    def alignment_loss(self, audio: Audio, text: Tokens) -> LossTerm:
+        """Direct alignment of the audio embeddings with the text's (needs `alignment=True`)."""
+        assert self.alignment is not None
+        return self.alignment(audio.embeddings, audio.lengths, text, self.text_embeddings)
+
+    def ctc_loss(self, audio: Audio, targets: Tokens) -> LossTerm:
+        """Stage 1's loss on the same frames, which keeps the CTC head in tune with the encoder."""
+        return ctc_loss(self.speech.head(audio.encoded), audio.frames, targets)

@@ -1,0 +1,135 @@
+"""What a run tells while it lasts: its record, its speed, and what it recognises."""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import matplotlib.pyplot as plt
+import torch
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_warn
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.training.recognizer import Recognizer
+
+PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse", "sentencepiece", "jiwer")
+
+
+class RunRecord(SaveConfigCallback):
+    """Writes the resolved configuration, versions, git commit, seed and command into the run folder."""
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (folder / "config.yaml").write_text(text)
+        record = {
+            "command": sys.argv,
+            "seed": self.config.get("seed_everything"),
+            "git_commit": _git("rev-parse", "HEAD"),
+            "git_changes": _git("status", "--porcelain").splitlines(),
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}",
+            "processes": trainer.world_size,
+            "packages": {name: version(name) for name in ("speechllm_pl", *PACKAGES)},
+        }
+        (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+class Speed(L.Callback):
+    """Logs audio-seconds per second over all devices, the share of time spent waiting for data, and skips."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.audio_seconds = self.working_seconds = 0.0
+        self.started = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any) -> None:
+        self.batch_started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        self.audio_seconds += batch.seconds
+        self.working_seconds += time.perf_counter() - self.batch_started
+        self.skipped += len(batch.skipped)
+        elapsed = time.perf_counter() - self.started
+        rate = self.audio_seconds * trainer.world_size / elapsed
+        pl_module.log("speed/audio_seconds_per_second", rate, prog_bar=True, batch_size=1)
+        pl_module.log("speed/data_waiting_share", 1 - self.working_seconds / elapsed, batch_size=1)
+        pl_module.log("data/skipped", float(self.skipped), batch_size=1)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.skipped:
+            rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
+
+
+class Samples(L.Callback):
+    """At each validation: transcripts of the first utterances, and one spectrogram with its CTC posteriors.
+
+    Args:
+        utterances: how many transcripts.
+    """
+
+    def __init__(self, utterances: int = 8):
+        self.utterances = utterances
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: Recognizer,
+        outputs: dict[str, list[Hypothesis]],
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        board = _tensorboard(trainer)
+        if batch_idx or board is None or not batch.ids:
+            return
+        rows = ["| id | system | text |", "|---|---|---|"]
+        for row, id_ in list(enumerate(batch.ids))[: self.utterances]:
+            rows.append(f"| {id_} | reference | {batch.texts[row]} |")
+            rows += [f"| | {system} | {found[row].text} |" for system, found in outputs.items()]
+        board.add_text("samples/transcripts", "\n".join(rows), trainer.global_step)
+        board.add_figure("samples/posteriors", posterior_figure(pl_module, batch), trainer.global_step)
+
+
+def posterior_figure(module: Recognizer, batch: Batch) -> Figure:
+    """The first utterance's filter banks over the probabilities of its likeliest CTC classes, frame by frame."""
+    waveforms, lengths = batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1]
+    with torch.no_grad():
+        features, _ = module.speech.features(waveforms, lengths)
+        logits, _ = module.speech(waveforms, lengths)
+    posteriors = logits[0].float().softmax(-1).cpu()
+    seen = list(dict.fromkeys(posteriors.argmax(-1).tolist()))
+    figure, (above, below) = plt.subplots(2, 1, figsize=(10, 6), layout="constrained")
+    above.imshow(features[0].T.float().cpu(), origin="lower", aspect="auto", cmap="magma")
+    above.set(title=f"{batch.ids[0]}: {batch.texts[0]}", xlabel="10 ms frames", ylabel="mel bin")
+    below.imshow(posteriors[:, seen].T, aspect="auto", cmap="viridis", vmin=0, vmax=1)
+    below.set_yticks(range(len(seen)), [module.tokenizer.pieces[i] for i in seen])
+    below.set(xlabel="80 ms frames", ylabel="CTC class")
+    return figure
+
+
+def _tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero and not trainer.sanity_checking else None
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

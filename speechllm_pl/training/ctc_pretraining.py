@@ -1,0 +1,65 @@
+"""Stage 1: the conformer encoder, trained with CTC (`make pretrain-ctc`)."""
+
+from dataclasses import asdict
+from typing import Any, Self
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.decoding.greedy_ctc import greedy_ctc
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.losses import ctc_loss
+from speechllm_pl.training.recognizer import Recognizer, WeightedTerm
+from speechllm_pl.training.schedules import Schedule, WarmupExponential
+
+
+class CtcPretraining(Recognizer):
+    """Trains encoder and CTC head.
+
+    Args:
+        tokenizer: SentencePiece model of the CTC classes.
+        encoder: the encoder's size.
+        optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
+        schedule: of the learning rate.
+    """
+
+    stage = "ctc"
+    systems = ("ctc",)
+    model: CtcModel
+
+    def __init__(
+        self,
+        tokenizer: str | CtcTokenizer,
+        encoder: ConformerConfig = ConformerConfig(),  # noqa: B008 (frozen)
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        schedule: Schedule = WarmupExponential(),  # noqa: B008 (frozen)
+    ):
+        super().__init__(tokenizer, optimizer, schedule)
+        self.encoder = encoder
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "model"):
+            self.model = CtcModel(self.encoder, self.tokenizer.vocab_size)
+
+    @property
+    def speech(self) -> CtcModel:
+        return self.model
+
+    def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
+        logits, frames = self.model(batch.waveforms, batch.lengths)
+        return {"ctc_loss": WeightedTerm(ctc_loss(logits, frames, self.ctc_targets(batch)), 1.0)}
+
+    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+        logits, frames = self.model(batch.waveforms, batch.lengths)
+        return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
+
+    def settings(self) -> dict[str, Any]:
+        return {"tokenizer": self.tokenizer.to_bytes(), "encoder": asdict(self.encoder)}
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        return cls(CtcTokenizer.from_bytes(settings["tokenizer"]), ConformerConfig(**settings["encoder"]))

@@ -1,0 +1,212 @@
+"""Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
+
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.prompt import Prompt
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.decoding.generate import generate
+from speechllm_pl.decoding.greedy_ctc import greedy_ctc
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.llm import LlmTokenizer, load_llm
+from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint
+from speechllm_pl.training.recognizer import Recognizer, WeightedTerm, check_vocabulary, refuse_other_keys
+from speechllm_pl.training.schedules import Schedule, WarmupExponential
+
+
+class LlmFinetuning(Recognizer):
+    """Trains projector, LoRA and (unless frozen) encoder and CTC head; the LLM itself stays as it is.
+
+    Args:
+        tokenizer: SentencePiece model of the CTC classes, the one of stage 1.
+        llm: Hugging Face causal LM, a folder or a hub name.
+        encoder: the encoder's size, that of stage 1.
+        encoder_checkpoint: stage-1 checkpoint to start from: a path, or a pattern of which the newest match
+            is taken, said aloud. Needed to begin a run; a resumed run has its own weights.
+        stride: encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: 80 to 960 ms).
+        lora_r: LoRA rank; 0 keeps the LLM frozen as it is.
+        lora_alpha: LoRA scale, over the rank.
+        lora_dropout: LoRA dropout.
+        train_llm: train all of the LLM instead (with lora_r 0); the checkpoint then holds its weights.
+        freeze_encoder: leave encoder and CTC head as stage 1 left them.
+        text_masking: share F of the input text tokens masked in training.
+        alignment_weight: of the direct alignment loss; 0 leaves it out.
+        ctc_weight: of stage 1's loss; 0 leaves it out (the CTC head is then frozen).
+        encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
+        instruction: prompt before the audio; may hold {language}.
+        llm_dtype: of the frozen LLM's weights.
+        optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
+        schedule: of the learning rate.
+    """
+
+    stage = "llm"
+    systems = ("ctc", "llm")
+    model: SpeechLLM
+
+    def __init__(
+        self,
+        tokenizer: str | CtcTokenizer,
+        llm: str,
+        encoder: ConformerConfig = ConformerConfig(),  # noqa: B008 (frozen)
+        encoder_checkpoint: str | None = None,
+        stride: int = 3,
+        lora_r: int = 8,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        train_llm: bool = False,
+        freeze_encoder: bool = False,
+        text_masking: float = 0.0,
+        alignment_weight: float = 0.0,
+        ctc_weight: float = 0.0,
+        encoder_lr_factor: float = 1.0,
+        instruction: str = "",
+        llm_dtype: Literal["float32", "bfloat16"] = "float32",
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        schedule: Schedule = WarmupExponential(5_000, 245_000, 0.01),  # noqa: B008 (frozen)
+    ):
+        super().__init__(tokenizer, optimizer, schedule)
+        if train_llm and lora_r:
+            raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
+        if not 0 <= text_masking < 1:
+            raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
+        self.llm = llm
+        self.encoder = encoder
+        self.encoder_checkpoint = encoder_checkpoint
+        self.stride = stride
+        self.lora = {"lora_r": lora_r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
+        self.train_llm = train_llm
+        self.freeze_encoder = freeze_encoder
+        self.text_masking = text_masking
+        self.alignment_weight = alignment_weight
+        self.ctc_weight = ctc_weight
+        self.encoder_lr_factor = encoder_lr_factor
+        self.prompt = Prompt(instruction)
+        self.llm_dtype = llm_dtype
+        self.llm_tokenizer = LlmTokenizer(llm)
+        self.digest = llm_digest(llm)
+
+    def configure_model(self) -> None:
+        if hasattr(self, "model"):
+            return
+        llm = load_llm(self.llm, getattr(torch, self.llm_dtype))
+        self.model = SpeechLLM(
+            CtcModel(self.encoder, self.tokenizer.vocab_size),
+            llm,
+            bos_id=self.llm_tokenizer.bos_id,
+            eos_id=self.llm_tokenizer.eos_id,
+            unk_id=self.llm_tokenizer.unk_id,
+            stride=self.stride,
+            train_llm=self.train_llm,
+            freeze_encoder=self.freeze_encoder,
+            text_masking=self.text_masking,
+            alignment=self.alignment_weight > 0,
+            filler_id=getattr(llm.config, "filler_token_id", None),
+            **self.lora,
+        )
+        if not self.ctc_weight:
+            self.speech.head.requires_grad_(False)
+        if self._trainer is not None and self.trainer.ckpt_path is None:
+            self.load_encoder()
+
+    def load_encoder(self) -> None:
+        """Start from the encoder and CTC head of a stage-1 run.
+
+        Raises:
+            UserError: no such checkpoint, or it has another stage, tokenizer or size.
+        """
+        if self.encoder_checkpoint is None:
+            raise UserError("stage 2 starts from a stage-1 checkpoint: give --model.encoder_checkpoint (CKPT=)")
+        path = newest(self.encoder_checkpoint)
+        checkpoint = read_checkpoint(path, stage="ctc")
+        settings = checkpoint[RECORD]["settings"]
+        check_vocabulary(self.tokenizer, CtcTokenizer.from_bytes(settings["tokenizer"]).vocab_size - 1)
+        if settings["encoder"] != asdict(self.encoder):
+            raise UserError(
+                f"checkpoint {path} has an encoder of {settings['encoder']}, but this run is configured with"
+                f" {asdict(self.encoder)}: choose the same SIZE"
+            )
+        state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
+        refuse_other_keys(set(self.speech.state_dict()), state)
+        self.speech.load_state_dict(state)
+        rank_zero_info(f"encoder and CTC head from {path}")
+
+    @property
+    def speech(self) -> CtcModel:
+        return self.model.speech
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        encoder = {id(p) for p in self.speech.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        groups = [{"params": [p for p in trained if id(p) not in encoder]}]
+        if not self.freeze_encoder:
+            lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * self.encoder_lr_factor
+            groups.append({"params": [p for p in trained if id(p) in encoder], "lr": lr})
+        return groups
+
+    def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
+        text = self.text_tokens(self.llm_tokenizer.encode(batch.texts))
+        audio, next_token = self.model(batch.waveforms, batch.lengths, self._instruction(batch), text)
+        terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
+        if self.alignment_weight:
+            loss = self.model.alignment_loss(audio, text)
+            terms["alignment_loss"] = WeightedTerm(loss, self.alignment_weight)
+        if self.ctc_weight:
+            loss = self.model.ctc_loss(audio, self.ctc_targets(batch))
+            terms["ctc_loss"] = WeightedTerm(loss, self.ctc_weight)
+        return terms
+
+    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+        audio = self.model.listen(batch.waveforms, batch.lengths)
+        return {
+            "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
+            "llm": generate(self.model, audio, self._instruction(batch), self.llm_tokenizer),
+        }
+
+    def is_saved(self, name: str) -> bool:
+        """All but the frozen LLM, which the checkpoint names by path and digest."""
+        return self.train_llm or not name.startswith("model.llm.") or "lora_" in name
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "tokenizer": self.tokenizer.to_bytes(),
+            "llm": self.llm,
+            "llm_digest": self.digest,
+            "encoder": asdict(self.encoder),
+            "stride": self.stride,
+            **self.lora,
+            "train_llm": self.train_llm,
+            "alignment_weight": self.alignment_weight,
+            "instruction": self.prompt.instruction,
+            "llm_dtype": self.llm_dtype,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> Self:
+        """
+        Raises:
+            UserError: the LLM is not the one that the checkpoint was trained with.
+        """
+        arguments = {key: value for key, value in settings.items() if key != "llm_digest"}
+        arguments["tokenizer"] = CtcTokenizer.from_bytes(settings["tokenizer"])
+        arguments["encoder"] = ConformerConfig(**settings["encoder"])
+        module = cls(**arguments)
+        if module.digest != settings["llm_digest"]:
+            raise UserError(
+                f"LLM {module.llm} is not the one that this checkpoint was trained with (its digest differs):"
+                " put the former one back, or give its folder with --llm"
+            )
+        return module
+
+    def _instruction(self, batch: Batch) -> Tokens:
+        texts = [self.prompt.before_audio(language) for language in batch.languages]
+        return self.text_tokens(self.llm_tokenizer.encode(texts))

@@ -1,0 +1,31 @@
+"""From a checkpoint of either stage to a module that transcribes."""
+
+from pathlib import Path
+
+import torch
+
+from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.recognizer import Recognizer
+
+
+def restore(path: str | Path, *, llm: str | None = None, device: str | torch.device = "cpu") -> Recognizer:
+    """The trained module, in evaluation mode.
+
+    Args:
+        path: checkpoint of either stage.
+        llm: folder or name of the LLM, where it has moved since training.
+
+    Raises:
+        UserError: the checkpoint or its LLM is missing, damaged or not what it was.
+    """
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint[RECORD]["settings"]
+    if llm is not None:
+        settings["llm"] = llm
+    stage = {"ctc": CtcPretraining, "llm": LlmFinetuning}[checkpoint[RECORD]["stage"]]
+    module = stage.from_settings(settings)
+    module.configure_model()
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.eval().to(device)
