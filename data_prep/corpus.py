@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import functools
 import gzip
+import io
 import json
 import math
 import multiprocessing
@@ -306,11 +307,13 @@ def write_audio(path: Path, samples: np.ndarray, *, comment: str = "") -> None:
     clipped.
     """
     peak = float(np.abs(samples).max(initial=0.0))
-    with replace_atomically(path) as file:
-        audio = soundfile.SoundFile(file, "w", SAMPLING_RATE, 1, format="FLAC", subtype="PCM_16")
-        with audio:
+    encoded = io.BytesIO()  # in memory first: libsndfile would hide a full disk
+    with soundfile.SoundFile(encoded, "w", SAMPLING_RATE, 1, format="FLAC", subtype="PCM_16") as audio:
+        if comment:  # libsndfile refuses an empty one
             audio.comment = comment
-            audio.write(samples / max(1.0, peak))
+        audio.write(samples / max(1.0, peak))
+    with replace_atomically(path) as file:
+        file.write(encoded.getbuffer())
 
 
 def _fingerprint(utterance: Utterance, path: Path) -> str:
@@ -481,7 +484,7 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w+b") as file:
+        with temporary.open("wb") as file:
             yield file
         os.replace(temporary, path)
     finally:

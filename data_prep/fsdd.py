@@ -3,8 +3,8 @@
 Why joined digits: one digit a cut teaches neither stage to find where words end. So next to the single digits
 there are cuts of 3 to 7 digits of one speaker, joined with gaps of 50 to 300 ms.
 
-The official split is by index: 0 to 4 test, 5 to 49 train. The corpus has no dev set; ours is indices 5 and 6,
-taken from train. A joined cut holds recordings of its own split only.
+The official split is by index: 0 to 4 test, 5 to 49 train. The corpus has no dev set; ours is indices 5 and
+6, taken from train. A joined cut holds recordings of its own split only.
 """
 
 import argparse
@@ -41,7 +41,7 @@ RECORDING_NAME = re.compile(r"(\d)_(\w+)_(\d+)")
 GAP_MS = (50, 300)
 DIGITS = (3, 7)  # of a joined cut, inclusive
 TIMES_EACH = 2  # how often a dev or test recording is in a joined cut
-JOINED_TRAIN = 1900  # about 1.5 hours of train in all
+JOINED_TRAIN = 1500  # about 1.5 hours of train in all
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,9 @@ def find_recordings(corpus: Path) -> list[Recording]:
             found.append(Recording(path, int(digit), speaker, int(index)))
     if not found:
         raise UserError(
-            f"no Free Spoken Digit Dataset in {corpus} (looked for recordings/*.wav): get it with `git clone "
-            "https://github.com/Jakobovski/free-spoken-digit-dataset` and pass FSDD=<folder>, or --corpus <folder>"
+            f"no Free Spoken Digit Dataset in {corpus} (looked for recordings/*.wav): get it with "
+            "`git clone https://github.com/Jakobovski/free-spoken-digit-dataset`, then give its folder as "
+            "FSDD=<folder> to make or --corpus <folder> here"
         )
     return found
 

@@ -40,6 +40,7 @@ from speechllm_pl.core.text import normalize
 
 RECIPE = 1  # raise it when the same settings give other audio, so that old files are not kept
 DEV_UTTERANCES, TEST_UTTERANCES = 160, 400  # over all languages
+MIN_SECONDS = 1.0
 MAX_LETTERS = 70  # of a transcript: about six seconds
 
 ACCENTS = {
@@ -135,7 +136,7 @@ def split_of_text(text: str) -> str:
 class SpokenNumber(Utterance):
     """An utterance and all that its audio depends on."""
 
-    spoken: str = ""  # the text with its commas
+    spoken: str = ""  # the text with its commas and hyphens
     words_per_minute: int = 175
     pitch: int = 50  # 0 to 100, espeak's scale
     noise_seed: int = 0
@@ -147,7 +148,7 @@ def _draw(language: str, split: str, index: int, seed: int, taken: set[str], out
     rng = np.random.default_rng([seed, noise_seed])
     while True:
         spoken = sentence(language, rng)
-        text = normalize(spoken, language)
+        text = normalize(spoken.replace("-", " "), language)  # letters only, in French as well
         if split_of_text(text) == split and len(text) <= MAX_LETTERS and text not in taken:
             break
     utterance = SpokenNumber(
@@ -172,7 +173,8 @@ def _digest(utterance: SpokenNumber) -> str:
 
 def _expected_seconds(utterance: SpokenNumber) -> float:
     speed = utterance.words_per_minute / 175
-    return 0.5 + len(utterance.text) * SECONDS_PER_LETTER[utterance.language] / speed
+    speech = len(utterance.text) * SECONDS_PER_LETTER[utterance.language] / speed
+    return max(0.7 + speech, MIN_SECONDS)
 
 
 def plan(hours: float, seed: int, output: Path) -> Iterator[SpokenNumber]:
@@ -215,7 +217,9 @@ def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Speech (T,) as a microphone might hear it: margins, noise 20 to 40 dB below, peak at -20 to -3 dB."""
-    before, after = rng.integers(0, SAMPLING_RATE * 3 // 10, 2)
+    before, after = rng.integers(SAMPLING_RATE // 10, SAMPLING_RATE * 4 // 10, 2)
+    missing = max(0, int(MIN_SECONDS * SAMPLING_RATE) - len(speech) - before - after)
+    before, after = before + missing // 2, after + missing - missing // 2
     power = np.mean(speech**2)
     padded = np.pad(speech, (before, after))
     padded = padded + _noise(len(padded), rng) * np.sqrt(power * 10 ** (-rng.uniform(20, 40) / 10))

@@ -1,1 +1,136 @@
-def evaluate(checkpoint: list[str]): ...
+"""`speechllm evaluate`: error rates of one or both stages on a cut set, with everything needed to check them."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from speechllm_pl.apps.recognition import Recognized, recognize
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
+from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.training.restore import restore
+
+
+def evaluate(
+    checkpoint: list[str],
+    cuts: str,
+    output: str | None = None,
+    max_duration: float = 60.0,
+    device: str = "cpu",
+    llm: str | None = None,
+) -> None:
+    """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
+
+    Args:
+        checkpoint: of stage 1, of stage 2, or both for a table side by side.
+        cuts: Lhotse manifest with transcripts.
+        output: folder to write to; default is the run folder of the last checkpoint.
+        max_duration: seconds of audio a batch.
+        device: where to compute: cpu, cuda, cuda:1.
+        llm: folder or name of the LLM, where it has moved since training.
+    """
+    references = read_manifest(Path(cuts))
+    folder = Path(output) if output else Path(checkpoint[-1]).resolve().parent.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    scores: dict[str, Any] = {}
+    scored: dict[str, list[ScoredUtterance]] = {}
+    truncated: dict[str, set[str]] = {}
+    for path in checkpoint:
+        module = restore(path, llm=llm, device=device)
+        recognized = recognize(module, references, max_duration)
+        _tell_skipped(recognized)
+        for system in module.systems:
+            if system in scores and system != module.stage:
+                continue  # stage 1's own CTC result stands, not that of the head kept in stage 2
+            scored[system] = _score(recognized, system)
+            truncated[system] = _truncated(recognized, system)
+            scores[system] = {
+                **table(scored[system]),
+                "real_time_factor": recognized.real_time_factor,
+                "truncated": len(truncated[system]),
+                "unreadable": recognized.skipped,
+                "checkpoint": path,
+                "command": shlex.join(["speechllm", *sys.argv[1:]]),
+            }
+    _write(folder, scores, scored, truncated)
+    print(score_table(scores))
+    print(f"scores, hypotheses and alignments are in {folder}")
+
+
+def _score(recognized: Recognized, system: str) -> list[ScoredUtterance]:
+    batches = recognized.batches
+    scored = score(
+        [id_ for batch in batches for id_ in batch.ids],
+        [language for batch in batches for language in batch.languages],
+        [text for batch in batches for text in batch.texts],
+        [hypothesis.text for hypothesis in recognized.hypotheses[system]],
+    )
+    if not scored:
+        raise UserError("none of the recordings could be read: check the paths in the manifest")
+    return sorted(scored, key=lambda utterance: utterance.id)
+
+
+def _truncated(recognized: Recognized, system: str) -> set[str]:
+    ids = (id_ for batch in recognized.batches for id_ in batch.ids)
+    return {id_ for id_, found in zip(ids, recognized.hypotheses[system], strict=True) if found.truncated}
+
+
+def _tell_skipped(recognized: Recognized) -> None:
+    if recognized.skipped:
+        some = ", ".join(recognized.skipped[:5])
+        print(f"{len(recognized.skipped)} recordings could not be read: {some}", file=sys.stderr)
+
+
+def _write(
+    folder: Path,
+    scores: dict[str, Any],
+    scored: dict[str, list[ScoredUtterance]],
+    truncated: dict[str, set[str]],
+) -> None:
+    with (folder / "hypotheses.jsonl").open("w") as file:
+        for system, utterances in scored.items():
+            for utterance in utterances:
+                row = {
+                    "id": utterance.id,
+                    "system": system,
+                    "language": utterance.language,
+                    "reference": utterance.reference,
+                    "hypothesis": utterance.hypothesis,
+                    "errors": utterance.words.errors,
+                    "truncated": utterance.id in truncated[system],
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    for system, utterances in scored.items():
+        (folder / f"alignments-{system}.txt").write_text(aligned_listing(utterances))
+    (folder / "scores.json").write_text(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+
+
+def score_table(scores: dict[str, Any]) -> str:
+    """The systems side by side: WER and CER per language, their plain mean, and the interval of each WER."""
+    header = "language" + "".join(
+        f" | {system + ' WER %':>12} {'95 % interval':>15} {'CER %':>6}" for system in scores
+    )
+    lines = [header, "-" * len(header)]
+    languages = sorted({language for entry in scores.values() for language in entry["languages"]})
+    for language in (*languages, "average"):
+        cells = [f"{language:8}"]
+        for entry in scores.values():
+            row = entry["average"] if language == "average" else entry["languages"][language]
+            low, high = (100 * bound for bound in row["confidence_interval"])
+            interval = f"{low:.1f} - {high:.1f}"
+            cells.append(f"{100 * row['wer']:12.2f} {interval:>15} {100 * row['cer']:6.2f}")
+        lines.append(" | ".join(cells))
+    for system, entry in scores.items():
+        counts = [entry["languages"][language] for language in entry["languages"]]
+        kinds = ", ".join(
+            f"{sum(c[k] for c in counts)} {k}" for k in ("substitutions", "deletions", "insertions")
+        )
+        words, utterances = (sum(c[k] for c in counts) for k in ("words", "utterances"))
+        lines.append(
+            f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated;"
+            f" real-time factor {entry['real_time_factor']:.3f}"
+        )
+    lines.append("average: plain mean over languages; inside a language, counts are pooled")
+    return "\n".join(lines)

@@ -130,7 +130,6 @@ class ConformerBlock(nn.Module):
             nn.LayerNorm(config.dim),
             nn.Linear(config.dim, config.ffn_dim),
             nn.SiLU(),
-            nn.Dropout(config.dropout),
             nn.Linear(config.ffn_dim, config.dim),
             nn.Dropout(config.dropout),
         )

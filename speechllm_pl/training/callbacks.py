@@ -56,7 +56,9 @@ class Speed(L.Callback):
         self.audio_seconds = self.working_seconds = 0.0
         self.started = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
+    ) -> None:
         self.batch_started = time.perf_counter()
 
     def on_train_batch_end(
@@ -73,7 +75,9 @@ class Speed(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:
-            rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
+            rank_zero_warn(
+                f"{self.skipped} recordings could not be read and were skipped; the log names them"
+            )
 
 
 class Samples(L.Callback):
@@ -125,7 +129,9 @@ def posterior_figure(module: Recognizer, batch: Batch) -> Figure:
 
 def _tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return loggers[0].experiment if loggers and trainer.is_global_zero and not trainer.sanity_checking else None
+    return (
+        loggers[0].experiment if loggers and trainer.is_global_zero and not trainer.sanity_checking else None
+    )
 
 
 def _git(*arguments: str) -> str:

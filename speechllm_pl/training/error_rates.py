@@ -25,14 +25,22 @@ class PooledErrorRates(Metric):
 
     def update(self, utterances: list[ScoredUtterance]) -> None:
         rows = [
-            (_code(u.language), u.words.errors, u.words.reference, u.characters.errors, u.characters.reference)
+            (
+                _code(u.language),
+                u.words.errors,
+                u.words.reference,
+                u.characters.errors,
+                u.characters.reference,
+            )
             for u in utterances
         ]
-        self.rows.append(torch.tensor(rows, dtype=torch.long, device=self.device).reshape(-1, 5))
+        self.rows.append(torch.tensor(rows, dtype=torch.long, device=self.device).flatten())
 
     def compute(self) -> dict[str, dict[str, float]]:
         """→ `{"average": {"wer": …, "cer": …}, "en": {…}, …}`, as fractions."""
+        # Flat until here, since torchmetrics stands an empty 1-D float tensor in for a rank without any.
         rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
+        rows = rows.long().reshape(-1, 5)
         rates: dict[str, dict[str, float]] = {}
         for code in sorted(set(rows[:, 0].tolist()), key=_language):
             _, word_errors, words, character_errors, characters = rows[rows[:, 0] == code].sum(0).tolist()
