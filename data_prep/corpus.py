@@ -108,13 +108,9 @@ def check_samples(samples: np.ndarray, sampling_rate: int) -> None:
     if samples.size == 0:
         raise Rejected("empty: no samples")
     if not np.isfinite(samples).all():
-        raise Rejected(
-            f"NaN samples: {np.count_nonzero(~np.isfinite(samples))} of {samples.size} are not finite"
-        )
+        raise Rejected(f"NaN samples: {np.count_nonzero(~np.isfinite(samples))} of {samples.size} are not finite")
     if samples.size < FRAME_SECONDS * sampling_rate:
-        raise Rejected(
-            f"too short: {samples.size / sampling_rate:.3f} s, one encoder frame is {FRAME_SECONDS} s"
-        )
+        raise Rejected(f"too short: {samples.size / sampling_rate:.3f} s, one encoder frame is {FRAME_SECONDS} s")
     if np.ptp(samples) < SILENCE:
         raise Rejected("silent")
 
@@ -212,9 +208,7 @@ def _cut(utterance: Utterance, path: Path, audio: Audio, start: float) -> MonoCu
 # ---------------------------------------------------------------- reading and writing audio
 
 
-def read_audio(
-    path: Path, start: float = 0.0, end: float | None = None, *, max_seconds: float = math.inf
-) -> Audio:
+def read_audio(path: Path, start: float = 0.0, end: float | None = None, *, max_seconds: float = math.inf) -> Audio:
     """Decode the stretch from `start` to `end` seconds of a file.
 
     Raises:
@@ -369,8 +363,7 @@ def prepare(
         print(f"rejected recordings: {output / 'quarantine.tsv'}")
     if not cuts_by_split:
         raise UserError(
-            f"no usable recording for {output}: all {len(rejected)} were rejected, "
-            f"see {output / 'quarantine.tsv'}"
+            f"no usable recording for {output}: all {len(rejected)} were rejected, see {output / 'quarantine.tsv'}"
         )
     write_cuts(cuts_by_split, output)
     return Summary(cuts_by_split, rejected)
@@ -496,9 +489,7 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
 
 def add_standard_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --output, --jobs, --max-seconds."""
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for the manifests, for example data/mine"
-    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the manifests, for example data/mine")
     parser.add_argument(
         "--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )

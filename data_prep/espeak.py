@@ -33,9 +33,7 @@ class Espeak:
     def __init__(self) -> None:
         command = [sys.executable, "-m", "data_prep.espeak"]
         # A session of its own: Ctrl-C is the caller's business; the process ends when its input does.
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout

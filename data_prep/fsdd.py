@@ -97,7 +97,7 @@ def single(recording: Recording, output: Path) -> Digits:
 
 
 def joined(split: str, recordings: list[Recording], count: int, seed: int, output: Path) -> Iterator[Digits]:
-    """`count` cuts, from each speaker in turn; no recording comes again before the speaker's others have come."""
+    """`count` cuts, from each speaker in turn; none is heard again before the speaker's others were."""
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     speakers = sorted({recording.speaker for recording in recordings})
     decks: dict[str, list[Recording]] = {speaker: [] for speaker in speakers}
@@ -152,9 +152,7 @@ def _noise_floor(samples: np.ndarray, sampling_rate: int) -> float:
     return float(np.sqrt((frames**2).mean(axis=1)).min())
 
 
-def join(
-    pieces: list[np.ndarray], gaps_ms: tuple[int, ...], sampling_rate: int, noise_seed: int
-) -> np.ndarray:
+def join(pieces: list[np.ndarray], gaps_ms: tuple[int, ...], sampling_rate: int, noise_seed: int) -> np.ndarray:
     """Pieces (T_i,) with a gap after each but the last, filled with noise as low as the piece's own floor.
 
     Digital silence would tell the model where words end; no recording of several words has it.
@@ -167,8 +165,9 @@ def join(
     return np.concatenate(parts)
 
 
-def cut_of(digits: Digits, max_seconds: float) -> MonoCut:
+def cut_of(digits: Utterance, max_seconds: float) -> MonoCut:
     """The cut of single or joined digits, made now unless its audio is already there."""
+    assert isinstance(digits, Digits)
     path = Path(digits.path)
     if not path.exists():
         write_audio(path, _samples(digits), comment=digits.text)
@@ -184,9 +183,9 @@ def _samples(digits: Digits) -> np.ndarray:
     """(T,) at 16 kHz. Raises Rejected for a recording that cannot be used."""
     pieces, rates = [], set()
     for recording in digits.recordings:
-        audio = read_audio(recording)
-        samples = audio.samples.mean(axis=0)
         try:
+            audio = read_audio(recording)
+            samples = audio.samples.mean(axis=0)
             check_samples(samples, audio.sampling_rate)
         except Rejected as error:
             raise Rejected(f"{error} ({recording.name})") from error

@@ -241,8 +241,9 @@ def speak(utterance: SpokenNumber) -> np.ndarray:
     return record(speech, np.random.default_rng(utterance.noise_seed))
 
 
-def cut_of(utterance: SpokenNumber, max_seconds: float) -> MonoCut:
+def cut_of(utterance: Utterance, max_seconds: float) -> MonoCut:
     """The utterance's cut, spoken now unless its audio is already there."""
+    assert isinstance(utterance, SpokenNumber)
     path = Path(utterance.path)
     if not path.exists():
         write_audio(path, speak(utterance), comment=utterance.spoken)
@@ -253,9 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep.spoken_numbers", description=__doc__)
     add_standard_arguments(parser)
     parser.add_argument("--seed", type=int, default=0, help="of texts, voices and noise (default: 0)")
-    parser.add_argument(
-        "--hours", type=float, default=1.4, help="of training speech, equally over the languages"
-    )
+    parser.add_argument("--hours", type=float, default=1.4, help="of training speech, equally over the languages")
     args = parser.parse_args()
     if args.hours <= 0:
         raise UserError(f"--hours {args.hours}: give a positive number, such as 1.4")

@@ -387,9 +387,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--table", type=Path, required=True, help="TSV, CSV or JSONL file, or a folder of them"
-    )
+    parser.add_argument("--table", type=Path, required=True, help="TSV, CSV or JSONL file, or a folder of them")
     parser.add_argument("--audio", type=Path, help="folder of the audio (default: `audio` beside the table)")
     add_standard_arguments(parser)
     parser.add_argument("--language", help=f"of rows that name none: {_languages()}")

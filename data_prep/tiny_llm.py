@@ -422,9 +422,7 @@ def copy_scores(
         bos = table[BOS_ID].expand(len(ids), 1, -1)
         generated = model.generate(
             inputs_embeds=torch.cat([embeddings, bos], dim=1),
-            attention_mask=torch.cat(
-                [ids != PAD_ID, torch.ones(len(ids), 1, dtype=torch.bool)], dim=1
-            ).long(),
+            attention_mask=torch.cat([ids != PAD_ID, torch.ones(len(ids), 1, dtype=torch.bool)], dim=1).long(),
             max_new_tokens=2 * max(map(len, tokens)) + 8,
         )
         hypotheses += tokenizer.batch_decode(generated, skip_special_tokens=True)
@@ -499,14 +497,10 @@ def _existing_record(output: Path) -> dict[str, Any] | None:
     try:
         return json.loads((output / "pretraining.json").read_text())
     except (OSError, ValueError):
-        raise UserError(
-            f"{output}: exists but was not made by tiny_llm; remove it or choose another"
-        ) from None
+        raise UserError(f"{output}: exists but was not made by tiny_llm; remove it or choose another") from None
 
 
-def _write(
-    output: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any]
-) -> None:
+def _write(output: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, record: dict[str, Any]) -> None:
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
@@ -521,9 +515,7 @@ def main() -> None:
     defaults = Recipe()
     parser = argparse.ArgumentParser(prog="python -m data_prep.tiny_llm", description=__doc__.split("\n")[0])
     parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="Lhotse cuts to train on")
-    parser.add_argument(
-        "--dev-manifest", type=Path, nargs="+", help="cuts whose texts are held out to measure"
-    )
+    parser.add_argument("--dev-manifest", type=Path, nargs="+", help="cuts whose texts are held out to measure")
     parser.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to write")
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--vocabulary", type=int, default=defaults.vocabulary_size, help="most pieces")
@@ -537,18 +529,14 @@ def main() -> None:
         read_texts(args.manifest),
         args.output,
         dev=read_texts(args.dev_manifest) if args.dev_manifest else None,
-        recipe=Recipe(
-            steps=args.steps, vocabulary_size=args.vocabulary, precision=args.precision, seed=args.seed
-        ),
+        recipe=Recipe(steps=args.steps, vocabulary_size=args.vocabulary, precision=args.precision, seed=args.seed),
     )
     clean, wrong = record["noisy_copy"], record["noisy_copy_with_wrong_tokens"]
     print(f"{args.output}: {record['parameters'] / 1e6:.2f} M parameters, {record['vocabulary']} tokens")
     print(f"pretrained in {record['seconds']:.0f} s, loss {record['loss']['last']:.3f}")
     print(f"copies of {record['held_out_texts']} held-out texts:")
     print(f"  noisy prefix               WER {clean['wer']:6.1%}   exact {clean['exact']:6.1%}")
-    print(
-        f"  and {Noise().wrong:.0%} of tokens wrong   WER {wrong['wer']:6.1%}   exact {wrong['exact']:6.1%}"
-    )
+    print(f"  and {Noise().wrong:.0%} of tokens wrong   WER {wrong['wer']:6.1%}   exact {wrong['exact']:6.1%}")
 
 
 if __name__ == "__main__":

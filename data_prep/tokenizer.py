@@ -32,9 +32,7 @@ def read_transcripts(manifests: Iterable[Path]) -> list[str]:
     texts = []
     for manifest in manifests:
         if not manifest.is_file():
-            raise UserError(
-                f"manifest {manifest} does not exist: prepare the corpus first, or check the path"
-            )
+            raise UserError(f"manifest {manifest} does not exist: prepare the corpus first, or check the path")
         try:
             cuts = CutSet.from_jsonl_lazy(manifest)
             texts += [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
@@ -79,16 +77,12 @@ def train(texts: list[str], vocab_size: int) -> bytes:
             minloglevel=2,
         )
     except RuntimeError as error:
-        raise UserError(
-            f"SentencePiece cannot make {vocab_size} pieces of these transcripts: {error}"
-        ) from error
+        raise UserError(f"SentencePiece cannot make {vocab_size} pieces of these transcripts: {error}") from error
     return model.getvalue()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.tokenizer", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m data_prep.tokenizer", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--manifest",
         type=Path,

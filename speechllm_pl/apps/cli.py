@@ -4,7 +4,6 @@ A run has one folder, `--run`. Starting a command again with the same folder res
 """
 
 import difflib
-import os
 import re
 import sys
 import warnings
@@ -84,7 +83,7 @@ def _trainer_cli() -> None:
     from lightning.pytorch.cli import LightningCLI
 
     from speechllm_pl.data.datamodule import SpeechDataModule
-    from speechllm_pl.training.callbacks import RunRecord, Samples, Speed
+    from speechllm_pl.training.callbacks import Finished, RunRecord, Samples, Speed
     from speechllm_pl.training.checkpoints import AtomicCheckpointIO
     from speechllm_pl.training.recognizer import Recognizer
 
@@ -105,7 +104,7 @@ def _trainer_cli() -> None:
             parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/checkpoints")
 
         def before_instantiate_classes(self) -> None:
-            config = self.config[self.subcommand]
+            config = self.config[str(self.subcommand)]
             if config.trainer.logger is None:
                 from jsonargparse import Namespace
 
@@ -115,11 +114,11 @@ def _trainer_cli() -> None:
                 )
 
         def instantiate_trainer(self, **arguments: Any) -> Any:
-            plugins = [*(self.config_init[self.subcommand].trainer.plugins or []), AtomicCheckpointIO()]
+            plugins = [*(self.config_init[str(self.subcommand)].trainer.plugins or []), AtomicCheckpointIO()]
             return super().instantiate_trainer(**arguments, plugins=plugins)
 
         def before_fit(self) -> None:
-            config = self.config_init[self.subcommand]
+            config = self.config_init[str(self.subcommand)]
             last = Path(config.run, "checkpoints", LAST)
             if config.ckpt_path is None and last.is_file():
                 print(f"resuming {last}; to start anew give another folder with --run (RUN=)", flush=True)
@@ -134,7 +133,7 @@ def _trainer_cli() -> None:
         seed_everything_default=1,
         parser_class=_parser_class(),
         trainer_defaults={
-            "callbacks": [LearningRateMonitor("step"), Speed(), Samples()],
+            "callbacks": [LearningRateMonitor("step"), Speed(), Samples(), Finished()],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
         },

@@ -109,9 +109,7 @@ def _write(
 
 def score_table(scores: dict[str, Any]) -> str:
     """The systems side by side: WER and CER per language, their plain mean, and the interval of each WER."""
-    header = "language" + "".join(
-        f" | {system + ' WER %':>12} {'95 % interval':>15} {'CER %':>6}" for system in scores
-    )
+    header = "language" + "".join(f" | {system + ' WER %':>12} {'95 % interval':>15} {'CER %':>6}" for system in scores)
     lines = [header, "-" * len(header)]
     languages = sorted({language for entry in scores.values() for language in entry["languages"]})
     for language in (*languages, "average"):
@@ -124,9 +122,7 @@ def score_table(scores: dict[str, Any]) -> str:
         lines.append(" | ".join(cells))
     for system, entry in scores.items():
         counts = [entry["languages"][language] for language in entry["languages"]]
-        kinds = ", ".join(
-            f"{sum(c[k] for c in counts)} {k}" for k in ("substitutions", "deletions", "insertions")
-        )
+        kinds = ", ".join(f"{sum(c[k] for c in counts)} {k}" for k in ("substitutions", "deletions", "insertions"))
         words, utterances = (sum(c[k] for c in counts) for k in ("words", "utterances"))
         lines.append(
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated;"

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from lhotse import CutSet
@@ -44,9 +45,7 @@ def recognize(module: Recognizer, cuts: CutSet, max_duration: float) -> Recogniz
         if not batch.ids:
             continue
         started = time.perf_counter()
-        on_device = batch._replace(
-            waveforms=batch.waveforms.to(module.device), lengths=batch.lengths.to(module.device)
-        )
+        on_device = batch._replace(waveforms=batch.waveforms.to(module.device), lengths=batch.lengths.to(module.device))
         for system, hypotheses in module.transcribe(on_device).items():
             recognized.hypotheses[system] += hypotheses
         recognized.seconds += time.perf_counter() - started
@@ -57,7 +56,11 @@ def recognize(module: Recognizer, cuts: CutSet, max_duration: float) -> Recogniz
 def _batches(cuts: CutSet, max_duration: float) -> Iterator[Batch]:
     plan = EpochBatches(cuts, max_duration=max_duration, num_buckets=10, shuffle=False)
     dataset = SpeechDataset()
-    with tqdm(total=round(sum(cut.duration for cut in cuts), 1), unit="s of audio", disable=None) as bar:
+    with tqdm(total=round(_seconds(cuts), 1), unit="s of audio", disable=None) as bar:
         for chosen in plan:
-            yield dataset[chosen]
-            bar.update(round(sum(cut.duration for cut in chosen), 1))
+            yield dataset[cast(Any, chosen)]
+            bar.update(round(_seconds(chosen), 1))
+
+
+def _seconds(cuts: Any) -> float:
+    return sum(cut.duration for cut in cuts)

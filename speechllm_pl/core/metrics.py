@@ -211,9 +211,7 @@ def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
     )
 
 
-def _resampled_rates(
-    errors: np.ndarray, words: np.ndarray, samples: int, rng: np.random.Generator
-) -> np.ndarray:
+def _resampled_rates(errors: np.ndarray, words: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
     """Pooled rates (samples,) of as many utterances drawn with replacement. One draw at a time: all at once
     would need samples x N indices."""
     rates = np.empty(samples)

@@ -34,9 +34,7 @@ class Prompt:
     def __post_init__(self) -> None:
         fields = {field for _, field, _, _ in string.Formatter().parse(self.instruction) if field is not None}
         if fields - {"language"}:
-            raise UserError(
-                f"prompt instruction {self.instruction!r}: the only field it may have is {{language}}"
-            )
+            raise UserError(f"prompt instruction {self.instruction!r}: the only field it may have is {{language}}")
 
     def before_audio(self, language: str) -> str:
         return self.instruction.format(language=language)
@@ -98,9 +96,7 @@ def next_token_labels(text_ids: Tensor, text_lengths: Tensor, eos_id: int) -> Te
     return labels.masked_fill(columns > text_lengths[:, None], IGNORED)
 
 
-def mask_tokens(
-    ids: Tensor, fraction: float, unk_id: int, generator: torch.Generator | None = None
-) -> Tensor:
+def mask_tokens(ids: Tensor, fraction: float, unk_id: int, generator: torch.Generator | None = None) -> Tensor:
     """Replace about a `fraction` of the input tokens by `unk_id`, so that the model leans on the audio.
 
     The paper's text masking, F (arXiv 2307.11795, ablations). Labels stay untouched: mask inputs only.
@@ -111,15 +107,11 @@ def mask_tokens(
     return ids.masked_fill(chosen, unk_id)
 
 
-def _left_pad(
-    first: Tensor, first_lengths: Tensor, second: Tensor, second_lengths: Tensor
-) -> tuple[Tensor, Tensor]:
+def _left_pad(first: Tensor, first_lengths: Tensor, second: Tensor, second_lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Join two right-padded sequences row by row and push the result to the right. Returns it with its mask."""
     totals = first_lengths + second_lengths
     columns = int(totals.max())
-    place = (
-        torch.arange(columns, device=totals.device) - (columns - totals)[:, None]
-    )  # negative where padding
+    place = torch.arange(columns, device=totals.device) - (columns - totals)[:, None]  # negative where padding
     in_second = first.shape[1] + place - first_lengths[:, None]
     source = torch.where(place < first_lengths[:, None], place, in_second).clamp(min=0)
     both = torch.cat([first, second], dim=1)

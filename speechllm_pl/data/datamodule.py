@@ -3,10 +3,11 @@
 import gzip
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lhotse import CutSet
+from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
@@ -83,7 +84,7 @@ class SpeechDataModule(L.LightningDataModule):
         """Where the run stands in the data: with the seed, that names the batches which are left."""
         if self.trainer is None:
             return {}
-        epoch, progress = self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch, progress = self.trainer.current_epoch, cast(Any, self.trainer.fit_loop.epoch_loop.batch_progress)
         if progress.is_last_batch:
             return {"epoch": epoch + 1, "batches": 0}
         return {"epoch": epoch, "batches": progress.current.processed}
@@ -104,12 +105,10 @@ class SpeechDataModule(L.LightningDataModule):
         return DataLoader(SpeechDataset(), sampler=batches, batch_size=None, num_workers=self.num_workers)
 
     def _short_enough(self, cuts: CutSet) -> CutSet:
-        kept = cuts.filter(lambda cut: cut.duration <= self.max_seconds).to_eager()
+        kept = cuts.filter(lambda cut: cast(Cut, cut).duration <= self.max_seconds).to_eager()
         left_out = len(cuts) - len(kept)
         if left_out:
-            rank_zero_info(
-                f"left out {left_out} of {len(cuts)} training utterances longer than {self.max_seconds} s"
-            )
+            rank_zero_info(f"left out {left_out} of {len(cuts)} training utterances longer than {self.max_seconds} s")
         if not len(kept):
             raise UserError(f"no training utterance is at most data.max_seconds = {self.max_seconds} s long")
         return kept
@@ -122,9 +121,7 @@ def read_manifest(path: Path) -> CutSet:
         UserError: the file is missing, empty, or has a line that is no cut; the message names file and line.
     """
     if not path.is_file():
-        raise UserError(
-            f"manifest {path} does not exist: prepare the data first (`make data`), or correct data.root"
-        )
+        raise UserError(f"manifest {path} does not exist: prepare the data first (`make data`), or correct data.root")
     cuts = []
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
@@ -141,9 +138,7 @@ def _cut_from_line(line: str, place: str) -> Any:
     try:
         cut = deserialize_item(json.loads(line))
     except Exception as error:  # lhotse raises whatever the missing field leads to
-        raise UserError(
-            f"{place}: not a Lhotse cut: mend or delete this line, or prepare the data again"
-        ) from error
+        raise UserError(f"{place}: not a Lhotse cut: mend or delete this line, or prepare the data again") from error
     if len(getattr(cut, "supervisions", ())) != 1:
         raise UserError(f"{place}: cut {getattr(cut, 'id', '?')} must have exactly one supervision")
     if cut.duration <= 0:

@@ -1,10 +1,10 @@
 """Lhotse cuts to batches of waveforms. A long run survives bad recordings: they are skipped, counted and named."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
 import torch
-from lhotse import CutSet
 from lhotse.cut import Cut
 from torch.utils.data import Dataset
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class SpeechDataset(Dataset):
     """Map-style: an item is a whole batch, and its index is the cut set that a sampler chose."""
 
-    def __getitem__(self, cuts: CutSet) -> Batch:
+    def __getitem__(self, cuts: Iterable[Cut]) -> Batch:
         loaded, skipped = [], []
         for cut in cuts:
             try:

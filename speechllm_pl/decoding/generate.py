@@ -32,9 +32,7 @@ class RowCaps(transformers.StoppingCriteria):
 
 
 @torch.no_grad()
-def generate(
-    model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer
-) -> list[Hypothesis]:
+def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer) -> list[Hypothesis]:
     """Audio embeddings of a batch → one hypothesis an utterance."""
     columns = model.prompt(audio, instruction)
     caps = token_caps(audio.frames)
@@ -51,8 +49,7 @@ def generate(
         pad_token_id=tokenizer.pad_id,
     )
     return [
-        _hypothesis(row[:cap], model.eos_id, tokenizer)
-        for row, cap in zip(ids.tolist(), caps.tolist(), strict=True)
+        _hypothesis(row[:cap], model.eos_id, tokenizer) for row, cap in zip(ids.tolist(), caps.tolist(), strict=True)
     ]
 
 

@@ -42,13 +42,9 @@ class ConformerConfig:
 
     def __post_init__(self) -> None:
         if self.dim % (2 * self.num_heads):
-            raise UserError(
-                f"encoder: dim {self.dim} must be a multiple of 2 * num_heads = {2 * self.num_heads}"
-            )
+            raise UserError(f"encoder: dim {self.dim} must be a multiple of 2 * num_heads = {2 * self.num_heads}")
         if self.kernel_size % 2 == 0:
-            raise UserError(
-                f"encoder: kernel_size {self.kernel_size} must be odd, so that a frame has a centre"
-            )
+            raise UserError(f"encoder: kernel_size {self.kernel_size} must be odd, so that a frame has a centre")
 
 
 class Conformer(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any, cast
 import peft
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 
@@ -24,9 +24,7 @@ class LlmTokenizer:
     def __init__(self, name_or_path: str):
         self.tokenizer = _from_pretrained(transformers.AutoTokenizer, name_or_path)
         if self.tokenizer.eos_token_id is None:
-            raise UserError(
-                f"LLM {name_or_path}: its tokenizer has no end-of-sequence token, so text cannot end"
-            )
+            raise UserError(f"LLM {name_or_path}: its tokenizer has no end-of-sequence token, so text cannot end")
         self.eos_id: int = self.tokenizer.eos_token_id
         self.bos_id = self._first_of(self.tokenizer.bos_token_id)
         self.unk_id = self._first_of(self.tokenizer.unk_token_id, self.tokenizer.pad_token_id)
@@ -53,6 +51,11 @@ def load_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transform
     return llm.requires_grad_(False)
 
 
+def embedding_table(llm: nn.Module) -> Tensor:
+    """`(V, D)` the LLM's input embeddings."""
+    return cast(Any, llm).get_input_embeddings().weight
+
+
 def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftModel:
     """Put LoRA of rank `r` on the query, key, value and output projections; nothing else is trained.
 
@@ -70,9 +73,7 @@ def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftM
 
 
 def _targets(llm: nn.Module) -> list[str]:
-    linear = {
-        name.rpartition(".")[2] for name, module in llm.named_modules() if isinstance(module, nn.Linear)
-    }
+    linear = {name.rpartition(".")[2] for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
     for targets in LORA_TARGETS:
         if targets <= linear:
             return sorted(targets)

@@ -45,7 +45,5 @@ def ctc_loss(logits: Tensor, frames: Tensor, targets: Tokens) -> LossTerm:
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> LossTerm:
     """Cross entropy of `(B, K, V)` logits with `(B, K)` labels, in fp32, over the labels that count."""
-    total = F.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return LossTerm(total, (labels != IGNORED).sum())

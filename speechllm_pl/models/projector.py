@@ -16,9 +16,7 @@ class Projector(nn.Module):
     def __init__(self, dim: int, llm_dim: int, stride: int = 1):
         super().__init__()
         if stride < 1:
-            raise UserError(
-                f"stride {stride}: stack at least one encoder frame (1 gives 80 ms, 3 gives 240 ms)"
-            )
+            raise UserError(f"stride {stride}: stack at least one encoder frame (1 gives 80 ms, 3 gives 240 ms)")
         self.stride = stride
         self.linear = nn.Linear(stride * dim, llm_dim)
 

@@ -1,6 +1,6 @@
 """A causal LLM that hears: encoder frames, stacked and projected, stand before the text (arXiv 2307.11795)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
 from speechllm_pl.models.alignment import DirectAlignment
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.llm import add_lora
+from speechllm_pl.models.llm import add_lora, embedding_table
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.projector import Projector
 
@@ -61,7 +61,7 @@ class SpeechLLM(nn.Module):
         self.bos_id, self.eos_id, self.unk_id = bos_id, eos_id, unk_id
         self.text_masking = text_masking
         self.freeze_encoder = freeze_encoder
-        table = llm.get_input_embeddings().weight  # (V, D)
+        table = embedding_table(llm)  # (V, D)
         dim = speech.encoder.config.dim
         self.speech = speech
         self.projector = Projector(dim, table.shape[1], stride)
@@ -83,7 +83,7 @@ class SpeechLLM(nn.Module):
     @property
     def text_embeddings(self) -> Tensor:
         """`(V, D)` the LLM's input embeddings."""
-        return self.llm.get_input_embeddings().weight
+        return embedding_table(self.llm)
 
     def listen(self, waveforms: Tensor, lengths: Tensor) -> Audio:
         """`(B, N)` samples, `(B,)` lengths → audio embeddings."""
@@ -93,7 +93,7 @@ class SpeechLLM(nn.Module):
 
     def prompt(self, audio: Audio, instruction: Tokens, text: Tokens | None = None) -> Columns:
         """Audio among text. Without a text the columns end at BOS, ready for generation."""
-        embed = self.llm.get_input_embeddings()
+        embed = cast(Any, self.llm).get_input_embeddings()  # the module: some scale what they look up
         if text is None:
             nothing = torch.zeros(len(audio.lengths), 0, dtype=torch.long, device=audio.lengths.device)
             text = Tokens(nothing, torch.zeros_like(audio.lengths))
@@ -103,7 +103,7 @@ class SpeechLLM(nn.Module):
             instruction.lengths,
             audio.embeddings,
             audio.lengths,
-            self.text_embeddings[self.bos_id].to(audio.embeddings.dtype),
+            embed(torch.tensor(self.bos_id, device=audio.lengths.device)).to(audio.embeddings.dtype),
             embed(mask_tokens(text.ids, masking, self.unk_id)).to(audio.embeddings.dtype),
             text.ids,
             text.lengths,
@@ -120,9 +120,7 @@ class SpeechLLM(nn.Module):
             use_cache=False,
         ).logits
 
-    def forward(
-        self, waveforms: Tensor, lengths: Tensor, instruction: Tokens, text: Tokens
-    ) -> tuple[Audio, LossTerm]:
+    def forward(self, waveforms: Tensor, lengths: Tensor, instruction: Tokens, text: Tokens) -> tuple[Audio, LossTerm]:
         """Samples and reference tokens → the audio embeddings and the next-token loss on text and EOS."""
         audio = self.listen(waveforms, lengths)
         columns = self.prompt(audio, instruction, text)

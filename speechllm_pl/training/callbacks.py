@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -46,6 +46,23 @@ class RunRecord(SaveConfigCallback):
         (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
+class Finished(L.Callback):
+    """Writes finished.json into the run folder when a fit ran to its end, and not when it was interrupted."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.time()
+
+    @rank_zero_only
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        record = {
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": round(time.time() - self.started, 1),  # of this start, should the run have been resumed
+            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        }
+        Path(trainer.default_root_dir, "finished.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
 class Speed(L.Callback):
     """Logs audio-seconds per second over all devices, the share of time spent waiting for data, and skips."""
 
@@ -56,9 +73,7 @@ class Speed(L.Callback):
         self.audio_seconds = self.working_seconds = 0.0
         self.started = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any) -> None:
         self.batch_started = time.perf_counter()
 
     def on_train_batch_end(
@@ -75,9 +90,7 @@ class Speed(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:
-            rank_zero_warn(
-                f"{self.skipped} recordings could not be read and were skipped; the log names them"
-            )
+            rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
 
 
 class Samples(L.Callback):
@@ -129,9 +142,7 @@ def posterior_figure(module: Recognizer, batch: Batch) -> Figure:
 
 def _tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return (
-        loggers[0].experiment if loggers and trainer.is_global_zero and not trainer.sanity_checking else None
-    )
+    return loggers[0].experiment if loggers and trainer.is_global_zero and not trainer.sanity_checking else None
 
 
 def _git(*arguments: str) -> str:

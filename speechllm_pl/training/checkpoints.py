@@ -84,9 +84,7 @@ def llm_digest(name_or_path: str) -> str:
     """
     folder = Path(name_or_path)
     digest = hashlib.sha256()
-    files = sorted(
-        path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern)
-    )
+    files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
     for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())

@@ -48,9 +48,7 @@ class PooledErrorRates(Metric):
                 "wer": word_errors / max(words, 1),
                 "cer": character_errors / max(characters, 1),
             }
-        average = {
-            kind: sum(rate[kind] for rate in rates.values()) / max(len(rates), 1) for kind in ("wer", "cer")
-        }
+        average = {kind: sum(rate[kind] for rate in rates.values()) / max(len(rates), 1) for kind in ("wer", "cer")}
         return {"average": average, **rates}
 
 

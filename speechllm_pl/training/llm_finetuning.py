@@ -76,13 +76,9 @@ class LlmFinetuning(Recognizer):
     ):
         super().__init__(tokenizer, optimizer, schedule)
         if train_llm and lora_r:
-            raise UserError(
-                "train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off"
-            )
+            raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
         if not 0 <= text_masking < 1:
-            raise UserError(
-                f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1"
-            )
+            raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
         self.llm = llm
         self.encoder = encoder
         self.encoder_checkpoint = encoder_checkpoint
@@ -129,9 +125,7 @@ class LlmFinetuning(Recognizer):
             UserError: no such checkpoint, or it has another stage, tokenizer or size.
         """
         if self.encoder_checkpoint is None:
-            raise UserError(
-                "stage 2 starts from a stage-1 checkpoint: give --model.encoder_checkpoint (CKPT=)"
-            )
+            raise UserError("stage 2 starts from a stage-1 checkpoint: give --model.encoder_checkpoint (CKPT=)")
         path = newest(self.encoder_checkpoint)
         checkpoint = read_checkpoint(path, stage="ctc")
         settings = checkpoint[RECORD]["settings"]

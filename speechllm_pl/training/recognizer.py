@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import lightning as L
 import torch
@@ -36,7 +36,7 @@ class Recognizer(L.LightningModule):
     """
 
     stage: ClassVar[str]
-    systems: ClassVar[tuple[str, ...]]  # what `transcribe` returns; the last one is the stage's own result
+    systems: ClassVar[tuple[str, ...]]  # what `transcribe` returns; `stage` is the one to judge by
     model: nn.Module
 
     def __init__(self, tokenizer: str | CtcTokenizer, optimizer: OptimizerCallable, schedule: Schedule):
@@ -119,9 +119,7 @@ class Recognizer(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameter_groups())
         total_steps = self.trainer.estimated_stepping_batches
-        scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: self.schedule.factor(step, total_steps)
-        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # checkpoints: what was trained, and what names the rest
@@ -175,21 +173,25 @@ class Recognizer(L.LightningModule):
         found = self.transcribe(batch)
         for system, hypotheses in found.items():
             texts = [hypothesis.text for hypothesis in hypotheses]
-            self.error_rates[system].update(score(batch.ids, batch.languages, batch.texts, texts))
+            self._rates_of(system).update(score(batch.ids, batch.languages, batch.texts, texts))
             _warn_if_truncated(batch, hypotheses)
         return found
 
+    def _rates_of(self, system: str) -> PooledErrorRates:
+        return cast(PooledErrorRates, self.error_rates[system])
+
     def _report(self, split: str) -> None:
         for system in self.systems:
-            rates = self.error_rates[system].compute()
-            self.error_rates[system].reset()
+            rates = self._rates_of(system).compute()
+            self._rates_of(system).reset()
             for language, rate in rates.items():
                 for kind, value in rate.items():
                     self.log(f"{split}/{system}_{kind}/{language}", value, rank_zero_only=True)
-            self.log(f"{split}/{system}_wer", rates["average"]["wer"], prog_bar=system == self.systems[-1])
+            self.log(f"{split}/{system}_wer", rates["average"]["wer"])
+            if system == self.stage:  # the figure that checkpoints are chosen by
+                self.log(f"{split}/wer", rates["average"]["wer"], prog_bar=True)
             if not self.trainer.sanity_checking:
                 rank_zero_info(f"{split}, epoch {self.current_epoch}, {summary_line(system, rates)}")
-        self.log(f"{split}/wer", rates["average"]["wer"])
 
 
 def check_vocabulary(tokenizer: CtcTokenizer, pieces: int) -> None:

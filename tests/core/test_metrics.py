@@ -39,9 +39,7 @@ def random_pairs(count: int, seed: int, shortest: int = 1) -> list[tuple[str, st
 
 
 def scored(pairs, languages="en"):
-    tags = [
-        languages[i % len(languages)] if isinstance(languages, list) else languages for i in range(len(pairs))
-    ]
+    tags = [languages[i % len(languages)] if isinstance(languages, list) else languages for i in range(len(pairs))]
     ids = [f"utterance-{i:03d}" for i in range(len(pairs))]
     return score(ids, tags, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
@@ -184,10 +182,7 @@ def test_marked_words_give_back_both_texts_and_the_counts():
             assert (operation == "equal") == (ours == theirs)
             assert (operation == "insert") == (ours is None)
             assert (operation == "delete") == (theirs is None)
-        assert (
-            sum(operation != "equal" for operation, _, _ in marked)
-            == word_errors(reference, hypothesis).errors
-        )
+        assert sum(operation != "equal" for operation, _, _ in marked) == word_errors(reference, hypothesis).errors
 
 
 def test_listing_aligns_the_wrong_utterances_and_totals_all():

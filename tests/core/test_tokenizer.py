@@ -82,9 +82,7 @@ def test_a_path_with_blanks_and_repeats_decodes_after_collapsing(tokenizer):
 @pytest.mark.parametrize("blank", [0, 2])
 def test_collapse_agrees_with_the_definition(blank):
     for path in itertools.product(range(3), repeat=6):
-        expected = [
-            label for i, label in enumerate(path) if label != blank and (i == 0 or path[i - 1] != label)
-        ]
+        expected = [label for i, label in enumerate(path) if label != blank and (i == 0 or path[i - 1] != label)]
         assert ctc_collapse(path, blank) == expected
 
 

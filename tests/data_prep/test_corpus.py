@@ -341,9 +341,7 @@ def test_a_corpus_without_a_usable_recording_is_an_error_and_keeps_the_manifests
 def test_the_summary_counts_utterances_and_seconds_per_language(tmp_path, corpus):
     cuts_by_split = prepare(corpus, tmp_path / "out", jobs=1, max_seconds=30).cuts_by_split
     rows = [line.split() for line in summary_table(cuts_by_split, []).splitlines()]
-    table = {
-        (row[0], row[1]): (int(row[2]), float(row[4])) for row in rows if len(row) == 5 and row[2].isdigit()
-    }
+    table = {(row[0], row[1]): (int(row[2]), float(row[4])) for row in rows if len(row) == 5 and row[2].isdigit()}
     lengths = {number: 0.5 + number / 100 for number in range(40)}
     german = [seconds for number, seconds in lengths.items() if number % 2]
     everything = [seconds for number, seconds in lengths.items() if number % 4]

@@ -25,9 +25,7 @@ def generate(folder: Path, jobs: int, seed: int = 0) -> dict[str, bytes]:
     )
     arguments = ["--output", "numbers", "--hours", "0.005", "--jobs", str(jobs), "--seed", str(seed)]
     folder.mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-c", small, *arguments], cwd=folder, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", small, *arguments], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -101,8 +99,7 @@ def test_texts_hold_lower_case_letters_and_single_spaces_only(cuts):
 
 def test_hours_grow_the_corpus_at_its_end(tmp_path):
     train = {
-        hours: [u for u in spoken_numbers.plan(hours, 0, tmp_path) if u.split == "train"]
-        for hours in (0.01, 0.02)
+        hours: [u for u in spoken_numbers.plan(hours, 0, tmp_path) if u.split == "train"] for hours in (0.01, 0.02)
     }
     german = {hours: [u for u in plan if u.language == "de"] for hours, plan in train.items()}
     assert len(german[0.01]) < len(german[0.02])

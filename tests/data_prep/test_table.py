@@ -163,10 +163,7 @@ def test_copies_are_flac_and_the_manifest_the_same_on_a_rerun(tmp_path, audio):
     first = prepare(path, "--copy-audio")
     bytes_of = {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()}
     assert {file.name for file in bytes_of if file.suffix == ".flac"} == {"a.flac", "b.flac", "c.flac"}
-    assert all(
-        cut["cut"].recording.sources[0].source.endswith(f"out/audio/{name}.flac")
-        for name, cut in first.items()
-    )
+    assert all(cut["cut"].recording.sources[0].source.endswith(f"out/audio/{name}.flac") for name, cut in first.items())
     prepare(path, "--copy-audio")
     assert {file: file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()} == bytes_of
 
@@ -176,9 +173,7 @@ def test_one_job_and_two_write_the_same_bytes(tmp_path, audio):
     written = []
     for jobs in ("1", "2"):
         prepare(path, "--jobs", jobs)
-        written.append(
-            {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.is_file()}
-        )
+        written.append({file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.is_file()})
     assert written[0] == written[1]
     assert len(written[0]) == 4
 
@@ -283,9 +278,7 @@ def test_a_table_that_cannot_be_read_is_one_clear_line(tmp_path, audio, name, co
         ("t.csv", b'id,text\na,one\nb,"two\nand more\nto the end\n', ":3-5:"),
     ],
 )
-def test_a_broken_line_is_quarantined_with_its_place_or_stops_a_strict_run(
-    tmp_path, audio, name, content, where
-):
+def test_a_broken_line_is_quarantined_with_its_place_or_stops_a_strict_run(tmp_path, audio, name, content, where):
     path = tmp_path / name
     path.write_bytes(content)
     assert list(prepare(path, "--language", "en")) == ["a"]

@@ -144,9 +144,7 @@ def test_the_folder_is_an_ordinary_hugging_face_folder(folder: Path) -> None:
     assert model.config.filler_token_id == tokenizer.convert_tokens_to_ids("<filler>") == FILLER_ID
     assert tokenizer.filler_token == "<filler>"
     for name in ("bos", "eos", "pad"):
-        ids = {
-            getattr(part, f"{name}_token_id") for part in (model.config, model.generation_config, tokenizer)
-        }
+        ids = {getattr(part, f"{name}_token_id") for part in (model.config, model.generation_config, tokenizer)}
         assert len(ids) == 1
         assert None not in ids
 

@@ -1,0 +1,158 @@
+# Everything a user does here, from a clone to a score table. `make help` lists it.
+# Stages take DATA, SIZE, TRAINER, RUN, CKPT, LLM and ARGS; ARGS goes to `speechllm` as it is:
+#   make finetune DATA=fsdd ARGS="--model.lora_r 16 --trainer.max_epochs 5"
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV    ?= .venv
+DATA    ?= spoken_numbers
+SIZE    ?= tiny
+TRAINER ?= cpu
+CKPT    ?=
+ARGS    ?=
+JOBS    ?= 2
+
+SPEECHLLM_DATA ?= ../shared/data
+FSDD    ?= $(SPEECHLLM_DATA)/free-spoken-digit-dataset
+TABLE   ?=
+HOURS   ?= 3
+VOCAB   ?= $(if $(filter fsdd,$(DATA)),64,$(if $(filter tiny,$(SIZE)),256,1547))
+ROOT    := data/$(DATA)
+LLM     ?= $(ROOT)/llm
+
+CTC_RUN ?= runs/pretrain_ctc/$(DATA)-$(SIZE)
+LLM_RUN ?= runs/finetune/$(DATA)-$(SIZE)
+SPLIT   ?= test
+OUTPUT  ?=
+
+# `make VENV= …` uses the environment that is active (conda, a cluster's modules).
+BIN       := $(if $(VENV),$(VENV)/bin/,)
+INSTALLED := $(if $(VENV),$(VENV)/installed,)
+PYTHON    := $(BIN)python
+SPEECHLLM := $(BIN)speechllm
+
+# One thread a process: the cpu trainer starts two processes, and two threads in each would wait for each other.
+ifeq ($(TRAINER),cpu)
+export OMP_NUM_THREADS ?= 1
+endif
+export TOKENIZERS_PARALLELISM ?= false
+
+CONFIGS = --config conf/data/$(DATA).yaml --config conf/size/$(SIZE).yaml --config conf/trainer/$(TRAINER).yaml
+say     = @echo '$(subst ','\'',$(strip $(1)))'; $(strip $(1))
+
+PRETRAIN = $(SPEECHLLM) fit --config conf/pretrain_ctc.yaml $(CONFIGS) --run $(or $(RUN),$(CTC_RUN)) \
+  $(if $(CKPT),--ckpt_path $(CKPT)) $(ARGS)
+FINETUNE = $(SPEECHLLM) fit --config conf/finetune.yaml $(CONFIGS) --run $(or $(RUN),$(LLM_RUN)) --model.llm $(LLM) \
+  --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)*/checkpoints/best.ckpt)' $(ARGS)
+EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(or $(CKPT),$(wildcard $(CTC_RUN)/checkpoints/best.ckpt \
+  $(LLM_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS)
+
+.PHONY: help install data tokenizer llm pretrain-ctc finetune evaluate transcribe report demo fsdd experiment \
+  lint test test-long ci clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with everything in it (VENV= installs into the active environment)
+	$(if $(VENV),,python -m pip install -c constraints.txt -e '.[dev]')
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	command -v uv >/dev/null || python3 -m pip install --quiet uv
+	test -x $(PYTHON) || $$(command -v uv || echo python3 -m uv) venv --quiet --python '>=3.11,<3.14' $(VENV)
+	$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
+	touch $@
+
+# --- data: every corpus becomes $(ROOT)/{train,dev,test}.jsonl.gz ---
+
+data: $(ROOT)/train.jsonl.gz ## prepare DATA (spoken_numbers, fsdd, table with TABLE=folder)
+
+data/spoken_numbers/train.jsonl.gz: | $(INSTALLED)
+	$(call say,$(PYTHON) -m data_prep.spoken_numbers --output data/spoken_numbers --hours $(HOURS) --jobs $(JOBS))
+
+data/fsdd/train.jsonl.gz: | $(INSTALLED)
+	$(call say,$(PYTHON) -m data_prep.fsdd --corpus $(FSDD) --output data/fsdd --jobs $(JOBS))
+
+data/table/train.jsonl.gz: | $(INSTALLED)
+	@test -n "$(TABLE)" || { echo 'error: DATA=table needs TABLE=<folder or table> (see README, Your own data)' >&2; exit 2; }
+	$(call say,$(PYTHON) -m data_prep.table --table $(TABLE) --output data/table --copy-audio --jobs $(JOBS))
+
+tokenizer: $(ROOT)/tokenizer.model ## train the CTC tokenizer of DATA (VOCAB pieces)
+
+$(ROOT)/tokenizer.model: $(ROOT)/train.jsonl.gz
+	$(call say,$(PYTHON) -m data_prep.tokenizer --manifest $< --vocab-size $(VOCAB) --output $@)
+
+llm: $(ROOT)/llm/config.json ## build and pretrain the tiny LLM on the transcripts of DATA
+
+$(ROOT)/llm/config.json: $(ROOT)/train.jsonl.gz
+	$(call say,$(PYTHON) -m data_prep.tiny_llm --manifest $< --output $(ROOT)/llm)
+
+# --- training and what follows; the full command is printed ---
+
+pretrain-ctc: $(ROOT)/tokenizer.model ## stage 1: train the encoder with CTC
+	$(call say,$(PRETRAIN))
+
+finetune: $(ROOT)/tokenizer.model $(if $(filter $(ROOT)/llm,$(LLM)),$(ROOT)/llm/config.json) ## stage 2: the LLM learns to listen
+	$(call say,$(FINETUNE))
+
+evaluate: $(INSTALLED) ## score CKPT (default: both stages of DATA and SIZE) on SPLIT
+	$(call say,$(EVALUATE))
+
+transcribe: $(INSTALLED) ## print what is said in FILES (default checkpoint: stage 2 of DATA and SIZE)
+	$(call say,$(SPEECHLLM) transcribe --checkpoint $(or $(CKPT),$(LLM_RUN)/checkpoints/best.ckpt) $(ARGS) $(FILES))
+
+report: $(INSTALLED) ## one HTML page about RUN (default runs/demo)
+	$(call say,$(SPEECHLLM) report --run $(or $(RUN),runs/demo) $(ARGS))
+
+# --- the whole experiment: both stages, scores, transcripts and a report in runs/NAME ---
+
+demo: ## the main job on the embedded default, into runs/demo (no download, GPU or account)
+	@$(MAKE) experiment NAME=demo DATA=spoken_numbers
+
+fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
+	@$(MAKE) experiment NAME=fsdd DATA=fsdd
+
+NAME ?= demo
+STUDY := runs/$(NAME)
+
+experiment: $(STUDY)/report.html
+	@echo 'scores.json, hypotheses.jsonl, transcripts.txt and report.html are in $(STUDY)'
+
+$(STUDY)/pretrain_ctc/finished.json: | $(ROOT)/tokenizer.model
+	@$(MAKE) pretrain-ctc RUN=$(STUDY)/pretrain_ctc
+
+$(STUDY)/finetune/finished.json: $(STUDY)/pretrain_ctc/finished.json | $(ROOT)/llm/config.json
+	@$(MAKE) finetune RUN=$(STUDY)/finetune CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt
+
+$(STUDY)/scores.json: $(STUDY)/finetune/finished.json
+	@$(MAKE) evaluate OUTPUT=$(STUDY) \
+	  CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt,$(STUDY)/finetune/checkpoints/best.ckpt
+
+$(STUDY)/transcripts.txt: $(STUDY)/scores.json
+	@$(MAKE) transcribe CKPT=$(STUDY)/finetune/checkpoints/best.ckpt \
+	  FILES="$$(find $(ROOT)/audio/test -name '*.flac' | sort | awk 'NR % 97 == 1' | head -3 | xargs)" | tee $@
+
+$(STUDY)/report.html: $(STUDY)/transcripts.txt
+	@$(MAKE) report RUN=$(STUDY) ARGS="--cuts $(ROOT)/test.jsonl.gz"
+
+# --- checks ---
+
+lint: $(INSTALLED) ## ruff, pyright and the rule that imports go down
+	$(BIN)ruff check .
+	$(BIN)ruff format --check .
+	$(BIN)pyright
+	$(BIN)lint-imports
+
+test: $(INSTALLED) ## the tests: minutes, no network
+	$(PYTHON) -m pytest -m 'not long' $(ARGS)
+
+test-long: $(INSTALLED) ## the tests that take longer
+	$(PYTHON) -m pytest -m long $(ARGS)
+
+ci: ## what CI runs
+	bash .ci/run
+
+clean: ## delete runs and prepared data (asks first); .venv stays
+	@read -r -p 'delete runs/ and data/? [y/N] ' answer && [ "$$answer" = y ] && rm -rf runs data || echo 'nothing deleted'
