@@ -45,8 +45,11 @@ def read_transcripts(manifests: Iterable[Path]) -> list[str]:
     return texts
 
 
-def train(texts: list[str], vocab_size: int) -> bytes:
-    """A serialized unigram model of at most `vocab_size` pieces, <unk> included.
+def train(texts: list[str], vocab_size: int, max_piece_length: int = 4) -> bytes:
+    """A serialized unigram model of at most `vocab_size` pieces, <unk> included, of at most so many letters.
+
+    Where there are few texts, long pieces are whole words: each is heard rarely, and CTC then stays for
+    hundreds of steps at the loss of guessing. Pieces of about a syllable are shared between words.
 
     It has fewer when the texts do not hold that many useful pieces. The same texts give the same bytes.
     Raises UserError when `vocab_size` cannot hold <unk>, the word mark and every character.
@@ -65,6 +68,7 @@ def train(texts: list[str], vocab_size: int) -> bytes:
             model_type="unigram",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
+            max_sentencepiece_length=max_piece_length,
             character_coverage=1.0,
             normalization_rule_name="identity",
             unk_id=0,
@@ -97,12 +101,18 @@ def main() -> None:
         help="pieces, <unk> included; CTC adds a blank (default: %(default)s; the paper's is 1547)",
     )
     parser.add_argument(
+        "--max-piece-length",
+        type=int,
+        default=4,
+        help="letters of the longest piece; 16 for a large corpus (default: %(default)s)",
+    )
+    parser.add_argument(
         "--output", type=Path, required=True, help="file to write, for example data/mine/tokenizer.model"
     )
     args = parser.parse_args()
 
     texts = read_transcripts(args.manifest)
-    model = train(texts, args.vocab_size)
+    model = train(texts, args.vocab_size, args.max_piece_length)
     with replace_atomically(args.output) as file:
         file.write(model)
     reached = SentencePieceProcessor(model_proto=model).GetPieceSize()

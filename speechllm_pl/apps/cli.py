@@ -35,8 +35,8 @@ def main() -> None:
 
 
 def _programs() -> dict[str, Any]:
-    from speechllm_pl.analysis.report import report
     from speechllm_pl.apps.evaluate import evaluate
+    from speechllm_pl.apps.report import report
     from speechllm_pl.apps.transcribe import transcribe
 
     return {"evaluate": evaluate, "transcribe": transcribe, "report": report}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ class SpeechDataModule(L.LightningDataModule):
         max_duration: seconds of audio a batch, on each device.
         max_seconds: training utterances longer than this are left out, and counted aloud.
         num_buckets: buckets of utterances of like durations.
+        shortest_first_epochs: epochs at the start that go from short utterances to long ones.
         num_workers: processes that read audio ahead, on each device; 0 reads in the training process.
         seed: of the order of batches.
     """
@@ -41,6 +43,7 @@ class SpeechDataModule(L.LightningDataModule):
         max_duration: float = 60.0,
         max_seconds: float = 30.0,
         num_buckets: int = 10,
+        shortest_first_epochs: int = 0,
         num_workers: int = 0,
         seed: int = 0,
     ):
@@ -50,6 +53,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.max_duration = max_duration
         self.max_seconds = max_seconds
         self.num_buckets = num_buckets
+        self.shortest_first_epochs = shortest_first_epochs
         self.num_workers = num_workers
         self.seed = seed
         self._cuts: dict[str, CutSet] = {}
@@ -70,7 +74,8 @@ class SpeechDataModule(L.LightningDataModule):
         """Called anew every epoch (`reload_dataloaders_every_n_epochs: 1`), since every epoch has its own plan."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         resumed = self._resume_at if self._resume_at["epoch"] == epoch else {"batches": 0}
-        return self._loader("train", epoch=epoch, start=resumed["batches"])
+        shortest_first = epoch < self.shortest_first_epochs
+        return self._loader("train", epoch=epoch, shortest_first=shortest_first, start=resumed["batches"])
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("dev", shuffle=False, pad_to_world=False)
@@ -123,11 +128,12 @@ def read_manifest(path: Path) -> CutSet:
     if not path.is_file():
         raise UserError(f"manifest {path} does not exist: prepare the data first (`make data`), or correct data.root")
     cuts = []
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        with opened(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 cuts.append(_cut_from_line(line, f"{path}, line {number}"))
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"manifest {path} cannot be read ({error}): prepare the data again") from error
     if not cuts:
         raise UserError(f"manifest {path} has no cuts: see the quarantine file beside it")

@@ -1,6 +1,7 @@
 """Lhotse cuts to batches of waveforms. A long run survives bad recordings: they are skipped, counted and named."""
 
 import logging
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -10,6 +11,10 @@ from torch.utils.data import Dataset
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.models.features import SAMPLING_RATE
+
+# Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
+os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +35,13 @@ class SpeechDataset(Dataset):
 
 
 def read(cut: Cut) -> np.ndarray:
-    """`(N,)` float32 samples, mono.
+    """`(N,)` float32 samples, mono, 16 kHz.
 
     Raises:
         UserError: there are none, or some are not finite.
     """
+    if cut.sampling_rate != SAMPLING_RATE:
+        cut = cut.resample(SAMPLING_RATE)
     samples = np.atleast_2d(cut.load_audio()).mean(axis=0).astype(np.float32)
     if samples.size == 0:
         raise UserError(f"{cut.id}: the recording is empty")

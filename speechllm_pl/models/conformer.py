@@ -6,6 +6,7 @@ conformer of arXiv 2005.08100. Two choices keep padding from leaking and kernels
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,9 @@ class FrontEnd(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv1d(channels, dim, kernel_size=3, stride=2, padding=1) for channels in (num_bins, dim, dim)
         )
+        for convolution in self.convolutions:  # torch's default shrinks the signal below the biases
+            nn.init.kaiming_normal_(cast(nn.Conv1d, convolution).weight, nonlinearity="relu")
+            nn.init.zeros_(cast(Tensor, convolution.bias))
         self.project = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 

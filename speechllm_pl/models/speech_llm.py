@@ -73,6 +73,7 @@ class SpeechLLM(nn.Module):
             self.llm.requires_grad_(True)
         if freeze_encoder:
             self.speech.requires_grad_(False)
+            self.speech.encoder.eval()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> "SpeechLLM":
         super().train(mode)
@@ -113,7 +114,7 @@ class SpeechLLM(nn.Module):
     def logits(self, columns: Columns) -> Tensor:
         """`(B, K, V)` for BOS and the text columns only, never for audio."""
         return self.llm(
-            inputs_embeds=columns.embeddings,
+            inputs_embeds=columns.embeddings.to(self.text_embeddings.dtype),
             attention_mask=columns.mask,
             position_ids=columns.positions,
             logits_to_keep=columns.labels.shape[1],

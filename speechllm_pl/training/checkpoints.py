@@ -38,6 +38,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         finally:
             temporary.unlink(missing_ok=True)
 
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Whatever the arguments: on the CPU, and without running pickled code."""
+        return read_checkpoint(path)
+
 
 def read_checkpoint(path: str | Path, stage: str | None = None) -> dict[str, Any]:
     """A checkpoint's contents on the CPU, without running pickled code.

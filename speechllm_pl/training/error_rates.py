@@ -22,6 +22,12 @@ class PooledErrorRates(Metric):
     def __init__(self) -> None:
         super().__init__()
         self.add_state("rows", default=[], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        super().reset()
+        # torchmetrics stands an empty float tensor in for a rank without rows, and gloo aborts on mixed types.
+        self.rows.append(torch.zeros(0, dtype=torch.long, device=self.device))
 
     def update(self, utterances: list[ScoredUtterance]) -> None:
         rows = [
@@ -38,9 +44,8 @@ class PooledErrorRates(Metric):
 
     def compute(self) -> dict[str, dict[str, float]]:
         """→ `{"average": {"wer": …, "cer": …}, "en": {…}, …}`, as fractions."""
-        # Flat until here, since torchmetrics stands an empty 1-D float tensor in for a rank without any.
-        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
-        rows = rows.long().reshape(-1, 5)
+        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows  # a tensor once gathered
+        rows = rows.reshape(-1, 5)
         rates: dict[str, dict[str, float]] = {}
         for code in sorted(set(rows[:, 0].tolist()), key=_language):
             _, word_errors, words, character_errors, characters = rows[rows[:, 0] == code].sum(0).tolist()

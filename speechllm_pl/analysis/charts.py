@@ -1,0 +1,221 @@
+"""Charts as inline SVG that take their colours and their typeface from the page around them.
+
+Matplotlib knows no style-sheet variables. So it draws with the placeholder colours below, and `inline_svg`
+replaces each of them by a variable: one drawing then serves light pages, dark ones and paper.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from speechllm_pl.analysis.alignment import AlignmentMap, draw
+from speechllm_pl.analysis.run_folder import Curve
+
+INK, MUTED, RULE, CTC, LLM, OTHER = (f"#0102{number:02x}" for number in range(3, 9))
+VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CTC: "ctc", LLM: "llm", OTHER: "other"}
+"""Placeholder colour → the style-sheet variable that takes its place."""
+
+SYSTEMS = {"ctc": ("CTC", CTC, "o"), "llm": ("LLM", LLM, "s")}
+"""System → label, colour and marker; the marker tells them apart without the colour."""
+
+LOSSES = {
+    "train/ctc_loss": ("CTC", CTC, "-"),
+    "train/next_token_loss": ("next token", LLM, "-"),
+    "train/alignment_loss": ("direct alignment", OTHER, "-"),
+    "train/loss": ("weighted sum", INK, ":"),
+}
+"""Tag → label, colour and line style."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: searchable, and in the page's typeface
+    "svg.hashsalt": "speechllm",  # the same drawing has the same bytes
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "ytick.left": False,
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+}
+
+
+def inline_svg(paint: Callable[[Figure], object], *, size: tuple[float, float], name: str, label: str) -> str:
+    """An `<svg>` element for a page.
+
+    Args:
+        paint: draws on an empty figure.
+        size: width and height in inches; the page scales the drawing to the room that there is.
+        name: makes the ids inside the drawing unique on the page.
+        label: what a listener is told in place of the drawing.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    box = re.search(r'viewBox="[^"]*"', svg)
+    assert box is not None
+    svg = f'<svg {box[0]} role="img" aria-label="{escape(label)}">{svg[svg.index(">") + 1 :]}'
+    svg = re.sub(r'((?:\bid|xlink:href)="#?|url\(#)(?!data:)([\w-]+)', rf"\g<1>{name}-\2", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
+    for placeholder, variable in VARIABLES.items():
+        svg = svg.replace(placeholder, f"var(--{variable})")
+    return svg
+
+
+def loss_chart(curves: Mapping[str, Curve], *, name: str) -> str:
+    """Training losses by step: pale as logged, strong their running mean."""
+    terms = {tag: curves[tag] for tag in LOSSES if curves.get(tag)}
+    if len(terms) == 2:  # one term and the weighted sum, which then is that term
+        terms.pop("train/loss", None)
+
+    def paint(figure: Figure) -> None:
+        axis = figure.subplots()
+        for tag, curve in terms.items():
+            label, color, line = LOSSES[tag]
+            steps, values = np.array(curve).T
+            axis.plot(steps, values, line, color=color, alpha=0.3, linewidth=0.9)
+            axis.plot(steps, running_mean(values), line, color=color, linewidth=1.9, label=label)
+        axis.set_ylim(bottom=0)
+        _finish(axis, "nats a token")
+
+    ends = [f"{LOSSES[tag][0]} from {curve[0][1]:.2f} to {curve[-1][1]:.2f}" for tag, curve in terms.items()]
+    return inline_svg(paint, size=(5.2, 2.9), name=name, label=f"Training loss by step: {'; '.join(ends)}")
+
+
+def error_rate_curves(curves: Mapping[str, Curve], *, name: str) -> str:
+    """Word error rates of the validations by step."""
+    found = {system: curves[f"val/{system}_wer"] for system in SYSTEMS if curves.get(f"val/{system}_wer")}
+
+    def paint(figure: Figure) -> None:
+        axis = figure.subplots()
+        for system, curve in found.items():
+            label, color, marker = SYSTEMS[system]
+            steps, values = np.array(curve).T
+            axis.plot(
+                steps,
+                100 * values,
+                marker=marker,
+                color=color,
+                linewidth=1.9,
+                markersize=4.5,
+                label=label,
+                clip_on=False,
+            )
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(left=0)
+        _finish(axis, "WER %")
+
+    ends = [
+        f"{SYSTEMS[system][0]} from {100 * curve[0][1]:.1f} to {100 * curve[-1][1]:.1f} %"
+        for system, curve in found.items()
+    ]
+    return inline_svg(paint, size=(5.2, 2.9), name=name, label=f"Validation WER by step: {'; '.join(ends)}")
+
+
+def single_curve(curve: Curve, unit: str, *, name: str, label: str) -> str:
+    """One quantity by step."""
+
+    def paint(figure: Figure) -> None:
+        axis = figure.subplots()
+        steps, values = np.array(curve).T
+        axis.plot(steps, values, color=INK, linewidth=1.4)
+        axis.set_ylim(bottom=0)
+        _finish(axis, unit)
+
+    return inline_svg(paint, size=(5.2, 2.1), name=name, label=label)
+
+
+def error_rate_chart(scores: Mapping[str, Any], rows: list[str], *, name: str) -> str:
+    """WER per language with its 95 % interval: a row a language, a mark a system."""
+
+    def paint(figure: Figure) -> None:
+        axis = figure.subplots()
+        systems = [system for system in SYSTEMS if system in scores]
+        for place, system in enumerate(systems):
+            label, color, marker = SYSTEMS[system]
+            found = [(row, rates) for row, name in enumerate(rows) if (rates := _rates(scores[system], name))]
+            y = np.array([row for row, _ in found]) + 0.16 * (2 * place - len(systems) + 1)
+            low, high = 100 * np.array([rates["confidence_interval"] for _, rates in found]).T
+            axis.hlines(y, low, high, color=color, linewidth=1.6, alpha=0.55)
+            rate = [100 * rates["wer"] for _, rates in found]
+            axis.plot(rate, y, marker, color=color, markersize=5.5, linestyle="none", label=label, clip_on=False)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.tick_params(axis="y", labelcolor=INK)
+        axis.invert_yaxis()
+        axis.set_xlim(left=0)
+        axis.grid(axis="x")
+        axis.grid(visible=False, axis="y")
+        axis.set_xlabel("WER %, with 95 % interval")
+        if "average" in rows:
+            axis.axhline(len(rows) - 1.5, color=RULE, linewidth=0.8)
+        _legend(axis)
+
+    label = "WER and its 95 % interval per language; the table has the same figures"
+    return inline_svg(paint, size=(4.2, 1.0 + 0.36 * len(rows)), name=name, label=label)
+
+
+def alignment_chart(alignment: AlignmentMap, *, name: str) -> str:
+    """The heat map of one utterance, with its scale."""
+    tokens = len(alignment.tokens)
+
+    def paint(figure: Figure) -> None:
+        axis = figure.subplots()
+        image = draw(alignment, axis, cmap="magma")
+        axis.grid(visible=False)
+        axis.tick_params(axis="y", labelcolor=INK)
+        bar = figure.colorbar(image, ax=axis, fraction=0.03, pad=0.015, label="cosine similarity")
+        bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+
+    label = (
+        f"Cosine similarity of {tokens} text tokens with {alignment.similarities.shape[1]} audio embeddings;"
+        f" monotonicity {alignment.monotonicity:.2f}"
+    )
+    return inline_svg(paint, size=(9.5, 1.2 + 0.21 * tokens), name=name, label=label)
+
+
+def running_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over a twentieth of the curve around each point, less at its ends."""
+    reach = len(values) // 40
+    return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
+
+
+def _rates(entry: Mapping[str, Any], language: str) -> dict[str, Any] | None:
+    return entry["average"] if language == "average" else entry["languages"].get(language)
+
+
+def _finish(axis: Axes, unit: str) -> None:
+    axis.set(xlabel="step", ylabel=unit)
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axis.yaxis.set_major_locator(MaxNLocator(5))
+    if axis.get_legend_handles_labels()[1]:
+        _legend(axis)
+
+
+def _legend(axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    axis.figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), handlelength=1.6, borderpad=0)  # pyright: ignore

@@ -1,0 +1,78 @@
+"""`speechllm report`: one HTML page about a run."""
+
+import os
+import sys
+from pathlib import Path
+
+from lhotse.cut import Cut
+
+from speechllm_pl.analysis.alignment import AlignmentMap, align
+from speechllm_pl.analysis.report import page
+from speechllm_pl.analysis.run_folder import Run, manifest_of_tests, read_run
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.data.dataset import read
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.restore import restore
+
+WORDS = range(4, 9)
+"""Words of an utterance whose alignment fits on a page."""
+
+
+def report(run: str, cuts: str | None = None, utterances: int = 12, llm: str | None = None) -> None:
+    """Write report.html, a page that needs nothing else, into the run folder.
+
+    Args:
+        run: folder of the run, with pretrain_ctc, finetune and scores.json as `make demo` leaves them.
+        cuts: manifest from which the alignment's utterance is taken; default is the test set of the run.
+        utterances: how many transcripts to show.
+        llm: folder or name of the LLM, where it has moved since training.
+    """
+    if utterances < 0:
+        raise UserError(f"utterances {utterances}: give 0 or more")
+    found = read_run(Path(run))
+    text = page(found, _alignment(found, cuts, llm), utterances, sys.argv)
+    path = found.folder / "report.html"
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    print(f"report: {path}")
+
+
+def _alignment(run: Run, cuts: str | None, llm: str | None) -> tuple[str, str, AlignmentMap] | str:
+    """The alignment of one utterance, or why there is none: the page is worth having without it."""
+    if "finetune" not in run.stages or not run.stages["finetune"].checkpoint.is_file():
+        return "Stage 2 has no checkpoint yet, so there is nothing to align: make finetune"
+    stage = run.stages["finetune"]
+    manifest = Path(cuts) if cuts else manifest_of_tests(stage.checkpoint.parent.parent)
+    if manifest is None:
+        return "It is not known which recordings to align: give a manifest with --cuts"
+    try:
+        cut = suitable(list(read_manifest(manifest)))
+        module = restore(stage.checkpoint, llm=llm)
+        assert isinstance(module, LlmFinetuning)
+        return cut.id, _text(cut), align(module, _samples(cut), _text(cut))
+    except UserError as error:
+        if cuts or llm:  # asked for by name: then it must work
+            raise
+        return f"No alignment: {error}"
+
+
+def suitable(cuts: list[Cut]) -> Cut:
+    """The first utterance of 4 to 8 words; where there is none, the one of the most words."""
+    return next((cut for cut in cuts if len(_text(cut).split()) in WORDS), None) or max(
+        cuts, key=lambda cut: len(_text(cut).split())
+    )
+
+
+def _text(cut: Cut) -> str:
+    return cut.supervisions[0].text or ""
+
+
+def _samples(cut: Cut):
+    try:
+        return read(cut)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a decoder throws
+        raise UserError(f"{cut.id} cannot be read: check the paths in the manifest") from error

@@ -1,0 +1,290 @@
+"""The page about a run, read back with the standard library's HTML parser."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from lhotse import MonoCut, SupervisionSegment
+from torch.utils.tensorboard import SummaryWriter
+
+from speechllm_pl.analysis.report import chosen_samples
+from speechllm_pl.apps.report import report, suitable
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.metrics import score, table
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+SECTIONS = ["results", "transcripts", "alignment", "training", "reproduce"]
+NASTY = 'six <script>alert("&")</script> eight'
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the visible text, and a check that tags are balanced."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.elements, self.stack, self.words = [], [], []
+        self.feed(source)
+        assert not self.stack, f"not closed: {self.stack}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.stack:
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def write_logs(folder, tags, steps=range(9, 200, 10)):
+    with SummaryWriter(folder / "logs") as writer:
+        for step in steps:
+            for tag in tags:
+                writer.add_scalar(tag, 1 / (1 + step), step)
+
+
+def write_record(folder, *arguments):
+    record = {
+        "command": ["/somewhere/bin/speechllm", "fit", *arguments],
+        "seed": 1,
+        "git_commit": "0123456789abcdef",
+        "git_changes": [],
+        "python": "3.11.7",
+        "machine": "Linux x86_64",
+        "processes": 2,
+        "packages": {"torch": "2.11.0"},
+    }
+    (folder / "environment.json").write_text(json.dumps(record))
+
+
+def write_scores(run, systems=("ctc", "llm")):
+    ids, languages = ["a", "b", "c", "d"], ["en", "en", "de", "de"]
+    references = ["one two three", NASTY, "eins zwei", "drei"]
+    hypotheses = {
+        "ctc": ["one too three", "six <b>eight</b>", "eins zwei", "drei"],
+        "llm": ["one two three", "six", "eins zwei", "drei vier"],
+    }
+    scores, rows = {}, []
+    for system in systems:
+        utterances = score(ids, languages, references, hypotheses[system])
+        scores[system] = {
+            **table(utterances, samples=50),
+            "real_time_factor": 0.01,
+            "truncated": 1,
+            "unreadable": [],
+            "checkpoint": "best.ckpt",
+            "command": "speechllm evaluate --cuts 'a <b>.jsonl'",
+        }
+        rows += [
+            {
+                "id": utterance.id,
+                "system": system,
+                "language": utterance.language,
+                "reference": utterance.reference,
+                "hypothesis": utterance.hypothesis,
+                "errors": utterance.words.errors,
+                "truncated": utterance.id == "b",
+            }
+            for utterance in utterances
+        ]
+    (run / "scores.json").write_text(json.dumps(scores))
+    (run / "hypotheses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return scores
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run without a checkpoint."""
+    folder = tmp_path / "a&b"
+    stages = {
+        "pretrain_ctc": ("train/loss", "train/ctc_loss", "val/ctc_wer", "lr-AdamW"),
+        "finetune": ("train/loss", "train/next_token_loss", "train/alignment_loss", "val/ctc_wer", "val/llm_wer"),
+    }
+    for stage, tags in stages.items():
+        write_logs(folder / stage, (*tags, "speed/audio_seconds_per_second"))
+        write_record(folder / stage, "--run", f"runs/{stage} of <mine>")
+        (folder / stage / "finished.json").write_text('{"epochs": 3, "steps": 190, "seconds": 1.0, "metrics": {}}')
+    write_scores(folder)
+    return folder
+
+
+def page_of(run, **arguments):
+    report(str(run), **arguments)
+    return Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_every_section_is_present_and_linked(run):
+    page = page_of(run)
+    assert [section["id"] for section in page.all("section")] == SECTIONS
+    assert {f"#{name}" for name in SECTIONS} == {link["href"] for link in page.all("a")}
+    assert page.all("html") == [{"lang": "en"}]
+    assert {"charset": "utf-8"} in page.all("meta")
+
+
+def test_nothing_is_loaded_from_elsewhere(run):
+    source = (page_of(run), (run / "report.html").read_text())[1]
+    assert "//" not in re.sub(r"data:image/png;base64,[\w+/=\s]+", "", source)
+    assert not re.search(r"<(script|link|iframe|object|embed)\b|@import|url\((?!#)", source)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(run):
+    page = page_of(run)
+    ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    used = {attributes["xlink:href"][1:] for attributes in page.all("use")}
+    used |= set(re.findall(r"url\(#([^)]+)\)", (run / "report.html").read_text()))
+    assert used
+    assert used <= set(ids)
+
+
+def test_text_of_the_data_is_shown_and_never_becomes_markup(run):
+    page = page_of(run)
+    assert not page.all("script")
+    assert not page.all("b")
+    assert NASTY in page.text
+    assert "<h1>Run <em>a&amp;b</em></h1>" in (run / "report.html").read_text()
+    assert "speechllm fit --run 'runs/finetune of <mine>'" in page.text
+    assert "speechllm evaluate --cuts 'a <b>.jsonl'" in page.text
+
+
+def test_the_table_has_the_scores_of_both_systems_and_their_plain_mean(run):
+    text = page_of(run).text
+    scores = json.loads((run / "scores.json").read_text())
+    for entry in scores.values():
+        for rates in (entry["average"], *entry["languages"].values()):
+            low, high = rates["confidence_interval"]
+            assert f"{100 * rates['wer']:.2f} {100 * low:.1f}–{100 * high:.1f} {100 * rates['cer']:.2f}" in text
+    assert "plain mean over languages" in text
+
+
+def test_errors_are_marked_by_their_kind(run):
+    page = page_of(run)
+    source = (run / "report.html").read_text()
+    assert '<mark title="said: two">too</mark>' in source
+    assert "<ins>vier</ins>" in source
+    assert "<del>eight</del>" in source
+    assert {"lang": "de"} in page.all("td")
+    assert "met the length cap" in page.text
+
+
+def test_drawings_can_be_listened_to(run):
+    page = page_of(run)
+    drawings = page.all("svg")
+    assert len(drawings) >= 7  # scores; stage 1: loss, WER, rate, speed; stage 2: loss, WER, speed
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
+    assert all(cell.get("scope") for cell in page.all("th"))
+
+
+def test_the_same_run_gives_the_same_page(run):
+    report(str(run))
+    first = (run / "report.html").read_bytes()
+    report(str(run))
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_a_run_after_its_first_stage_names_what_is_missing(tmp_path):
+    write_logs(tmp_path / "pretrain_ctc", ("train/loss", "train/ctc_loss"))
+    text = page_of(tmp_path).text
+    for missing in (
+        "The run has no scores yet: make evaluate",
+        "The run has no transcripts yet: make evaluate",
+        "Stage 2 has no checkpoint yet",
+        "This stage has not been run: make finetune",
+        "This stage has not run to its end: make pretrain-ctc",
+    ):
+        assert missing in text
+
+
+def test_one_system_alone_is_reported_without_a_winner(run):
+    write_scores(run, systems=("ctc",))
+    page = page_of(run)
+    assert not page.all("strong")
+    assert "Only one of the two stages is scored" in page.text
+
+
+def test_a_run_that_does_not_exist_is_a_users_error(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        report(str(tmp_path / "nowhere"))
+
+
+def row(id_, language, words, errors, system="llm"):
+    reference = " ".join(["x"] * words)
+    return {"id": id_, "system": system, "language": language, "reference": reference, "errors": errors}
+
+
+def test_samples_are_a_third_right_from_all_languages_and_then_the_worst():
+    right = [row(f"r{n}", language, 4, 0) for n, language in enumerate(["de", "de", "en", "fr"])]
+    wrong = [row(f"w{n}", "en", 10, n) for n in range(1, 8)]
+    found = [rows[0]["id"] for rows in chosen_samples(wrong + right, 9)]
+    assert found == ["r0", "r2", "r3", "w7", "w6", "w5", "w4", "w3", "w2"]
+
+
+def test_samples_are_filled_up_with_whichever_kind_there_is():
+    right = [row(f"r{n}", "en", 4, 0) for n in range(9)]
+    wrong = [row(f"w{n}", "en", 4, 1) for n in range(9)]
+    assert len(chosen_samples(right + wrong[:1], 6)) == 6
+    assert len(chosen_samples(wrong + right[:1], 6)) == 6
+    assert len(chosen_samples(wrong, 100)) == 9
+
+
+def test_samples_are_judged_by_the_last_stage():
+    rows = [row("a", "en", 2, 2, "ctc"), row("a", "en", 2, 0, "llm"), row("b", "en", 2, 0, "ctc"), row("b", "en", 2, 1)]
+    assert [[r["system"] for r in rows] for rows in chosen_samples(rows, 1)] == [["ctc", "llm"]]
+    assert chosen_samples(rows, 1)[0][0]["id"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("texts", "chosen"),
+    [(["a", "a b c d e f g h i", "a b c d", "a b c d e"], "a b c d"), (["a", "a b"], "a b")],
+)
+def test_the_utterance_to_align_is_the_first_of_middling_length_or_else_the_longest(texts, chosen):
+    segments = [SupervisionSegment("s", "r", 0, 1, text=text) for text in texts]
+    cuts = [MonoCut("c", 0, 1, 0, supervisions=[segment]) for segment in segments]
+    assert suitable(cuts).supervisions[0].text == chosen
+
+
+@pytest.fixture
+def stage2(run, ctc_tokenizer, llm_folder, small_encoder):
+    """A stage-2 checkpoint of random weights in the run."""
+    torch.manual_seed(0)
+    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, stride=2)
+    module.configure_model()
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    path = run / "finetune" / "checkpoints" / "best.ckpt"
+    path.parent.mkdir()
+    torch.save(checkpoint, path)
+
+
+def test_a_checkpoint_is_aligned_with_the_first_suitable_utterance(run, stage2, corpus):
+    page = page_of(run, cuts=str(corpus / "train.jsonl.gz"))
+    (label,) = [svg["aria-label"] for svg in page.all("svg") if "Cosine" in svg["aria-label"]]
+    tokens, embeddings = map(int, re.findall(r"(\d+) (?:text tokens|audio embeddings)", label))
+    assert tokens == 4
+    assert embeddings * 0.16 == pytest.approx(4 * 0.35 + 0.05, abs=0.16)  # 160 ms each, four words of tones
+    assert "train-2: “six seven eight one”" in page.text
+    assert page.all("image")  # the map and its scale
+    assert all(image["xlink:href"].startswith("data:image/png;base64,") for image in page.all("image"))
+
+
+def test_an_alignment_that_cannot_be_made_is_named_on_the_page_unless_it_was_asked_for(run, stage2):
+    (run / "finetune" / "config.yaml").write_text("data: {root: nowhere, test: test.jsonl.gz}\n")
+    assert "No alignment: manifest nowhere/test.jsonl.gz does not exist" in page_of(run).text
+    with pytest.raises(UserError, match=r"other\.jsonl does not exist"):
+        report(str(run), cuts="other.jsonl")

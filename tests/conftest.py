@@ -1,0 +1,139 @@
+"""Small stand-ins that many tests share: a tokenizer, a random LLM, and a corpus in which words are tones."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet, Recording, SupervisionSegment
+from sentencepiece import SentencePieceTrainer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.models.conformer import ConformerConfig
+
+torch.set_num_threads(1)
+
+RATE = 16_000  # Hz
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+SPLITS = {
+    "train": (
+        "one two three",
+        "four five",
+        "six seven eight one",
+        "two",
+        "eight six four two",
+        "three one five",
+        "seven five three one two",
+        "four eight",
+    ),
+    "dev": ("two four six", "one eight"),
+    "test": ("five six", "seven two one"),
+}
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+def speak(text: str) -> np.ndarray:
+    """`(N,)` float32 samples: every word is 0.3 s of a tone of its own, and 0.05 s of silence follows it."""
+    time = np.arange(int(0.3 * RATE)) / RATE
+    gap = np.zeros(int(0.05 * RATE))
+    parts = [gap]
+    for word in text.split():
+        parts += [0.3 * np.sin(2 * np.pi * 250 * 1.5 ** WORDS.index(word) * time), gap]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def write_cut(folder: Path, name: str, samples: np.ndarray, text: str, language: str, rate: int = RATE):
+    """A wav file in `folder`, and the cut that describes it."""
+    path = folder / f"{name}.wav"
+    soundfile.write(path, samples, rate)
+    recording = Recording.from_file(path, recording_id=name)
+    cut = recording.to_cut().with_id(name)
+    cut.supervisions = [
+        SupervisionSegment(name, name, 0, cut.duration, text=text, language=language, speaker="tones")
+    ]
+    return cut
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of train, dev and test manifests: 8, 2 and 2 utterances in two languages."""
+    root = tmp_path_factory.mktemp("corpus")
+    for split, texts in SPLITS.items():
+        cuts = [
+            write_cut(root, f"{split}-{number}", speak(text), text, ("en", "de")[number % 2])
+            for number, text in enumerate(texts)
+        ]
+        CutSet.from_cuts(cuts).to_file(root / f"{split}.jsonl.gz")
+    return root
+
+
+@pytest.fixture(scope="session")
+def ctc_tokenizer() -> CtcTokenizer:
+    """A SentencePiece model of the corpus: every word is a piece."""
+    writer = io.BytesIO()
+    SentencePieceTrainer.Train(
+        sentence_iterator=iter(SPLITS["train"] * 10),
+        model_writer=writer,
+        vocab_size=40,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        unk_id=0,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    return CtcTokenizer.from_bytes(writer.getvalue())
+
+
+def save_llm_tokenizer(folder: Path) -> None:
+    """A Hugging Face tokenizer in which every word is a token, after four special ones."""
+    names = (*SPECIAL_TOKENS, *WORDS)
+    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaMA of some ten thousand weights with its tokenizer, in a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("llm")
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,  # large enough for its random choices to differ clearly
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    save_llm_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_encoder() -> ConformerConfig:
+    return ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64, kernel_size=5, dropout=0.1)
+
+
+@pytest.fixture(scope="session")
+def speechllm_data() -> Path:
+    """The folder of real recordings."""
+    folder = Path(os.environ.get("SPEECHLLM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"needs real recordings, and {folder} does not exist: name their folder in SPEECHLLM_DATA")
+    return folder

@@ -1,0 +1,97 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+from conftest import speak, write_cut
+from lhotse import CutSet
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.dataset import SpeechDataset, read
+
+
+def noise(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))
+
+
+def test_a_batch_holds_the_samples_of_its_files_padded_on_the_right(tmp_path: Path) -> None:
+    cuts = [
+        write_cut(tmp_path, f"u{n}", noise(seconds, n), f"text {n}", "de")
+        for n, seconds in enumerate((0.5, 0.3, 0.8))
+    ]
+    batch = SpeechDataset()[CutSet.from_cuts(cuts)]
+    assert batch.lengths.tolist() == [8_000, 4_800, 12_800]
+    for row, cut in enumerate(cuts):
+        samples, _ = soundfile.read(tmp_path / f"{cut.id}.wav", dtype="float32")
+        np.testing.assert_allclose(batch.waveforms[row, : len(samples)].numpy(), samples, atol=1e-6)
+        assert not batch.waveforms[row, len(samples) :].any()
+    assert batch.ids == ["u0", "u1", "u2"]
+    assert batch.texts == ["text 0", "text 1", "text 2"]
+    assert batch.languages == ["de"] * 3
+    assert batch.seconds == pytest.approx(1.6)
+    assert batch.padding_share == pytest.approx(1 - 1.6 / 2.4)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "empty"])
+def test_an_unreadable_recording_is_skipped_and_named(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuts = [write_cut(tmp_path, f"u{n}", noise(0.5, n), f"text {n}", "en") for n in range(3)]
+    path = tmp_path / "u1.wav"
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes({"truncated": whole[:2000], "text": b"not audio at all\n", "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        batch = SpeechDataset()[CutSet.from_cuts(cuts)]
+    assert batch.ids == ["u0", "u2"]
+    assert batch.texts == ["text 0", "text 2"]
+    assert batch.skipped == ["u1"]
+    assert "u1" in caplog.text
+
+
+def test_samples_that_are_not_finite_are_skipped(tmp_path: Path) -> None:
+    cut = write_cut(tmp_path, "nan", noise(0.5), "text", "en")
+    samples = noise(0.5).astype(np.float32)
+    samples[7] = np.nan
+    soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
+    with pytest.raises(UserError, match="nan.*not finite"):
+        read(cut)
+    assert SpeechDataset()[CutSet.from_cuts([cut])].skipped == ["nan"]
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_empty(tmp_path: Path) -> None:
+    cuts = [write_cut(tmp_path, f"u{n}", noise(0.5), "text", "en") for n in range(2)]
+    for n in range(2):
+        (tmp_path / f"u{n}.wav").unlink()
+    batch = SpeechDataset()[CutSet.from_cuts(cuts)]
+    assert batch.waveforms.shape == (0, 0)
+    assert batch.lengths.shape == (0,)
+    assert batch.ids == []
+    assert batch.skipped == ["u0", "u1"]
+
+
+def test_stereo_becomes_the_mean_of_its_channels(tmp_path: Path) -> None:
+    left, right = noise(0.5, 1), noise(0.5, 2)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), 16_000, subtype="FLOAT")
+    cut = write_cut(tmp_path, "other", noise(0.5), "text", "en")
+    recording = cut.recording.from_file(tmp_path / "stereo.wav")
+    np.testing.assert_allclose(read(recording.to_cut()), (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_other_sampling_rates_arrive_at_16_khz(tmp_path: Path, rate: int) -> None:
+    """A tone of 440 Hz stays one, also in a manifest whose author did not ask for 16 kHz."""
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    samples = read(write_cut(tmp_path, "tone", tone, "text", "en", rate=rate))
+    assert len(samples) == 16_000
+    frequencies, power = scipy.signal.periodogram(samples, 16_000)
+    assert frequencies[power.argmax()] == pytest.approx(440, abs=2)
+
+
+def test_a_cut_from_the_middle_of_a_recording_is_read_there(tmp_path: Path) -> None:
+    whole = speak("one two three")
+    cut = write_cut(tmp_path, "long", whole, "one two three", "en").truncate(offset=0.25, duration=0.5)
+    np.testing.assert_allclose(read(cut), whole[4_000:12_000], atol=1e-4)

@@ -1,0 +1,39 @@
+import itertools
+
+import torch
+
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.decoding.greedy_ctc import greedy_ctc
+
+
+def logits_of(path: list[int], classes: int) -> torch.Tensor:
+    """`(T, classes)` noise in which the classes of `path` are the likeliest."""
+    noise = torch.rand(len(path), classes, generator=torch.Generator().manual_seed(0))
+    noise[range(len(path)), path] += 1
+    return noise
+
+
+def test_repeats_merge_and_blanks_separate(ctc_tokenizer: CtcTokenizer) -> None:
+    one, two = ctc_tokenizer.encode("one")[0], ctc_tokenizer.encode("two")[0]
+    assert ctc_tokenizer.decode([one, one, two]) == "one one two"
+    logits = logits_of([0, one, one, 0, 0, one, two, two, 0], ctc_tokenizer.vocab_size)
+    assert greedy_ctc(logits[None], torch.tensor([9]), ctc_tokenizer) == [("one one two", False)]
+
+
+def test_frames_beyond_the_length_are_not_read(ctc_tokenizer: CtcTokenizer) -> None:
+    one, two = ctc_tokenizer.encode("one")[0], ctc_tokenizer.encode("two")[0]
+    logits = logits_of([one, 0, two, two], ctc_tokenizer.vocab_size).expand(3, -1, -1)
+    found = greedy_ctc(logits, torch.tensor([4, 2, 0]), ctc_tokenizer)
+    assert [hypothesis.text for hypothesis in found] == ["one two", "one", ""]
+
+
+def test_random_logits_decode_as_a_loop_over_frames_does(ctc_tokenizer: CtcTokenizer) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(16, 25, ctc_tokenizer.vocab_size, generator=generator)
+    logits[:, :, 0] += 2  # as many blanks as in real output
+    frames = torch.randint(1, 26, (16,), generator=generator)
+    found = greedy_ctc(logits, frames, ctc_tokenizer)
+    for row, hypothesis in enumerate(found):
+        path = [max(range(len(frame)), key=frame.__getitem__) for frame in logits[row, : frames[row]].tolist()]
+        kept = [b for a, b in itertools.pairwise([0, *path]) if b not in (0, a)]
+        assert hypothesis.text == ctc_tokenizer.decode(kept)

@@ -1,0 +1,275 @@
+"""The whole of stage 2 as a module: what is trained, what it computes, and that batches change nothing."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from speechllm_pl.core.prompt import pad_tokens
+from speechllm_pl.decoding.generate import generate
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.llm import LlmTokenizer, load_llm
+from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.speech_llm import SpeechLLM
+
+LENGTHS = [16_000, 7_000, 300, 22_222, 5_000, 12_800, 9_999, 3_000]
+TEXTS = [[4, 5, 6], [7], [], [8, 9, 10, 11, 4, 5], [6, 6], [5], [11, 10, 9], [4, 4]]
+INSTRUCTIONS = [[], [7, 8], [9], [], [10, 10, 4], [5], [], [6]]
+
+
+def build(llm: nn.Module, encoder: ConformerConfig, **options) -> SpeechLLM:
+    torch.manual_seed(0)
+    return SpeechLLM(CtcModel(encoder, 20), llm, bos_id=1, eos_id=2, unk_id=3, **options)
+
+
+def audio_batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    waveforms = torch.zeros(len(LENGTHS), max(LENGTHS))
+    for row, length in zip(waveforms, LENGTHS, strict=True):
+        row[:length] = 0.1 * torch.randn(length, generator=generator)
+    return waveforms, torch.tensor(LENGTHS)
+
+
+def tokens(rows: list[list[int]]) -> Tokens:
+    return Tokens(*pad_tokens(rows))
+
+
+def one(row: int) -> tuple[Tensor, Tensor, Tokens, Tokens]:
+    """Utterance `row` as a batch of its own."""
+    waveforms, lengths = audio_batch()
+    return (
+        waveforms[row : row + 1, : LENGTHS[row]],
+        lengths[row : row + 1],
+        tokens([INSTRUCTIONS[row]]),
+        tokens([TEXTS[row]]),
+    )
+
+
+@pytest.fixture(params=["llama", "llama with lora", "bloom"])
+def model(request, llm_folder: Path, small_encoder: ConformerConfig) -> SpeechLLM:
+    if request.param == "bloom":
+        torch.manual_seed(1)
+        llm = BloomForCausalLM(
+            BloomConfig(vocab_size=12, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
+        )
+        llm.requires_grad_(False)
+        return build(llm, small_encoder, lora_r=0).eval()
+    model = build(load_llm(str(llm_folder)), small_encoder, lora_r=8 if "lora" in request.param else 0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero when fresh, which would hide what LoRA does
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+# what is trained
+
+
+@pytest.mark.parametrize(
+    ("options", "trained", "frozen"),
+    [
+        ({"lora_r": 0}, {"speech.encoder", "speech.head", "projector"}, {"llm"}),
+        ({"lora_r": 8}, {"speech.encoder", "speech.head", "projector", "lora"}, {"llm"}),
+        (
+            {"lora_r": 8, "freeze_encoder": True},
+            {"projector", "lora"},
+            {"llm", "speech.encoder", "speech.head"},
+        ),
+        ({"lora_r": 0, "train_llm": True}, {"speech.encoder", "speech.head", "projector", "llm"}, set()),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_frozen_parts_stay_bit_identical_and_trained_parts_move(
+    llm_folder: Path, small_encoder: ConformerConfig, options: dict, trained: set, frozen: set
+) -> None:
+    model = build(load_llm(str(llm_folder)), small_encoder, **options)
+    model.train()
+
+    def part_of(name: str) -> str:
+        if "lora_" in name:
+            return "lora"
+        return next(part for part in ("speech.encoder", "speech.head", "projector", "llm") if part in name)
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    waveforms, lengths = audio_batch()
+    for _ in range(3):
+        audio, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+        total = loss.total + model.ctc_loss(audio, Tokens(torch.ones(8, 1).long(), torch.ones(8).long())).total
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    changed = {
+        part_of(name)
+        for name, value in model.state_dict().items()
+        if "features" not in name and not torch.equal(value, before[name])
+    }
+    assert changed == trained
+    assert not changed & frozen
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items() if "features" in n)
+
+
+def test_a_frozen_encoder_has_no_dropout_from_the_first_step(
+    llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    """Lightning keeps the modes that it finds, so `train()` may never be called."""
+    model = build(load_llm(str(llm_folder)), small_encoder, freeze_encoder=True)
+    assert not any(part.training for part in model.speech.encoder.modules())
+    model.train()
+    assert model.training
+    assert not any(part.training for part in model.speech.encoder.modules())
+
+
+def test_text_masking_hides_inputs_in_training_only(llm_folder: Path, small_encoder: ConformerConfig) -> None:
+    model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0, text_masking=0.9)
+    with torch.no_grad():
+        audio = model.eval().listen(*audio_batch())
+        plain = model.prompt(audio, tokens(INSTRUCTIONS), tokens(TEXTS))
+        masked = model.train().prompt(audio, tokens(INSTRUCTIONS), tokens(TEXTS))
+    assert torch.equal(plain.labels, masked.labels)
+    text = plain.labels.shape[1] - 1
+    assert torch.equal(plain.embeddings[:, :-text], masked.embeddings[:, :-text])
+    unknown = model.text_embeddings[3]
+    hidden = (masked.embeddings[:, -text:] == unknown).all(-1).float().mean()
+    assert hidden > 0.7
+    assert not (plain.embeddings[:, -text:] == unknown).all(-1).any()
+
+
+@pytest.mark.parametrize(
+    ("stride", "lora_r", "millions"),
+    [
+        (1, 8, 82.5),
+        (2, 8, 84.6),
+        (3, 8, 86.7),
+        (6, 8, 93.0),
+        (12, 8, 105.6),
+        (3, 0, 78.3),
+        (3, 16, 95.1),
+        (3, 32, 111.8),
+    ],
+)
+def test_trained_parameters_of_the_papers_system(
+    stride: int, lora_r: int, millions: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoder, projector and LoRA on the shape of LLaMA-7B; the paper drops the CTC head."""
+    # The filter bank has no parameters, and torchaudio cannot build it on the meta device.
+    monkeypatch.setattr("speechllm_pl.models.ctc.FilterBank", lambda num_bins: nn.Identity())
+    config = LlamaConfig(
+        vocab_size=32_000,
+        hidden_size=4096,
+        intermediate_size=11_008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+    )
+    with torch.device("meta"):
+        llm = LlamaForCausalLM(config).requires_grad_(False)
+        model = build(llm, ConformerConfig(), stride=stride, lora_r=lora_r)
+    model.speech.head.requires_grad_(False)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+# what it computes
+
+
+@torch.no_grad()
+def test_logits_are_those_of_the_llm_on_one_utterances_plain_sequence(model: SpeechLLM) -> None:
+    waveforms, lengths = audio_batch()
+    columns = model.prompt(model.listen(waveforms, lengths), tokens(INSTRUCTIONS), tokens(TEXTS))
+    logits = model.logits(columns)
+    for row, text in enumerate(TEXTS):
+        audio = model.listen(*one(row)[:2])
+        table = model.llm.get_input_embeddings().weight
+        sequence = torch.cat([table[INSTRUCTIONS[row]], audio.embeddings[0], table[[1, *text]]])
+        expected = model.llm(inputs_embeds=sequence[None]).logits[0, -len(text) - 1 :]
+        torch.testing.assert_close(logits[row, : len(text) + 1], expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_loss_is_the_mean_log_likelihood_of_text_and_end(model: SpeechLLM) -> None:
+    waveforms, lengths = audio_batch()
+    _, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+    expected = 0.0
+    for row, text in enumerate(TEXTS):
+        audio = model.listen(*one(row)[:2])
+        table = model.llm.get_input_embeddings().weight
+        sequence = torch.cat([table[INSTRUCTIONS[row]], audio.embeddings[0], table[[1, *text]]])
+        scores = model.llm(inputs_embeds=sequence[None]).logits[0].log_softmax(-1)
+        start = len(sequence) - len(text) - 1
+        expected -= sum(scores[start + n, token].item() for n, token in enumerate([*text, 2]))
+    assert loss.total.item() == pytest.approx(expected, rel=1e-4)
+    assert loss.count.item() == sum(map(len, TEXTS)) + len(TEXTS)
+
+
+@torch.no_grad()
+def test_a_batch_of_eight_gives_what_eight_batches_of_one_give(
+    model: SpeechLLM, llm_folder: Path
+) -> None:
+    tokenizer = LlmTokenizer(str(llm_folder))
+    waveforms, lengths = audio_batch()
+    audio, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+    logits = model.logits(model.prompt(audio, tokens(INSTRUCTIONS), tokens(TEXTS)))
+    together = generate(model, audio, tokens(INSTRUCTIONS), tokenizer)
+    assert len({found.text for found in together}) > 1
+    total = 0.0
+    for row, text in enumerate(TEXTS):
+        alone, loss_alone = model(*one(row))
+        total += loss_alone.total.item()
+        instruction = tokens([INSTRUCTIONS[row]])
+        expected = model.logits(model.prompt(alone, instruction, tokens([text])))[0]
+        torch.testing.assert_close(logits[row, : len(text) + 1], expected, atol=1e-4, rtol=0)
+        assert generate(model, alone, instruction, tokenizer) == [together[row]]
+    assert loss.total.item() == pytest.approx(total, rel=1e-5)
+
+
+@torch.no_grad()
+def test_generation_takes_the_likeliest_token_of_the_full_forward_at_every_step(
+    model: SpeechLLM, llm_folder: Path
+) -> None:
+    tokenizer = LlmTokenizer(str(llm_folder))
+    audio = model.listen(*one(1)[:2])
+    instruction = tokens([INSTRUCTIONS[1]])
+    [found] = generate(model, audio, instruction, tokenizer)
+    cap = -(-int(audio.frames[0]) * 2 // 1) + 10  # 25 tokens a second are 2 a frame
+    ids: list[int] = []
+    while len(ids) < cap and 2 not in ids:
+        columns = model.prompt(audio, instruction, tokens([ids]))
+        ids.append(int(model.logits(columns)[0, -1].argmax()))
+    assert found.text == tokenizer.decode(ids)
+    assert found.truncated == (2 not in ids)
+
+
+def test_weights_in_half_precision_are_given_embeddings_of_their_type(
+    llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    model = build(load_llm(str(llm_folder), torch.bfloat16), small_encoder, lora_r=8)
+    _, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+    loss.total.backward()
+    assert loss.total.isfinite()
+    assert model.projector.linear.weight.grad is not None
+
+
+def test_the_blank_of_the_alignment_starts_from_the_filler(
+    llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    llm = load_llm(str(llm_folder))
+    model = build(llm, small_encoder, alignment=True, filler_id=5)
+    assert model.alignment is not None
+    assert torch.equal(model.alignment.blank, llm.get_input_embeddings().weight[5])
+    audio = model.listen(*audio_batch())
+    assert model.alignment_loss(audio, tokens(TEXTS)).total > 0
+
+
+def test_a_longer_stride_gives_proportionally_fewer_embeddings(
+    llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    counts = []
+    for stride in (1, 2, 3, 6, 12):
+        model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0, stride=stride).eval()
+        audio = model.listen(*audio_batch())
+        assert audio.lengths.tolist() == [-(-n // stride) for n in audio.frames.tolist()]
+        counts.append(int(audio.lengths.sum()))
+    assert all(longer > shorter for longer, shorter in pairwise(counts))
