@@ -53,9 +53,7 @@ def write_cut(folder: Path, name: str, samples: np.ndarray, text: str, language:
     soundfile.write(path, samples, rate)
     recording = Recording.from_file(path, recording_id=name)
     cut = recording.to_cut().with_id(name)
-    cut.supervisions = [
-        SupervisionSegment(name, name, 0, cut.duration, text=text, language=language, speaker="tones")
-    ]
+    cut.supervisions = [SupervisionSegment(name, name, 0, cut.duration, text=text, language=language, speaker="tones")]
     return cut
 
 
@@ -82,6 +80,7 @@ def ctc_tokenizer() -> CtcTokenizer:
         vocab_size=40,
         hard_vocab_limit=False,
         character_coverage=1.0,
+        normalization_rule_name="identity",
         unk_id=0,
         bos_id=-1,
         eos_id=-1,

@@ -66,9 +66,7 @@ class EpochBatches(Sampler[CutSet]):
             batches.sort(key=lambda batch: max(cut.duration for cut in batch))
         if pad_to_world:
             if len(batches) < world_size:  # the same on every rank, so that none waits for another
-                raise UserError(
-                    f"fewer training batches than processes ({world_size}): lower data.max_duration"
-                )
+                raise UserError(f"fewer training batches than processes ({world_size}): lower data.max_duration")
             batches += batches[: -len(batches) % world_size]
         self.batches = batches[rank::world_size]
         self.start = start

@@ -59,10 +59,7 @@ def test_validation_sees_every_cut_exactly_once_over_all_ranks(world_size: int) 
 
 def test_validation_on_more_ranks_than_batches_leaves_some_without() -> None:
     cuts = made_up_cuts(3)
-    ranks = [
-        plan(cuts, rank=r, world_size=4, max_duration=100, shuffle=False, pad_to_world=False)
-        for r in range(4)
-    ]
+    ranks = [plan(cuts, rank=r, world_size=4, max_duration=100, shuffle=False, pad_to_world=False) for r in range(4)]
     assert sorted(id_ for rank in ranks for batch in rank for id_ in batch) == sorted(c.id for c in cuts)
     assert [] in ranks
 
@@ -110,9 +107,7 @@ def test_a_cut_longer_than_a_batch_is_a_batch_of_its_own() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_very_small_sets_are_seen_whole(count: int) -> None:
     cuts = made_up_cuts(count)
-    assert sorted(id_ for batch in plan(cuts, num_buckets=10) for id_ in batch) == [
-        f"cut-{n}" for n in range(count)
-    ]
+    assert sorted(id_ for batch in plan(cuts, num_buckets=10) for id_ in batch) == [f"cut-{n}" for n in range(count)]
 
 
 def test_buckets_keep_like_durations_together() -> None:

@@ -85,9 +85,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path, lines: list[str], damage
     path = written(tmp_path, lines)
     whole = path.read_bytes()
     middle = len(whole) // 2
-    path.write_bytes(
-        whole[:middle] if damage == "cut off" else whole[:middle] + b"\xff" * 60 + whole[middle + 60 :]
-    )
+    path.write_bytes(whole[:middle] if damage == "cut off" else whole[:middle] + b"\xff" * 60 + whole[middle + 60 :])
     with pytest.raises(UserError, match=r"cuts\.jsonl\.gz"):
         read_manifest(path)
 

@@ -18,8 +18,7 @@ def noise(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
 
 def test_a_batch_holds_the_samples_of_its_files_padded_on_the_right(tmp_path: Path) -> None:
     cuts = [
-        write_cut(tmp_path, f"u{n}", noise(seconds, n), f"text {n}", "de")
-        for n, seconds in enumerate((0.5, 0.3, 0.8))
+        write_cut(tmp_path, f"u{n}", noise(seconds, n), f"text {n}", "de") for n, seconds in enumerate((0.5, 0.3, 0.8))
     ]
     batch = SpeechDataset()[CutSet.from_cuts(cuts)]
     assert batch.lengths.tolist() == [8_000, 4_800, 12_800]

@@ -19,10 +19,7 @@ def mel_filters(num_bins: int) -> np.ndarray:
     corners = 700 * (10 ** (np.linspace(to_mel(20), to_mel(8000), num_bins + 2) / 2595) - 1)
     frequencies = np.arange(257) * 16_000 / 512
     return np.stack(
-        [
-            np.interp(frequencies, corners[b : b + 3], [0, 1, 0], left=0, right=0)
-            for b in range(num_bins)
-        ],
+        [np.interp(frequencies, corners[b : b + 3], [0, 1, 0], left=0, right=0) for b in range(num_bins)],
         axis=1,
     )
 
@@ -39,9 +36,7 @@ def reference(samples: np.ndarray, num_bins: int) -> np.ndarray:
 
 def recordings(lengths: list[int]) -> list[np.ndarray]:
     rng = np.random.default_rng(5)
-    return [
-        0.1 * rng.standard_normal(n) + 0.2 * np.sin(np.arange(n) * rng.uniform(0.1, 1)) for n in lengths
-    ]
+    return [0.1 * rng.standard_normal(n) + 0.2 * np.sin(np.arange(n) * rng.uniform(0.1, 1)) for n in lengths]
 
 
 def batch_of(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -53,9 +53,7 @@ def one(row: int) -> tuple[Tensor, Tensor, Tokens, Tokens]:
 def model(request, llm_folder: Path, small_encoder: ConformerConfig) -> SpeechLLM:
     if request.param == "bloom":
         torch.manual_seed(1)
-        llm = BloomForCausalLM(
-            BloomConfig(vocab_size=12, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3)
-        )
+        llm = BloomForCausalLM(BloomConfig(vocab_size=12, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3))
         llm.requires_grad_(False)
         return build(llm, small_encoder, lora_r=0).eval()
     model = build(load_llm(str(llm_folder)), small_encoder, lora_r=8 if "lora" in request.param else 0)
@@ -112,9 +110,7 @@ def test_frozen_parts_stay_bit_identical_and_trained_parts_move(
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items() if "features" in n)
 
 
-def test_a_frozen_encoder_has_no_dropout_from_the_first_step(
-    llm_folder: Path, small_encoder: ConformerConfig
-) -> None:
+def test_a_frozen_encoder_has_no_dropout_from_the_first_step(llm_folder: Path, small_encoder: ConformerConfig) -> None:
     """Lightning keeps the modes that it finds, so `train()` may never be called."""
     model = build(load_llm(str(llm_folder)), small_encoder, freeze_encoder=True)
     assert not any(part.training for part in model.speech.encoder.modules())
@@ -205,9 +201,7 @@ def test_loss_is_the_mean_log_likelihood_of_text_and_end(model: SpeechLLM) -> No
 
 
 @torch.no_grad()
-def test_a_batch_of_eight_gives_what_eight_batches_of_one_give(
-    model: SpeechLLM, llm_folder: Path
-) -> None:
+def test_a_batch_of_eight_gives_what_eight_batches_of_one_give(model: SpeechLLM, llm_folder: Path) -> None:
     tokenizer = LlmTokenizer(str(llm_folder))
     waveforms, lengths = audio_batch()
     audio, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
@@ -252,9 +246,7 @@ def test_weights_in_half_precision_are_given_embeddings_of_their_type(
     assert model.projector.linear.weight.grad is not None
 
 
-def test_the_blank_of_the_alignment_starts_from_the_filler(
-    llm_folder: Path, small_encoder: ConformerConfig
-) -> None:
+def test_the_blank_of_the_alignment_starts_from_the_filler(llm_folder: Path, small_encoder: ConformerConfig) -> None:
     llm = load_llm(str(llm_folder))
     model = build(llm, small_encoder, alignment=True, filler_id=5)
     assert model.alignment is not None

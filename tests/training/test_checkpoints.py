@@ -51,9 +51,7 @@ def wide_llm(tmp_path: Path) -> Path:
     folder = tmp_path / "wide"
     torch.manual_seed(1)
     LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=12, hidden_size=192, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4
-        )
+        LlamaConfig(vocab_size=12, hidden_size=192, intermediate_size=512, num_hidden_layers=3, num_attention_heads=4)
     ).save_pretrained(folder)
     save_llm_tokenizer(folder)
     return folder
@@ -81,7 +79,8 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_of_the_frozen_llm(
     assert set(saved) == set(trained) | buffers
     expected = sum(value.numel() * value.element_size() for value in trained.values())
     expected += sum(saved[name].numel() * saved[name].element_size() for name in buffers)
-    assert expected < path.stat().st_size < expected + 150_000
+    expected += len(ctc_tokenizer.to_bytes())
+    assert expected < path.stat().st_size < expected + 100_000  # names and settings
     assert path.stat().st_size < (wide_llm / "model.safetensors").stat().st_size / 2
 
 
@@ -162,9 +161,7 @@ def test_a_checkpoint_of_the_wrong_stage_is_refused(
     with pytest.raises(UserError, match=r"llm\.ckpt is of stage 2.*stage 1.*needed"):
         read_checkpoint(llm_file, stage="ctc")
     assert read_checkpoint(ctc_file, stage="ctc")
-    stage_two = LlmFinetuning(
-        ctc_tokenizer, str(llm_folder), small_encoder, encoder_checkpoint=str(llm_file), lora_r=0
-    )
+    stage_two = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, encoder_checkpoint=str(llm_file), lora_r=0)
     stage_two.configure_model()
     with pytest.raises(UserError, match="is of stage 2"):
         stage_two.load_encoder()
@@ -184,9 +181,7 @@ def test_stage_two_starts_from_the_encoder_of_stage_one(
     assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in state.items())
 
 
-def test_an_encoder_of_another_size_is_refused(
-    ctc_file: Path, ctc_tokenizer: CtcTokenizer, llm_folder: Path
-) -> None:
+def test_an_encoder_of_another_size_is_refused(ctc_file: Path, ctc_tokenizer: CtcTokenizer, llm_folder: Path) -> None:
     other = ConformerConfig(dim=16, num_blocks=1, num_heads=2, ffn_dim=32)
     module = LlmFinetuning(ctc_tokenizer, str(llm_folder), other, encoder_checkpoint=str(ctc_file))
     module.configure_model()
@@ -308,9 +303,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_partial_file(tmp_path
     assert torch.equal(read_checkpoint(path)["weights"], torch.arange(5))
 
 
-def test_an_interrupted_write_leaves_the_previous_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(5)}, path)
     before = path.read_bytes()

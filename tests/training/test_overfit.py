@@ -63,9 +63,7 @@ def transcripts_are_exact(checkpoint: Path, corpus: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ctc_checkpoint(corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    module = CtcPretraining(
-        ctc_tokenizer, ENCODER, optimizer=partial(torch.optim.AdamW, lr=3e-3), schedule=OneCycle()
-    )
+    module = CtcPretraining(ctc_tokenizer, ENCODER, optimizer=partial(torch.optim.AdamW, lr=3e-3), schedule=OneCycle())
     return train(module, corpus, epochs=60, folder=tmp_path_factory.mktemp("ctc"))
 
 
