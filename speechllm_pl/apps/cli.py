@@ -4,6 +4,7 @@ A run has one folder, `--run`. Starting a command again with the same folder res
 """
 
 import difflib
+import inspect
 import re
 import sys
 import warnings
@@ -43,9 +44,14 @@ def _programs() -> dict[str, Any]:
 
 
 def _run_program(program: Any, arguments: list[str]) -> None:
-    from jsonargparse import auto_cli
-
-    auto_cli(program, args=arguments, prog=f"speechllm {program.__name__}", parser_class=_parser_class())
+    """Options by name; only `files` stand without one, as shells expand them."""
+    names = set(inspect.signature(program).parameters)
+    parser = _parser_class()(prog=f"speechllm {program.__name__}", description=program.__doc__.splitlines()[0])
+    parser.add_function_arguments(program, as_positional=False, skip={"files"})
+    if "files" in names:
+        parser.add_argument("files", nargs="+", type=str, help="audio files, or folders of them")
+    values = vars(parser.parse_args(arguments))
+    program(**{name: value for name, value in values.items() if name in names})
 
 
 def _parser_class() -> type:

@@ -6,6 +6,7 @@ rank, and a run that resumes in mid-epoch with just the batches that were left.
 
 import warnings
 from collections.abc import Iterator
+from typing import Any, cast
 
 from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler
@@ -53,7 +54,7 @@ class EpochBatches(Sampler[CutSet]):
                 cuts,
                 max_duration=max_duration,
                 num_buckets=num_buckets,
-                duration_bins=None if num_buckets > 1 else [],  # Lhotse estimates no bounds for a single bucket
+                duration_bins=cast(Any, None if num_buckets > 1 else []),  # no bounds to estimate for one bucket
                 shuffle=shuffle,
                 seed=seed,
                 drop_last=False,

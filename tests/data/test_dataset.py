@@ -56,7 +56,7 @@ def test_samples_that_are_not_finite_are_skipped(tmp_path: Path) -> None:
     samples = noise(0.5).astype(np.float32)
     samples[7] = np.nan
     soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
-    with pytest.raises(UserError, match="nan.*not finite"):
+    with pytest.raises(UserError, match=r"nan.*not finite"):
         read(cut)
     assert SpeechDataset()[CutSet.from_cuts([cut])].skipped == ["nan"]
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from speechllm_pl.apps.recognition import recognize
-from speechllm_pl.core.metrics import score
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -35,13 +36,13 @@ def test_the_papers_joint_stage_rises_to_its_peak_and_decays_to_its_last_rate() 
 def test_exponential_decay_loses_the_same_share_every_step() -> None:
     found = rates(WarmupExponential(10, 40, 0.1), peak=2.0, steps=50)
     assert max(found) == pytest.approx(2.0)
-    shares = [after / before for before, after in zip(found[10:], found[11:], strict=False)]
+    shares = [after / before for before, after in pairwise(found[10:])]
     assert shares == pytest.approx([0.1 ** (1 / 40)] * len(shares))
 
 
 def test_one_cycle_rises_in_a_line_and_falls_along_half_a_cosine() -> None:
     found = rates(OneCycle(warmup_share=0.2, final_ratio=0.05), peak=3.0, steps=100)
-    steps_up = [b - a for a, b in zip(found[:19], found[1:20], strict=True)]
+    steps_up = [b - a for a, b in pairwise(found[:20])]
     assert steps_up == pytest.approx([steps_up[0]] * 19)
     assert found[20] == max(found) == pytest.approx(3.0)
     assert found[60] == pytest.approx(3.0 * (0.05 + 0.95 * (1 + math.cos(math.pi / 2)) / 2))
