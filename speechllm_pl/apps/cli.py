@@ -15,11 +15,13 @@ from speechllm_pl.core.errors import UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 LAST = "last.ckpt"
+HARMLESS = ".*(num_workers|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
+"""Warnings of the libraries that a user can do nothing about."""
 
 
 def main() -> None:
     """Run a command; bad input ends with one line and status 2, an interrupt with status 130."""
-    warnings.filterwarnings("ignore", message=".*(num_workers|pytree|isinstance\\(treespec|sync_dist).*")
+    warnings.filterwarnings("ignore", message=HARMLESS)
     try:
         command = sys.argv[1] if len(sys.argv) > 1 else "--help"
         programs = _programs()

@@ -3,16 +3,16 @@
 from torch import Tensor, nn
 
 from speechllm_pl.models.conformer import Conformer, ConformerConfig
-from speechllm_pl.models.features import FilterBank, SpecAugment
+from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
 
 
 class CtcModel(nn.Module):
     """Waveforms in, encoder frames and CTC logits out: all of stage 1."""
 
-    def __init__(self, config: ConformerConfig, vocab_size: int):
+    def __init__(self, config: ConformerConfig, vocab_size: int, augment: SpecAugmentConfig | None = None):
         super().__init__()
         self.features = FilterBank(config.num_bins)
-        self.augment = SpecAugment()
+        self.augment = SpecAugment(augment or SpecAugmentConfig())
         self.encoder = Conformer(config)
         self.head = nn.Linear(config.dim, vocab_size)
 

@@ -1,5 +1,7 @@
 """Waveforms to log-mel filter banks, on the device, so that training, export and demo share one path."""
 
+from dataclasses import dataclass
+
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -13,10 +15,11 @@ FFT = 512  # samples: the window, padded to a power of two
 
 
 class FilterBank(nn.Module):
-    """Log-mel energies of 25 ms windows every 10 ms, normalised per utterance and bin.
+    """Log-mel energies of 25 ms windows every 10 ms, normalised per utterance.
 
-    No window reaches beyond the last real sample, and the statistics are those of real frames, so an
-    utterance has the same features alone as in a batch.
+    Mean and deviation are taken over all bins together: that removes the level and keeps the spectrum's
+    shape, which in a short utterance is mostly what is said. No window reaches beyond the last real sample,
+    and the statistics are those of real frames, so an utterance has the same features alone as in a batch.
     """
 
     def __init__(self, num_bins: int = 80):
@@ -45,25 +48,44 @@ class FilterBank(nn.Module):
         features = (self.mel(waveforms) + 1e-6).log().transpose(1, 2)  # (B, T, bins)
         frames = self.num_frames(lengths)
         mask = length_mask(frames, features.shape[1])[:, :, None]
-        features = features * mask
-        mean = features.sum(1, keepdim=True) / frames[:, None, None]
+        count = frames[:, None, None] * features.shape[2]
+        mean = (features * mask).sum((1, 2), keepdim=True) / count
         centred = (features - mean) * mask
-        deviation = (centred.square().sum(1, keepdim=True) / frames[:, None, None]).sqrt()
+        deviation = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
         return centred / (deviation + 1e-3), frames
+
+
+@dataclass(frozen=True)
+class SpecAugmentConfig:
+    """How much SpecAugment hides; widths are the largest, a mask's own is drawn uniformly below.
+
+    Attributes:
+        freq_masks: stripes of mel bins.
+        freq_width: bins.
+        time_masks: stripes of frames.
+        time_width: frames of 10 ms, and never more than `time_share` of the batch's length.
+        time_share: see there.
+    """
+
+    freq_masks: int = 2
+    freq_width: int = 27
+    time_masks: int = 2
+    time_width: int = 40
+    time_share: float = 0.2
 
 
 class SpecAugment(nn.Module):
     """Random stripes of frequencies and times set to the mean, in training only (arXiv 1904.08779)."""
 
-    def __init__(self, freq_masks: int = 2, freq_width: int = 27, time_masks: int = 2, time_width: int = 40):
+    def __init__(self, config: SpecAugmentConfig):
         super().__init__()
         self.augment = torchaudio.transforms.SpecAugment(
-            n_time_masks=time_masks,
-            time_mask_param=time_width,
-            n_freq_masks=freq_masks,
-            freq_mask_param=freq_width,
+            n_time_masks=config.time_masks,
+            time_mask_param=config.time_width,
+            n_freq_masks=config.freq_masks,
+            freq_mask_param=config.freq_width,
             iid_masks=True,
-            p=0.2,  # a mask covers at most this share of the time axis
+            p=config.time_share,
             zero_masking=True,  # features are normalised: zero is their mean
         )
 

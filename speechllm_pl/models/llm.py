@@ -84,8 +84,8 @@ def _targets(llm: nn.Module) -> list[str]:
 
 
 def _from_pretrained(auto_class: Any, name_or_path: str, **arguments: Any) -> Any:
-    looks_like_folder = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") != 1
-    if looks_like_folder and not Path(name_or_path).is_dir():
+    missing_folder = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1  # no hub name
+    if missing_folder and not Path(name_or_path).is_dir():
         raise UserError(
             f"LLM folder {name_or_path} does not exist: give a Hugging Face folder or name with --model.llm"
             " (`make llm` builds the tiny one)"
@@ -94,4 +94,4 @@ def _from_pretrained(auto_class: Any, name_or_path: str, **arguments: Any) -> An
         return auto_class.from_pretrained(name_or_path, **arguments)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"LLM {name_or_path} cannot be loaded: {reason}") from error
+        raise UserError(f"LLM {name_or_path} is neither a folder nor a hub model that loads here: {reason}") from error

@@ -12,6 +12,7 @@ from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.models.losses import ctc_loss
 from speechllm_pl.training.recognizer import Recognizer, WeightedTerm
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
@@ -23,6 +24,7 @@ class CtcPretraining(Recognizer):
     Args:
         tokenizer: SentencePiece model of the CTC classes.
         encoder: the encoder's size.
+        spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
     """
@@ -35,15 +37,17 @@ class CtcPretraining(Recognizer):
         self,
         tokenizer: str | CtcTokenizer,
         encoder: ConformerConfig = ConformerConfig(),  # noqa: B008 (frozen)
+        spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(),  # noqa: B008 (frozen)
     ):
         super().__init__(tokenizer, optimizer, schedule)
         self.encoder = encoder
+        self.spec_augment = spec_augment
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.model = CtcModel(self.encoder, self.tokenizer.vocab_size)
+            self.model = CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment)
 
     @property
     def speech(self) -> CtcModel:

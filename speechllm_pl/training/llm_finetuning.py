@@ -16,6 +16,7 @@ from speechllm_pl.decoding.generate import generate
 from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.models.llm import LlmTokenizer, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -45,6 +46,7 @@ class LlmFinetuning(Recognizer):
         encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
         instruction: prompt before the audio; may hold {language}.
         llm_dtype: of the frozen LLM's weights.
+        spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
     """
@@ -71,6 +73,7 @@ class LlmFinetuning(Recognizer):
         encoder_lr_factor: float = 1.0,
         instruction: str = "",
         llm_dtype: Literal["float32", "bfloat16"] = "float32",
+        spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(5_000, 245_000, 0.01),  # noqa: B008 (frozen)
     ):
@@ -81,6 +84,7 @@ class LlmFinetuning(Recognizer):
             raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
         self.llm = llm
         self.encoder = encoder
+        self.spec_augment = spec_augment
         self.encoder_checkpoint = encoder_checkpoint
         self.stride = stride
         self.lora = {"lora_r": lora_r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
@@ -100,7 +104,7 @@ class LlmFinetuning(Recognizer):
             return
         llm = load_llm(self.llm, getattr(torch, self.llm_dtype))
         self.model = SpeechLLM(
-            CtcModel(self.encoder, self.tokenizer.vocab_size),
+            CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
             llm,
             bos_id=self.llm_tokenizer.bos_id,
             eos_id=self.llm_tokenizer.eos_id,
