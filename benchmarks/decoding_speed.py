@@ -1,0 +1,39 @@
+"""Real-time factor of decoding, one utterance at a time and in batches, for trained runs.
+
+    python benchmarks/decoding_speed.py runs/demo/pretrain_ctc runs/demo/finetune --cuts data/spoken_numbers/test.jsonl.gz
+
+The real-time factor is seconds of work (features, encoder, decoding; not reading) per second of audio.
+"""
+
+import argparse
+import platform
+from pathlib import Path
+
+import torch
+
+from speechllm_pl.apps.recognition import recognize
+from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.training.restore import restore
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--cuts", type=Path, default=Path("data/spoken_numbers/test.jsonl.gz"))
+    parser.add_argument("--utterances", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    cuts = read_manifest(args.cuts).subset(first=args.utterances)
+    print(f"{platform.platform()}, {args.threads} thread(s), torch {torch.__version__}, fp32")
+    for run in args.runs:
+        module = restore(run / "checkpoints/best.ckpt")
+        factors = {seconds: recognize(module, cuts, seconds).real_time_factor for seconds in (0.1, 30.0, 120.0)}
+        singly = factors[0.1]
+        for seconds, factor in factors.items():
+            batches = "one at a time" if seconds < 1 else f"batches of {seconds:.0f} s"
+            print(f"{run}, {batches}: real-time factor {factor:.4f}, {singly / factor:.1f} times one at a time")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Training throughput of a run's model on this machine, and where the time goes.
+
+    python benchmarks/training_speed.py runs/demo/pretrain_ctc runs/demo/finetune --data data/spoken_numbers
+
+Takes trained runs, so that what is measured is what was run. All parts of a step are timed in the same steps:
+their shares can be compared where absolute figures of a busy machine cannot. One process; the cpu trainer
+runs two.
+"""
+
+import argparse
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from speechllm_pl.data.batches import EpochBatches
+from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.restore import restore
+
+WARM_UP = 3  # batches that are not counted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, default=Path("data/spoken_numbers"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--max-duration", type=float, default=30.0, help="seconds of audio a batch")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.backends.cuda.enable_flash_sdp(False)  # as in training on a CPU
+    plan = EpochBatches(read_manifest(args.data / "train.jsonl.gz"), max_duration=args.max_duration, num_buckets=10)
+    print(f"{platform.platform()}, {args.threads} thread(s), torch {torch.__version__}, bf16 autocast")
+    for run in args.runs:
+        module = restore(run / "checkpoints/best.ckpt").train()
+        print(f"{run}: {measure(module, list(plan)[: args.batches + WARM_UP])}")
+
+
+def measure(module: Recognizer, plan: list) -> str:
+    """Run real training steps on the plan's batches; say the rate and each part's share."""
+    seconds: dict[str, float] = defaultdict(float)
+    parts = {"features": module.speech.features, "encoder": module.speech.encoder}
+    if (llm := getattr(module.model, "llm", None)) is not None:
+        parts["LLM"] = llm
+    for name, part in parts.items():
+        _time_forward(name, part, seconds)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-6)
+    dataset, audio = SpeechDataset(), 0.0
+    for number, cuts in enumerate(plan):
+        if number == WARM_UP:
+            audio = 0.0
+            seconds.clear()
+        times = [time.perf_counter()]
+        batch = dataset[cuts]
+        times.append(time.perf_counter())
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = module.loss_terms(batch).values()
+            loss = torch.stack([weight * term.total / term.count for term, weight in terms]).sum()
+        times.append(time.perf_counter())
+        loss.backward()
+        times.append(time.perf_counter())
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter())
+        for name, begin, end in zip(
+            ("data loading", "forward", "backward", "optimiser"), times, times[1:], strict=False
+        ):
+            seconds[name] += end - begin
+        audio += batch.seconds
+    seconds["losses and the rest of forward"] = seconds.pop("forward") - sum(seconds[name] for name in parts)
+    total = sum(seconds.values())
+    shares = ", ".join(f"{name} {part / total:.0%}" for name, part in sorted(seconds.items()))
+    return f"{audio / total:.0f} audio-seconds per second; {shares}"
+
+
+def _time_forward(name: str, part: nn.Module, seconds: dict[str, float]) -> None:
+    started: list[float] = []
+    part.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+
+    def stop(*_: object) -> None:
+        seconds[name] += time.perf_counter() - started.pop()
+
+    part.register_forward_hook(stop)
+
+
+if __name__ == "__main__":
+    main()
