@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from collections import Counter
@@ -35,6 +34,7 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.wav import missing_wav_bytes
 
 SAMPLING_RATE = 16_000
 """Hz, of every recording after loading."""
@@ -221,7 +221,7 @@ def read_audio(path: Path, start: float = 0.0, end: float | None = None, *, max_
     if path.suffix.lower() in NEEDS_FFMPEG:
         return _read_with_ffmpeg(path, start, end, max_seconds)
     try:
-        missing = _missing_wav_bytes(path)
+        missing = missing_wav_bytes(path)
         if missing:
             raise Rejected(f"truncated: the WAV header promises {missing} bytes more than there are")
         with soundfile.SoundFile(path) as file:
@@ -266,22 +266,6 @@ def _read_with_ffmpeg(path: Path, start: float, end: float | None, max_seconds: 
 def _check_length(seconds: float, max_seconds: float) -> None:
     if seconds > max_seconds:
         raise Rejected(f"too long: {seconds:.2f} s, --max-seconds is {max_seconds:g}")
-
-
-def _missing_wav_bytes(path: Path) -> int:
-    """How many bytes of its data chunk a RIFF/WAVE file lacks; libsndfile hides that."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return 0
-        while len(chunk := file.read(8)) == 8:
-            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
-            if name == b"data":
-                streamed = length >= 0xFFFFFF00  # written to a pipe: the length was never filled in
-                return 0 if streamed else max(0, file.tell() + length - size)
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
 
 
 def resample(samples: np.ndarray, sampling_rate: int) -> np.ndarray:

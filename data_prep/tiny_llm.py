@@ -526,6 +526,7 @@ def main() -> None:
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: must be at least 1")
     torch.set_num_threads(1)  # the result then does not depend on the machine's number of cores
+    torch.backends.cuda.enable_flash_sdp(False)  # its bf16 backward is slow on CPUs, which this switch covers too
     record = build(
         read_texts(args.manifest),
         args.output,

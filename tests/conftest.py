@@ -1,8 +1,11 @@
-"""Small stand-ins that many tests share: a tokenizer, a random LLM, and a corpus in which words are tones."""
+"""What many tests share: a tokenizer, a random LLM, a corpus in which words are tones, and the command itself."""
 
 import io
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from speechllm_pl.apps import cli
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 
@@ -136,3 +140,69 @@ def speechllm_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real recordings, and {folder} does not exist: name their folder in SPEECHLLM_DATA")
     return folder
+
+
+# the command, run inside the test process: importing its libraries anew would take ten seconds
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """The one line that bad input ends with."""
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert self.status == 2, self.err
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0]
+
+
+@pytest.fixture
+def speechllm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., Outcome]:
+    """`speechllm(argument, ...)` → exit status, stdout, stderr."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["speechllm", *map(str, arguments)])
+        capsys.readouterr()
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tokenizer_file(ctc_tokenizer: CtcTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
+    path.write_bytes(ctc_tokenizer.to_bytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_config(corpus: Path, tokenizer_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A config file to give after those that are shipped: the tones, a tiny encoder, one process, few steps."""
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(
+        f"""
+model:
+  init_args:
+    tokenizer: {tokenizer_file}
+    encoder: {{dim: 32, num_blocks: 2, num_heads: 2, ffn_dim: 64, kernel_size: 5, dropout: 0.0}}
+trainer:
+  accelerator: cpu
+  devices: 1
+  precision: 32-true
+  max_epochs: 2
+  check_val_every_n_epoch: 2
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  enable_model_summary: false
+data: {{root: {corpus}, max_duration: 4.0, num_buckets: 2}}
+"""
+    )
+    return path

@@ -3,11 +3,13 @@
 A run has one folder, `--run`. Starting a command again with the same folder resumes what was interrupted.
 """
 
+import argparse
 import difflib
 import inspect
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,24 +19,49 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 LAST = "last.ckpt"
 HARMLESS = ".*(num_workers|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
 """Warnings of the libraries that a user can do nothing about."""
+UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
+"""How jsonargparse names what it does not know."""
+OPTIONAL = re.compile(
+    r"Does not validate against any of the Union subtypes Subtypes: .*? Errors: - (.*?) - Expected a <class 'NoneType'>"
+    " Given value type: .*"
+)
+"""Its account of a bad value where None would do as well; the group is what matters."""
 
 
 def main() -> None:
     """Run a command; bad input ends with one line and status 2, an interrupt with status 130."""
     warnings.filterwarnings("ignore", message=HARMLESS)
     try:
-        command = sys.argv[1] if len(sys.argv) > 1 else "--help"
-        programs = _programs()
-        if command in programs:
-            _run_program(programs[command], sys.argv[2:])
-        else:
-            _trainer_cli()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _run_command()
+    except Exception as error:
+        message = _user_error(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         sys.exit(130)
+
+
+def _run_command() -> None:
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    command, programs = sys.argv[1], _programs()
+    commands = (*TRAINER_COMMANDS, *programs)
+    if command in programs:
+        _run_program(programs[command], sys.argv[2:])
+    elif command in commands or command.startswith("-"):
+        _trainer_cli(programs)
+    else:
+        raise UserError(f"there is no command {command}.{_nearest(command, commands)} Commands: {', '.join(commands)}")
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The user's error behind those that jsonargparse wraps around it when a constructor raises."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 def _programs() -> dict[str, Any]:
@@ -48,7 +75,7 @@ def _programs() -> dict[str, Any]:
 def _run_program(program: Any, arguments: list[str]) -> None:
     """Options by name; only `files` stand without one, as shells expand them."""
     names = set(inspect.signature(program).parameters)
-    parser = _parser_class()(prog=f"speechllm {program.__name__}", description=program.__doc__.splitlines()[0])
+    parser = _parser_class()(prog=f"speechllm {program.__name__}", description=_summary(program))
     parser.add_function_arguments(program, as_positional=False, skip={"files"})
     if "files" in names:
         parser.add_argument("files", nargs="+", type=str, help="audio files, or folders of them")
@@ -61,6 +88,10 @@ def _parser_class() -> type:
     from lightning.pytorch.cli import LightningArgumentParser
 
     class Parser(LightningArgumentParser):
+        def __init__(self, *arguments: Any, **options: Any):
+            # Abbreviations would take a misspelt --trainer.max_epoch for --trainer.max_epochs.
+            super().__init__(*arguments, allow_abbrev=False, **options)
+
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UserError(_one_line(message, self))
 
@@ -68,25 +99,41 @@ def _parser_class() -> type:
 
 
 def _one_line(message: str, parser: Any) -> str:
-    message = " ".join(message.split())
-    known = sorted(_known_names(parser))
-    for unknown in re.findall(r"(?:--|key ')([\w.]+)|Key '([\w.]+)'", message, flags=re.IGNORECASE):
-        name = next(part for part in unknown if part)
-        nearest = difflib.get_close_matches(name, known, n=1)
-        if nearest and name not in known:
-            return f"{message} Did you mean {nearest[0]}?"
-    return message
+    message = OPTIONAL.sub(r"\1", " ".join(message.split()))
+    found = None if "Did you mean" in message else UNKNOWN.search(message)  # a parser inside this one may have asked
+    return f"{message}.{_nearest(found[1], _known_names(parser))}" if found else message
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A question after the valid name that is nearest to `name`, or else to its first part; empty when none is."""
+    known = sorted(set(known))
+    nearest = difflib.get_close_matches(name, known, n=1) or difflib.get_close_matches(name.split(".")[0], known, n=1)
+    return f" Did you mean {nearest[0]}?" if nearest and nearest[0] != name else ""
 
 
 def _known_names(parser: Any) -> set[str]:
-    names = set()
-    for action in parser._actions:
-        names |= {option.lstrip("-") for option in action.option_strings}
-        names.add(action.dest)
+    """Every option of a parser and its subcommands, and the constructor arguments of what they build by name."""
+    names = _constructor_arguments()
+    for part in (parser, *getattr(parser._subcommands_action, "_name_parser_map", {}).values()):
+        for action in part._actions:
+            names |= {action.dest, *(option.lstrip("-") for option in action.option_strings)}
     return names
 
 
-def _trainer_cli() -> None:
+def _constructor_arguments() -> set[str]:
+    from torch.optim import Optimizer
+
+    from speechllm_pl.models.conformer import ConformerConfig
+    from speechllm_pl.models.features import SpecAugmentConfig
+    from speechllm_pl.training.recognizer import Recognizer
+    from speechllm_pl.training.schedules import Schedule
+
+    families = [kind for base in (Recognizer, Schedule, Optimizer) for kind in base.__subclasses__()]
+    kinds = (*families, ConformerConfig, SpecAugmentConfig)
+    return {name for kind in kinds for name in inspect.signature(kind).parameters}
+
+
+def _trainer_cli(programs: dict[str, Any]) -> None:
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
 
@@ -110,6 +157,9 @@ def _trainer_cli() -> None:
                 }
             )
             parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/checkpoints")
+
+        def _parse_ckpt_path(self) -> None:
+            """Lightning would look for hyperparameters; our checkpoints hold none, and are read when needed."""
 
         def before_instantiate_classes(self) -> None:
             config = self.config[str(self.subcommand)]
@@ -140,12 +190,32 @@ def _trainer_cli() -> None:
         save_config_kwargs={"overwrite": True},
         seed_everything_default=1,
         parser_class=_parser_class(),
+        parser_kwargs={"description": __doc__, "epilog": _program_list(programs), "formatter_class": _help_formatter()},
         trainer_defaults={
             "callbacks": [LearningRateMonitor("step"), Speed(), Samples(), Finished()],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
         },
     )
+
+
+def _program_list(programs: dict[str, Any]) -> str:
+    rows = [f"    {name:<19} {_summary(program)}" for name, program in programs.items()]
+    return "\n".join(["our own programs:", *rows])
+
+
+def _summary(program: Any) -> str:
+    return program.__doc__.splitlines()[0]
+
+
+def _help_formatter() -> type:
+    """jsonargparse's, which leaves the line breaks of description and epilog alone."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+        pass
+
+    return Formatter
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from speechllm_pl.training.restore import restore
 
 
 def evaluate(
-    checkpoint: list[str],
+    checkpoint: str | list[str],
     cuts: str,
     output: str | None = None,
     max_duration: float = 60.0,
@@ -24,21 +24,28 @@ def evaluate(
     """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
 
     Args:
-        checkpoint: of stage 1, of stage 2, or both for a table side by side.
+        checkpoint: of stage 1, of stage 2, or both for a table side by side: '[A,B]'.
         cuts: Lhotse manifest with transcripts.
         output: folder to write to; default is the run folder of the last checkpoint.
         max_duration: seconds of audio a batch.
         device: where to compute: cpu, cuda, cuda:1.
         llm: folder or name of the LLM, where it has moved since training.
     """
+    checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
+    if not checkpoints:
+        raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
     references = read_manifest(Path(cuts))
-    folder = Path(output) if output else Path(checkpoint[-1]).resolve().parent.parent
+    folder = Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent
     folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, Any] = {}
     scored: dict[str, list[ScoredUtterance]] = {}
     truncated: dict[str, set[str]] = {}
-    for path in checkpoint:
+    judged: set[str] = set()
+    for path in checkpoints:
         module = restore(path, llm=llm, device=device)
+        if module.stage in judged:
+            raise UserError(f"{path} is the second checkpoint of its stage: evaluate them one by one, with --output")
+        judged.add(module.stage)
         recognized = recognize(module, references, max_duration)
         _tell_skipped(recognized)
         for system in module.systems:

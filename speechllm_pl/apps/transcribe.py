@@ -10,6 +10,8 @@ from lhotse.cut import Cut
 
 from speechllm_pl.apps.recognition import recognize
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.wav import missing_wav_bytes
+from speechllm_pl.data.dataset import read
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.restore import restore
 
@@ -89,12 +91,9 @@ def _open_all(paths: list[Path], language: str, max_seconds: float) -> tuple[lis
 
 
 def _cut(path: Path, language: str, max_seconds: float) -> Cut:
-    try:
-        recording = Recording.from_file(path, recording_id=str(path))
-    except Exception as error:  # whatever a decoder throws
-        raise UserError(f"{path}: not audio that can be decoded here") from error
+    recording = _recording(path)
     if recording.duration == 0:
-        raise UserError(f"{path}: lasts 0 seconds")
+        raise UserError(f"{path}: lasts 0 seconds: record it again")
     if recording.duration > max_seconds:
         raise UserError(
             f"{path}: lasts {recording.duration:.0f} s, and the limit is {max_seconds:.0f} s: split it first"
@@ -105,7 +104,28 @@ def _cut(path: Path, language: str, max_seconds: float) -> Cut:
     cut = recording.to_cut().with_id(str(path))
     segment = SupervisionSegment(cut.id, recording.id, 0, cut.duration, text="", language=language)
     cut.supervisions = [segment]
+    _check_samples(cut)
     return cut
+
+
+def _check_samples(cut: Cut) -> None:
+    try:
+        read(cut)
+    except UserError as error:
+        raise UserError(f"{error}: record or convert it again") from error
+    except Exception as error:  # whatever a decoder throws
+        raise UserError(f"{cut.id}: its header can be read but not its samples: copy or record it again") from error
+
+
+def _recording(path: Path) -> Recording:
+    try:
+        missing = missing_wav_bytes(path)
+        recording = Recording.from_file(path, recording_id=str(path))
+    except Exception as error:  # whatever a decoder throws
+        raise UserError(f"{path}: not audio that can be decoded here: convert it to WAV or FLAC") from error
+    if missing:
+        raise UserError(f"{path}: truncated, {missing} bytes of its end are missing: copy or record it again")
+    return recording
 
 
 def _line(cut: Cut, text: str, format: str) -> str:

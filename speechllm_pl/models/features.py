@@ -65,6 +65,7 @@ class SpecAugmentConfig:
         time_masks: stripes of frames.
         time_width: frames of 10 ms, and never more than `time_share` of the batch's length.
         time_share: see there.
+        first_epoch: epochs before it are not augmented, which lets CTC find its first alignments sooner.
     """
 
     freq_masks: int = 2
@@ -72,6 +73,7 @@ class SpecAugmentConfig:
     time_masks: int = 2
     time_width: int = 40
     time_share: float = 0.2
+    first_epoch: int = 0
 
 
 class SpecAugment(nn.Module):
@@ -79,6 +81,8 @@ class SpecAugment(nn.Module):
 
     def __init__(self, config: SpecAugmentConfig):
         super().__init__()
+        self.first_epoch = config.first_epoch
+        self.epoch = 0
         self.augment = torchaudio.transforms.SpecAugment(
             n_time_masks=config.time_masks,
             time_mask_param=config.time_width,
@@ -90,7 +94,7 @@ class SpecAugment(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """`(B, T, bins)` → the same, masked when training."""
-        if not self.training:
+        """`(B, T, bins)` → the same, masked when training, from `first_epoch` on (whoever trains sets `epoch`)."""
+        if not self.training or self.epoch < self.first_epoch:
             return features
         return self.augment(features.transpose(1, 2)).transpose(1, 2)

@@ -81,6 +81,9 @@ class Recognizer(L.LightningModule):
         if self.device.type == "cpu":  # flash attention's bf16 backward is three times slower there
             torch.backends.cuda.enable_flash_sdp(False)  # the switch holds for CPU kernels too
 
+    def on_train_epoch_start(self) -> None:
+        self.speech.augment.epoch = self.current_epoch
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         readable = bool(batch.ids)
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -18,7 +19,7 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
         llm: folder or name of the LLM, where it has moved since training.
 
     Raises:
-        UserError: the checkpoint or its LLM is missing, damaged or not what it was.
+        UserError: the checkpoint or its LLM is missing, damaged or not what it was, or there is no such device.
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint[RECORD]["settings"]
@@ -28,4 +29,8 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
     module = stage.from_settings(settings)
     module.configure_model()
     module.load_state_dict(checkpoint["state_dict"])
-    return module.eval().to(device)
+    try:
+        return module.eval().to(device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, no driver, no memory
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device} cannot be used ({reason}): give another, such as cpu or cuda:0") from error

@@ -1,0 +1,298 @@
+"""Bad input through the real commands: one line that names the thing and the remedy, status 2, no traceback."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE, speak
+from lhotse import CutSet
+
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.recognizer import Recognizer
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def save(module: Recognizer, path: Path) -> Path:
+    """A checkpoint of an untrained module."""
+    torch.manual_seed(0)
+    module.configure_model()
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ctc(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(CtcPretraining(ctc_tokenizer, small_encoder), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
+
+
+@pytest.fixture(scope="module")
+def llm(
+    ctc_tokenizer: CtcTokenizer,
+    llm_folder: Path,
+    small_encoder: ConformerConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder)
+    return save(module, tmp_path_factory.mktemp("llm") / "llm.ckpt")
+
+
+def fit(stage: str, small_config: Path, run: Path, *more: object) -> list[str]:
+    files = (CONF / f"{stage}.yaml", CONF / "size" / "tiny.yaml", small_config)
+    return ["fit", *(part for file in files for part in ("--config", str(file))), "--run", str(run), *map(str, more)]
+
+
+# recordings
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_any_rate_and_channel_count_is_transcribed(
+    speechllm, ctc: Path, tmp_path: Path, rate: int, channels: int
+) -> None:
+    path = tmp_path / "tone.wav"
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    soundfile.write(path, np.repeat(tone[:, None], channels, axis=1), rate)
+    done = speechllm("transcribe", path, "--checkpoint", ctc, "--format", "json")
+    assert done.status == 0, done.err
+    row = json.loads(done.out)
+    assert (row["file"], row["seconds"]) == (str(path), pytest.approx(1.0, abs=0.001))
+    assert isinstance(row["text"], str)
+
+
+@pytest.mark.parametrize("stage", ["ctc", "llm"])
+@pytest.mark.parametrize("samples", [1, 100, 800, 1600], ids=lambda samples: f"{samples} samples")
+def test_the_shortest_files_are_transcribed_or_refused(
+    speechllm, ctc: Path, llm: Path, tmp_path: Path, stage: str, samples: int
+) -> None:
+    path = tmp_path / "short.wav"
+    soundfile.write(path, speak("one")[800 : 800 + samples], RATE)
+    done = speechllm("transcribe", path, "--checkpoint", ctc if stage == "ctc" else llm)
+    if done.status:
+        assert str(path) in done.error()
+    else:
+        assert done.out.startswith(f"{path}: ")
+
+
+def truncated(path: Path) -> None:
+    soundfile.write(path, speak("one two three"), RATE)
+    path.write_bytes(path.read_bytes()[:-10_000])
+
+
+def infected(path: Path) -> None:
+    samples = speak("one")
+    samples[1000] = np.nan
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+
+
+BROKEN = {
+    "a 0-byte file": (lambda path: path.write_bytes(b""), "not audio"),
+    "a text named wav": (lambda path: path.write_text("these are words\n" * 100), "not audio"),
+    "a truncated file": (truncated, "truncated"),
+    "no samples": (lambda path: soundfile.write(path, np.zeros(0), RATE), "0 seconds"),
+    "a sample that is NaN": (infected, "not finite"),
+    "half an hour": (lambda path: soundfile.write(path, np.zeros(1800 * 100), 100), "limit is 30 s"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_recording_is_refused_and_the_others_transcribed(
+    speechllm, ctc: Path, corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    make, why = BROKEN[kind]
+    broken, good = tmp_path / "broken.wav", corpus / "test-0.wav"
+    make(broken)
+    done = speechllm("transcribe", good, broken, "--checkpoint", ctc)
+    assert f"1 of 2 files refused: {broken}: " in done.error()
+    assert why in done.error()
+    assert ": " in done.error().split(why)[1]  # what to do about it
+    assert done.out.startswith(f"{good}: ")
+    assert str(broken) not in done.out
+
+
+def test_the_limit_can_be_raised(speechllm, ctc: Path, tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.tile(speak("one two"), 4), RATE)
+    assert "limit is 2 s" in speechllm("transcribe", path, "--checkpoint", ctc, "--max_seconds", 2).error()
+    assert speechllm("transcribe", path, "--checkpoint", ctc, "--max_seconds", 4).status == 0
+
+
+def test_files_and_folders_without_audio_are_named(speechllm, ctc: Path, tmp_path: Path) -> None:
+    missing, empty = tmp_path / "missing.wav", tmp_path / "empty"
+    empty.mkdir()
+    assert f"{missing} does not exist" in speechllm("transcribe", missing, "--checkpoint", ctc).error()
+    assert f"{empty} holds no audio" in speechllm("transcribe", empty, "--checkpoint", ctc).error()
+
+
+# checkpoints
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a checkpoint", "half"], ids=["missing", "empty", "text", "cut"])
+def test_a_checkpoint_that_cannot_be_read_is_named(
+    speechllm, ctc: Path, corpus: Path, small_config: Path, tmp_path: Path, content: bytes | str | None
+) -> None:
+    path = tmp_path / "bad.ckpt"
+    if content is not None:
+        whole = ctc.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2] if isinstance(content, str) else content)
+    why = "does not exist: train first" if content is None else "is damaged"
+    for command in (
+        ["transcribe", corpus / "test-0.wav", "--checkpoint", path],
+        ["evaluate", "--checkpoint", path, "--cuts", corpus / "test.jsonl.gz", "--output", tmp_path / "scores"],
+        fit("pretrain_ctc", small_config, tmp_path / "run", "--ckpt_path", path),
+    ):
+        line = speechllm(*command).error()
+        assert str(path) in line
+        assert why in line
+
+
+def test_a_checkpoint_of_another_project_is_refused(speechllm, corpus: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
+    line = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", path).error()
+    assert f"{path} is not a checkpoint of this project" in line
+
+
+def test_a_checkpoint_of_the_wrong_stage_is_refused(
+    speechllm, ctc: Path, llm: Path, llm_folder: Path, small_config: Path, tmp_path: Path
+) -> None:
+    start = ["--model.llm", llm_folder, "--model.encoder_checkpoint", llm]
+    line = speechllm(*fit("finetune", small_config, tmp_path, *start)).error()
+    assert f"checkpoint {llm} is of stage 2" in line
+    assert "stage 1 (make pretrain-ctc) is needed" in line
+    line = speechllm(*fit("pretrain_ctc", small_config, tmp_path, "--ckpt_path", llm)).error()
+    assert "is of stage 2" in line
+
+
+def test_two_checkpoints_of_one_stage_are_not_compared(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    both, cuts = f"[{ctc},{ctc}]", corpus / "test.jsonl.gz"
+    line = speechllm("evaluate", "--checkpoint", both, "--cuts", cuts, "--output", tmp_path).error()
+    assert "second checkpoint of its stage" in line
+
+
+def test_stage_two_needs_a_stage_one(speechllm, llm_folder: Path, small_config: Path, tmp_path: Path) -> None:
+    given = fit("finetune", small_config, tmp_path, "--model.llm", llm_folder)
+    assert "--model.encoder_checkpoint" in speechllm(*given).error()
+    pattern = tmp_path / "*" / "best.ckpt"
+    line = speechllm(*given, "--model.encoder_checkpoint", pattern).error()
+    assert f"no checkpoint matches {pattern}: run `make pretrain-ctc`" in line
+
+
+def test_an_encoder_of_another_size_is_refused(
+    speechllm, ctc: Path, llm_folder: Path, small_config: Path, tmp_path: Path
+) -> None:
+    given = ["--model.llm", llm_folder, "--model.encoder_checkpoint", ctc, "--model.encoder.num_blocks", 3]
+    assert "choose the same SIZE" in speechllm(*fit("finetune", small_config, tmp_path, *given)).error()
+
+
+# tokenizer and LLM
+
+
+def test_a_tokenizer_of_another_size_is_refused(
+    speechllm, ctc: Path, llm_folder: Path, small_config: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
+) -> None:
+    from sentencepiece import SentencePieceTrainer
+
+    other = tmp_path / "other"
+    SentencePieceTrainer.Train(
+        sentence_iterator=iter(["one two three four"] * 10),
+        model_prefix=str(other),
+        vocab_size=13,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    given = ["--model.tokenizer", f"{other}.model", "--model.encoder.dropout", 0.1]
+    start = ["--model.llm", llm_folder, "--model.encoder_checkpoint", ctc]
+    sizes = f"trained with {ctc_tokenizer.vocab_size - 1}"
+    assert sizes in speechllm(*fit("finetune", small_config, tmp_path, *given, *start)).error()
+    assert sizes in speechllm(*fit("pretrain_ctc", small_config, tmp_path, *given, "--ckpt_path", ctc)).error()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a model"], ids=["missing", "empty", "text"])
+def test_a_tokenizer_that_cannot_be_read_is_named(
+    speechllm, small_config: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "bad.model"
+    if content is not None:
+        path.write_bytes(content)
+    line = speechllm(*fit("pretrain_ctc", small_config, tmp_path, "--model.tokenizer", path)).error()
+    assert f"tokenizer {path}" in line
+    assert "data_prep.tokenizer" in line
+
+
+def test_a_missing_llm_is_named(speechllm, ctc: Path, llm: Path, corpus: Path, small_config, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for command in (
+        fit("finetune", small_config, tmp_path, "--model.llm", gone, "--model.encoder_checkpoint", ctc),
+        ["transcribe", corpus / "test-0.wav", "--checkpoint", llm, "--llm", gone],
+        ["evaluate", "--checkpoint", llm, "--llm", gone, "--cuts", corpus / "test.jsonl.gz", "--output", tmp_path],
+    ):
+        assert f"LLM folder {gone} does not exist" in speechllm(*command).error()
+
+
+def test_settings_that_exclude_each_other_are_refused(
+    speechllm, ctc: Path, llm_folder: Path, small_config: Path, tmp_path: Path
+) -> None:
+    start = ["--model.llm", llm_folder, "--model.encoder_checkpoint", ctc]
+    line = speechllm(*fit("finetune", small_config, tmp_path, *start, "--model.train_llm", "true")).error()
+    assert "set lora_r to 0" in line
+
+
+# manifests
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fit"])
+@pytest.mark.parametrize("line", ["{", "{}", '["a list"]', ""], ids=["cut short", "no cut", "a list", "blank"])
+def test_a_broken_line_of_a_manifest_is_numbered(
+    speechllm, ctc: Path, corpus: Path, small_config: Path, tmp_path: Path, command: str, line: str
+) -> None:
+    lines = gzip.decompress((corpus / "train.jsonl.gz").read_bytes()).decode().splitlines()
+    path = tmp_path / "train.jsonl"
+    path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    given = {
+        "evaluate": ["evaluate", "--checkpoint", ctc, "--cuts", path, "--output", tmp_path],
+        "fit": fit("pretrain_ctc", small_config, tmp_path / "run", "--data.root", tmp_path, "--data.train", path.name),
+    }[command]
+    assert f"{path}, line 3: not a Lhotse cut" in speechllm(*given).error()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no gzip"], ids=["missing", "empty", "not compressed"])
+def test_a_manifest_that_cannot_be_read_is_named(speechllm, ctc: Path, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "train.jsonl.gz"
+    if content is not None:
+        path.write_bytes(content)
+    given = ["evaluate", "--checkpoint", ctc, "--cuts", path, "--output", tmp_path]
+    assert f"manifest {path} " in speechllm(*given).error()
+
+
+def test_evaluating_names_recordings_that_are_gone(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    cuts = list(CutSet.from_file(corpus / "test.jsonl.gz"))
+    for cut in cuts[:1]:
+        cut.recording.sources[0].source = str(tmp_path / "gone.wav")
+    some, none = tmp_path / "some.jsonl.gz", tmp_path / "none.jsonl.gz"
+    CutSet.from_cuts(cuts).to_file(some)
+    CutSet.from_cuts(cuts[:1]).to_file(none)
+    done = speechllm("evaluate", "--checkpoint", ctc, "--cuts", some, "--output", tmp_path)
+    assert done.status == 0
+    assert f"1 recordings could not be read: {cuts[0].id}" in done.err
+    assert json.loads((tmp_path / "scores.json").read_text())["ctc"]["unreadable"] == [cuts[0].id]
+    line = speechllm("evaluate", "--checkpoint", ctc, "--cuts", none, "--output", tmp_path).error()
+    assert "none of the recordings could be read: check the paths" in line
+
+
+# devices
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "abacus"])
+def test_a_device_that_is_not_there_is_named(speechllm, ctc: Path, corpus: Path, device: str) -> None:
+    line = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", ctc, "--device", device).error()
+    assert f"device {device} " in line

@@ -1,0 +1,226 @@
+"""Shipped configurations compose, overrides win, and a mistake ends with one line that names what was meant."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning import Trainer
+from lightning.pytorch.cli import LightningCLI
+
+from speechllm_pl.apps import cli
+from speechllm_pl.models.conformer import Conformer
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
+
+CONF = Path(__file__).parents[2] / "conf"
+STAGES = {"pretrain_ctc": CtcPretraining, "finetune": LlmFinetuning}
+BLOCKS = {"tiny": None, "paper": 18, "paper-24": 24, "paper-36": 36}  # None: whatever the embedded default has
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / folder).glob("*.yaml"))
+
+
+def configs(stage: str, data: str = "fsdd", size: str = "tiny", trainer: str = "cpu") -> list[str]:
+    """The arguments that the Makefile gives to `fit`."""
+    files = (f"{stage}.yaml", f"data/{data}.yaml", f"size/{size}.yaml", f"trainer/{trainer}.yaml")
+    arguments = ["fit", *(part for file in files for part in ("--config", str(CONF / file)))]
+    return arguments + (["--model.llm", "some/llm"] if stage == "finetune" else [])
+
+
+@pytest.fixture(scope="module")
+def parser() -> Iterator:
+    """The parser of the real command, built once; parsing then takes a fraction of a second."""
+    built = []
+
+    class Built(Exception):
+        pass
+
+    def stop(_: LightningCLI, parser, arguments) -> None:
+        built.append(parser)
+        raise Built
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LightningCLI, "parse_arguments", stop)
+        patch.setattr(sys, "argv", ["speechllm", "fit"])
+        with pytest.raises(Built):
+            cli.main()
+    return built[0]
+
+
+# shipped configurations
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("data", names("data"))
+def test_every_stage_data_size_and_trainer_compose(parser, stage: str, data: str) -> None:
+    for size in names("size"):
+        for trainer in names("trainer"):
+            config = parser.parse_args([*configs(stage, data, size, trainer), "--run", "runs/here"]).fit
+            assert config.data.root == f"data/{data}"
+            assert config.model.init_args.tokenizer == f"data/{data}/tokenizer.model"
+            assert config.model.class_path.endswith(STAGES[stage].__name__)
+            assert config.trainer.default_root_dir == "runs/here"
+            assert config.checkpoint.dirpath == "runs/here/checkpoints"
+            assert BLOCKS[size] in (None, config.model.init_args.encoder.num_blocks)
+
+
+def test_sizes_are_all_accounted_for() -> None:
+    assert set(names("size")) == set(BLOCKS)
+
+
+@pytest.mark.parametrize("size", names("size"))
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_and_size_instantiates(
+    parser, stage: str, size: str, tokenizer_file: Path, llm_folder: Path
+) -> None:
+    llm = ["--model.llm", str(llm_folder)] if stage == "finetune" else []
+    config = parser.parse_args([*configs(stage, size=size), "--model.tokenizer", str(tokenizer_file), *llm])
+    model = parser.instantiate_classes(config).fit.model
+    assert isinstance(model, STAGES[stage])
+    with torch.device("meta"):
+        encoder = Conformer(model.encoder)
+    assert len(encoder.blocks) == config.fit.model.init_args.encoder.num_blocks
+    optimizer = model.make_optimizer(list(encoder.parameters()))
+    assert optimizer.param_groups[0]["lr"] == config.fit.model.init_args.optimizer.init_args.lr
+    assert 0 < model.schedule.factor(0, 100.0) <= 1
+
+
+@pytest.mark.parametrize("trainer", ["cpu", "single"])  # ddp.yaml needs GPUs
+def test_trainers_instantiate(parser, trainer: str, tmp_path: Path, tokenizer_file: Path) -> None:
+    given = ["--model.tokenizer", str(tokenizer_file), "--run", str(tmp_path), "--trainer.accelerator", "cpu"]
+    config = parser.parse_args([*configs("pretrain_ctc", trainer=trainer), *given])
+    options = parser.instantiate_classes(config).fit.trainer
+    made = Trainer(**{**options.as_dict(), "logger": False})
+    assert made.num_devices == {"cpu": 2, "single": 1}[trainer]
+
+
+# overrides
+
+
+def test_dotted_overrides_win_over_files(parser) -> None:
+    arguments = ["--model.lora_r", "16", "--trainer.max_epochs", "3", "--data.max_duration", "7"]
+    config = parser.parse_args([*configs("finetune"), *arguments, "--model.encoder.num_blocks", "5"]).fit
+    assert config.model.init_args.lora_r == 16
+    assert config.model.init_args.encoder.num_blocks == 5
+    assert config.model.init_args.encoder.dim == 128  # the rest of the group stays
+    assert config.trainer.max_epochs == 3
+    assert config.data.max_duration == 7
+
+
+def test_later_files_win(parser, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("trainer: {max_epochs: 77}\n")
+    config = parser.parse_args([*configs("pretrain_ctc"), "--config", str(tmp_path / "mine.yaml")]).fit
+    assert config.trainer.max_epochs == 77
+
+
+def test_another_optimizer_by_class_path(parser) -> None:
+    optimizer = ["--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.25"]
+    chosen = parser.parse_args([*configs("pretrain_ctc"), *optimizer]).fit.model.init_args.optimizer
+    assert (chosen.class_path, chosen.init_args.lr) == ("torch.optim.SGD", 0.25)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_printed_config_is_itself_a_config(parser, speechllm, stage: str, tmp_path: Path) -> None:
+    status, out, _ = speechllm(
+        *configs(stage), "--model.encoder.dropout", "0.375", "--run", "runs/here", "--print_config"
+    )
+    assert status == 0
+    assert yaml.safe_load(out)["model"]["init_args"]["encoder"]["dropout"] == 0.375
+    printed = tmp_path / "config.yaml"
+    printed.write_text(out)
+    again = parser.parse_args(["fit", "--config", str(printed)]).fit
+    assert again.model.init_args.encoder.dropout == 0.375
+    assert again.run == "runs/here"
+    status, repeated, _ = speechllm("fit", "--config", str(printed), "--print_config")
+    assert (status, yaml.safe_load(repeated)) == (0, yaml.safe_load(out))
+
+
+# mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["--model.lora_rr", "4"], "lora_r"),
+        (["--trainer.max_epoch", "3"], "trainer.max_epochs"),  # no abbreviation is taken for the whole
+        (["--trainer.devcies=2"], "trainer.devices"),
+        (["--dta.root", "x"], "data.root"),
+        (["--model.encoder.dimm", "3"], "encoder.dim"),
+        (["--model.optimizer.lrr", "3"], "lr"),
+        (["--model.schedule.warm_share", "0.3"], "warmup_share"),
+        (["--runn", "x"], "run"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_misspelt_option_is_refused_with_the_nearest_name(speechllm, arguments: list[str], meant: str) -> None:
+    assert speechllm(*configs("finetune"), *arguments).error().endswith(f"Did you mean {meant}?")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("trainer: {max_epoch: 3}", "trainer.max_epochs"),
+        ("model: {init_args: {lora_rr: 3}}", "lora_r"),
+        ("model: {init_args: {encoder: {dimm: 3}}}", "dim"),
+        ("model: {init_args: {optimizer: {init_args: {lrr: 3}}}}", "lr"),
+        ("dta: {root: x}", "data.root"),
+        ("mdoel: {init_args: {stride: 3}}", "model"),
+        ("data: {max_durations: 3}", "data.max_duration"),
+    ],
+)
+def test_a_misspelt_key_in_a_file_is_refused_with_the_nearest_name(
+    speechllm, tmp_path: Path, text: str, meant: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    assert (
+        speechllm(*configs("finetune"), "--config", str(tmp_path / "mine.yaml"))
+        .error()
+        .endswith(f"Did you mean {meant}?")
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["fti"], "Did you mean fit?"),
+        (["trancribe", "a.wav"], "Did you mean transcribe?"),
+        (["transcribe", "--chekpoint", "x", "a.wav"], "Did you mean checkpoint?"),
+        (["transcribe", "--checkpoint", "x", "--max-seconds", "3", "a.wav"], "Did you mean max_seconds?"),
+        (["transcribe", "a.wav"], "checkpoint"),
+        (["evaluate", "--checkpoint", "x", "--cut", "y"], "cuts"),
+        (["evaluate", "--checkpoint", "[]", "--cuts", "y"], "no checkpoint"),
+        (["report"], "run"),
+        (["fit"], "data.root"),
+        (["fit", "--config", "conf/nosuch.yaml"], "conf/nosuch.yaml"),
+        ([*configs("finetune"), "--trainer.max_epochs", "many"], "trainer.max_epochs"),
+        ([*configs("finetune"), "--model.stride", "two"], "stride"),
+        ([*configs("finetune"), "--model", "Nope"], "Nope"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[-1],
+)
+def test_other_mistakes_are_one_line_too(speechllm, arguments: list[str], named: str) -> None:
+    assert named in speechllm(*arguments).error()
+
+
+# help
+
+
+def test_help_lists_every_command(speechllm) -> None:
+    for arguments in (["--help"], []):
+        status, out, _ = speechllm(*arguments)
+        assert status == 0
+        for command in ("fit", "validate", "test", "predict", "evaluate", "transcribe", "report"):
+            assert f"    {command} " in out
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("fit", "--trainer.max_epochs"), ("evaluate", "--cuts"), ("transcribe", "--format"), ("report", "--run")],
+)
+def test_help_of_a_command_lists_its_options(speechllm, command: str, option: str) -> None:
+    status, out, _ = speechllm(command, "--help")
+    assert (status, option in out) == (0, True)

@@ -1,0 +1,199 @@
+"""End to end on tones: both stages, on one process and on two, then evaluating and transcribing what they left."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import pytest
+import torch
+
+from speechllm_pl.apps import cli
+
+ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("speechllm")
+LANGUAGES = {"en", "de"}
+TWO_PROCESSES = ("--config", ROOT / "conf" / "trainer" / "cpu.yaml")
+
+
+def arguments(stage: str, small_config: Path, run: Path) -> list[str]:
+    files = (ROOT / "conf" / f"{stage}.yaml", ROOT / "conf" / "size" / "tiny.yaml", small_config)
+    return ["fit", *(part for file in files for part in ("--config", str(file))), "--run", str(run)]
+
+
+def fit(*given: object) -> str:
+    """The installed command in a process of its own → what it printed."""
+    done = subprocess.run([COMMAND, *map(str, given)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def record(run: Path, name: str) -> dict[str, Any]:
+    return json.loads((run / name).read_text())
+
+
+def step_of(checkpoint: Path) -> int:
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"]
+
+
+@pytest.fixture(scope="module")
+def stage_one(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a stage-1 run long enough to recognise something."""
+    run = tmp_path_factory.mktemp("runs") / "ctc"
+    longer = ["--trainer.max_epochs", "30", "--trainer.check_val_every_n_epoch", "15"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["speechllm", *arguments("pretrain_ctc", small_config, run), *longer])
+        cli.main()
+    return run
+
+
+@pytest.fixture(scope="module")
+def stage_two(small_config: Path, stage_one: Path, llm_folder: Path) -> tuple[Path, str]:
+    """The folder of a stage-2 run on two processes that began at stage 1, and what it printed."""
+    run = stage_one.with_name("llm")
+    starts = ["--model.llm", llm_folder, "--model.encoder_checkpoint", stage_one.parent / "c*/checkpoints/best.ckpt"]
+    return run, fit(*arguments("finetune", small_config, run), *starts, *TWO_PROCESSES)
+
+
+def test_a_run_folder_tells_how_it_came_about(stage_one: Path) -> None:
+    for name in ("config.yaml", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "finished.json"):
+        assert (stage_one / name).is_file()
+    assert list((stage_one / "logs").glob("events.out.tfevents.*"))
+    environment = record(stage_one, "environment.json")
+    assert environment["seed"] == 1
+    assert "--run" in environment["command"]
+    assert environment["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    finished = record(stage_one, "finished.json")
+    assert finished["epochs"] == 30
+    assert finished["steps"] == step_of(stage_one / "checkpoints" / "last.ckpt")
+    assert finished["metrics"]["val/wer"] >= 0
+
+
+def test_the_same_folder_resumes(speechllm, small_config: Path, stage_one: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(stage_one, run)
+    steps = record(run, "finished.json")["steps"]
+    more = ["--trainer.max_epochs", 32, "--trainer.check_val_every_n_epoch", 2]
+    done = speechllm(*arguments("pretrain_ctc", small_config, run), *more)
+    assert done.status == 0
+    assert f"resuming {run / 'checkpoints' / 'last.ckpt'}" in done.out
+    finished = record(run, "finished.json")
+    assert finished["epochs"] == 32
+    assert finished["steps"] == steps * 32 // 30
+
+
+def test_the_recorded_config_runs_again(speechllm, stage_one: Path, tmp_path: Path) -> None:
+    again = ["--run", tmp_path, "--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1]
+    assert speechllm("fit", "--config", stage_one / "config.yaml", *again).status == 0
+    assert record(tmp_path, "finished.json")["epochs"] == 1
+
+
+def test_stage_one_on_two_processes(small_config: Path, tmp_path: Path) -> None:
+    fit(*arguments("pretrain_ctc", small_config, tmp_path), *TWO_PROCESSES)
+    assert record(tmp_path, "environment.json")["processes"] == 2
+    finished = record(tmp_path, "finished.json")
+    assert finished["epochs"] == 2
+    assert finished["steps"] >= 2
+    assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+
+
+def test_stage_two_on_two_processes_says_which_encoder_it_took(stage_one: Path, stage_two: tuple[Path, str]) -> None:
+    run, printed = stage_two
+    assert str(stage_one / "checkpoints" / "best.ckpt") in printed
+    assert record(run, "environment.json")["processes"] == 2
+    assert record(run, "finished.json")["steps"] >= 2
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
+# evaluate
+
+
+@pytest.fixture
+def evaluated(
+    speechllm, corpus: Path, stage_one: Path, stage_two: tuple[Path, str], tmp_path: Path
+) -> tuple[Path, str]:
+    """The folder that both checkpoints were evaluated into, and the table that was printed."""
+    best = ",".join(str(run / "checkpoints" / "best.ckpt") for run in (stage_one, stage_two[0]))
+    cuts = corpus / "train.jsonl.gz"
+    done = speechllm("evaluate", "--checkpoint", f"[{best}]", "--cuts", cuts, "--output", tmp_path)
+    assert done.status == 0, done.err
+    return tmp_path, done.out
+
+
+def test_scores_have_the_agreed_shape(evaluated: tuple[Path, str]) -> None:
+    scores = record(evaluated[0], "scores.json")
+    assert list(scores) == ["ctc", "llm"]
+    counts = {"words", "insertions", "deletions", "substitutions", "utterances"}
+    for entry in scores.values():
+        assert {"wer", "cer", "confidence_interval"} <= set(entry["average"])
+        assert set(entry["languages"]) == LANGUAGES
+        for row in entry["languages"].values():
+            assert {"wer", "cer", "confidence_interval", *counts} <= set(row)
+            assert all(isinstance(row[name], int) for name in counts)
+            assert row["utterances"] == 4
+        assert entry["real_time_factor"] > 0
+    for system in ("ctc WER", "llm WER", "average"):
+        assert system in evaluated[1]
+
+
+def test_scores_agree_with_jiwer_on_the_written_hypotheses(evaluated: tuple[Path, str]) -> None:
+    folder, _ = evaluated
+    scores = record(folder, "scores.json")
+    rows = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text().splitlines()]
+    assert len(rows) == 2 * 8
+    for system, entry in scores.items():
+        assert entry["average"]["wer"] == pytest.approx(sum(r["wer"] for r in entry["languages"].values()) / 2)
+        for language, score in entry["languages"].items():
+            chosen = [row for row in rows if (row["system"], row["language"]) == (system, language)]
+            references, hypotheses = ([row[key] for row in chosen] for key in ("reference", "hypothesis"))
+            words, characters = (
+                jiwer.process_words(references, hypotheses),
+                jiwer.process_characters(references, hypotheses),
+            )
+            assert score["wer"] == pytest.approx(words.wer)
+            assert score["cer"] == pytest.approx(characters.cer)
+            assert score["words"] == sum(len(reference.split()) for reference in references)
+            assert sum(row["errors"] for row in chosen) == words.substitutions + words.deletions + words.insertions
+    assert any(row["hypothesis"] for row in rows if row["system"] == "ctc")
+
+
+def test_alignments_show_every_utterance(evaluated: tuple[Path, str]) -> None:
+    for system in ("ctc", "llm"):
+        listing = (evaluated[0] / f"alignments-{system}.txt").read_text()
+        assert all(f"train-{number}" in listing for number in range(8))
+
+
+def test_one_checkpoint_alone_goes_into_its_run_folder(
+    speechllm, corpus: Path, stage_one: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(stage_one, run)
+    checkpoint = run / "checkpoints" / "best.ckpt"
+    assert speechllm("evaluate", "--checkpoint", checkpoint, "--cuts", corpus / "test.jsonl.gz").status == 0
+    assert list(record(run, "scores.json")) == ["ctc"]
+
+
+# transcribe
+
+
+def test_transcribe_prints_a_line_a_file(speechllm, corpus: Path, stage_two: tuple[Path, str]) -> None:
+    checkpoint = stage_two[0] / "checkpoints" / "best.ckpt"
+    files = [corpus / "test-1.wav", corpus / "test-0.wav"]
+    plain = speechllm("transcribe", "--checkpoint", checkpoint, *files)
+    assert plain.status == 0
+    assert [line.split(": ")[0] for line in plain.out.splitlines()] == [str(file) for file in files]
+    rows = [
+        json.loads(line)
+        for line in speechllm("transcribe", *files, "--checkpoint", checkpoint, "--format", "json").out.splitlines()
+    ]
+    assert [f"{row['file']}: {row['text']}" for row in rows] == plain.out.splitlines()
+    assert rows[0]["seconds"] == pytest.approx(0.05 + 3 * 0.35)
+
+
+def test_transcribe_takes_a_folder_and_a_stage_one_checkpoint(speechllm, corpus: Path, stage_one: Path) -> None:
+    done = speechllm("transcribe", corpus, "--checkpoint", stage_one / "checkpoints" / "best.ckpt")
+    assert done.status == 0
+    assert len(done.out.splitlines()) == len(list(corpus.glob("*.wav")))
