@@ -19,8 +19,10 @@ SPEECHLLM_DATA ?= ../shared/data
 FSDD    ?= $(SPEECHLLM_DATA)/free-spoken-digit-dataset
 TABLE   ?=
 HOURS   ?= 3
+LANGUAGES ?=
 VOCAB   ?= $(if $(filter fsdd,$(DATA)),64,$(if $(filter tiny,$(SIZE)),256,1547))
-ROOT    := data/$(DATA)
+PIECE   ?= $(if $(filter tiny,$(SIZE)),4,16)
+ROOT    ?= data/$(DATA)
 LLM     ?= $(ROOT)/llm
 
 CTC_RUN ?= runs/pretrain_ctc/$(DATA)-$(SIZE)
@@ -40,18 +42,29 @@ export OMP_NUM_THREADS ?= 1
 endif
 export TOKENIZERS_PARALLELISM ?= false
 
-CONFIGS = --config conf/data/$(DATA).yaml --config conf/size/$(SIZE).yaml --config conf/trainer/$(TRAINER).yaml
+# What DATA, SIZE and TRAINER may be: the files of conf/.
+$(foreach kind,DATA:data SIZE:size TRAINER:trainer,$(foreach name,$(firstword $(subst :, ,$(kind))), \
+  $(foreach folder,conf/$(lastword $(subst :, ,$(kind))),$(if $(wildcard $(folder)/$($(name)).yaml),, \
+  $(error $(name)=$($(name)): there is no $(folder)/$($(name)).yaml; there are $(basename $(notdir $(wildcard $(folder)/*.yaml))))))))
+
+comma   := ,
+space   := $(subst ,, )
+list    = $(subst $(space),$(comma),$(strip $(1)))
+# Stage, data, size, what the stage does differently at this size (if anything), trainer.
+CONFIGS = --config conf/$(1).yaml --config conf/data/$(DATA).yaml --config conf/size/$(SIZE).yaml \
+  $(addprefix --config ,$(wildcard conf/$(1)/$(SIZE).yaml)) --config conf/trainer/$(TRAINER).yaml \
+  $(if $(filter-out data/$(DATA),$(ROOT)),--data.root $(ROOT) --model.tokenizer $(ROOT)/tokenizer.model)
 say     = @echo '$(subst ','\'',$(strip $(1)))'; $(strip $(1))
 
-PRETRAIN = $(SPEECHLLM) fit --config conf/pretrain_ctc.yaml $(CONFIGS) --run $(or $(RUN),$(CTC_RUN)) \
+PRETRAIN = $(SPEECHLLM) fit $(call CONFIGS,pretrain_ctc) --run $(or $(RUN),$(CTC_RUN)) \
   $(if $(CKPT),--ckpt_path $(CKPT)) $(ARGS)
-FINETUNE = $(SPEECHLLM) fit --config conf/finetune.yaml $(CONFIGS) --run $(or $(RUN),$(LLM_RUN)) --model.llm $(LLM) \
+FINETUNE = $(SPEECHLLM) fit $(call CONFIGS,finetune) --run $(or $(RUN),$(LLM_RUN)) --model.llm $(LLM) \
   --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)*/checkpoints/best.ckpt)' $(ARGS)
-EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(or $(CKPT),$(wildcard $(CTC_RUN)/checkpoints/best.ckpt \
-  $(LLM_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS)
+TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/best.ckpt)
+EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS)
 
 .PHONY: help install data tokenizer llm pretrain-ctc finetune evaluate transcribe report demo fsdd experiment \
-  lint test test-long ci clean
+  lint test test-long ci clean demo-short
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,20 +82,21 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 data: $(ROOT)/train.jsonl.gz ## prepare DATA (spoken_numbers, fsdd, table with TABLE=folder)
 
-data/spoken_numbers/train.jsonl.gz: | $(INSTALLED)
-	$(call say,$(PYTHON) -m data_prep.spoken_numbers --output data/spoken_numbers --hours $(HOURS) --jobs $(JOBS))
+PREPARE_spoken_numbers = $(PYTHON) -m data_prep.spoken_numbers --output $(ROOT) --hours $(HOURS) --jobs $(JOBS) \
+  $(if $(LANGUAGES),--languages $(LANGUAGES))
+PREPARE_fsdd  = $(PYTHON) -m data_prep.fsdd --corpus $(FSDD) --output $(ROOT) --jobs $(JOBS)
+PREPARE_table = $(PYTHON) -m data_prep.table --table $(TABLE) --output $(ROOT) --copy-audio --jobs $(JOBS)
 
-data/fsdd/train.jsonl.gz: | $(INSTALLED)
-	$(call say,$(PYTHON) -m data_prep.fsdd --corpus $(FSDD) --output data/fsdd --jobs $(JOBS))
-
-data/table/train.jsonl.gz: | $(INSTALLED)
-	@test -n "$(TABLE)" || { echo 'error: DATA=table needs TABLE=<folder or table> (see README, Your own data)' >&2; exit 2; }
-	$(call say,$(PYTHON) -m data_prep.table --table $(TABLE) --output data/table --copy-audio --jobs $(JOBS))
+$(ROOT)/train.jsonl.gz: | $(INSTALLED)
+	$(if $(PREPARE_$(DATA)),,$(error $@ does not exist: put train, dev and test.jsonl.gz (Lhotse cuts) into $(ROOT)))
+	$(if $(filter table,$(DATA)),$(if $(TABLE),,$(error DATA=table needs TABLE=<folder or table>; see README, Your own data)))
+	$(call say,$(PREPARE_$(DATA)))
 
 tokenizer: $(ROOT)/tokenizer.model ## train the CTC tokenizer of DATA (VOCAB pieces)
 
 $(ROOT)/tokenizer.model: $(ROOT)/train.jsonl.gz
-	$(call say,$(PYTHON) -m data_prep.tokenizer --manifest $< --vocab-size $(VOCAB) --output $@)
+	$(call say,$(PYTHON) -m data_prep.tokenizer --manifest $< --vocab-size $(VOCAB) --max-piece-length $(PIECE) \
+	  --output $@)
 
 llm: $(ROOT)/llm/config.json ## build and pretrain the tiny LLM on the transcripts of DATA
 
@@ -114,6 +128,9 @@ demo: ## the main job on the embedded default, into runs/demo (no download, GPU 
 fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
 	@$(MAKE) experiment NAME=fsdd DATA=fsdd
 
+demo-short: ## the demo's whole path in a few minutes, one language, into runs/demo_short; asserts its error rate
+	@$(MAKE) experiment NAME=demo_short DATA=spoken_numbers ROOT=data/spoken_numbers_short HOURS=0.5 LANGUAGES=en
+
 NAME ?= demo
 STUDY := runs/$(NAME)
 
@@ -131,8 +148,8 @@ $(STUDY)/scores.json: $(STUDY)/finetune/finished.json
 	  CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt,$(STUDY)/finetune/checkpoints/best.ckpt
 
 $(STUDY)/transcripts.txt: $(STUDY)/scores.json
-	@$(MAKE) transcribe CKPT=$(STUDY)/finetune/checkpoints/best.ckpt \
-	  FILES="$$(find $(ROOT)/audio/test -name '*.flac' | sort | awk 'NR % 97 == 1' | head -3 | xargs)" | tee $@
+	$(call say,$(SPEECHLLM) transcribe --checkpoint $(STUDY)/finetune/checkpoints/best.ckpt \
+	  $$(find $(ROOT)/audio/test -name '*.flac' | sort | awk 'NR % 97 == 1' | head -3) | tee $@)
 
 $(STUDY)/report.html: $(STUDY)/transcripts.txt
 	@$(MAKE) report RUN=$(STUDY) ARGS="--cuts $(ROOT)/test.jsonl.gz"

@@ -166,14 +166,14 @@ class Noise:
     """Rate of pauses: runs of up to four times `max_fillers`."""
     held: float = 0.25
     """Rate of tokens that last two or three frames."""
-    wrong: float = 0.08
+    wrong: float = 0.03
     """Rate of tokens that are replaced by another, by a filler, or dropped, so that the text's own
     probability has to help."""
-    blur: float = 0.4
+    blur: float = 0.1
     """Largest weight of something else in a frame's embedding."""
-    gaussian: float = 0.8
+    gaussian: float = 0.2
     """Largest standard deviation of the noise on embeddings, relative to their own root mean square."""
-    scale: float = 2.0
+    scale: float = 1.2
     """Largest factor, up or down, on the embeddings of a prefix."""
 
     def weakened(self, share: float) -> "Noise":
@@ -280,11 +280,11 @@ def perturb(
 class Recipe:
     """Everything, besides the texts, that decides the result."""
 
-    steps: int = 1200
-    batch_tokens: int = 800
+    steps: int = 1100
+    batch_tokens: int = 1600
     """Tokens of a batch, padding included."""
-    learning_rate: float = 3e-3
-    plain: float = 0.1
+    learning_rate: float = 2e-3
+    plain: float = 0.05
     """Share of sequences without a prefix."""
     random_tokens: float = 0.0
     """Share of sequences whose text is random tokens, which only copying predicts. None by default: they

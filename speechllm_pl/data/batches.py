@@ -69,7 +69,8 @@ class EpochBatches(Sampler[CutSet]):
             if len(batches) < world_size:  # the same on every rank, so that none waits for another
                 raise UserError(f"fewer training batches than processes ({world_size}): lower data.max_duration")
             batches += batches[: -len(batches) % world_size]
-        self.batches = batches[rank::world_size]
+        # Lightning ends a run in which a rank has nothing to validate: an empty batch keeps it among the others.
+        self.batches = batches[rank::world_size] or [CutSet.from_cuts([])]
         self.start = start
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import soundfile
@@ -24,7 +25,12 @@ def save(module: Recognizer, path: Path) -> Path:
     """A checkpoint of an untrained module."""
     torch.manual_seed(0)
     module.configure_model()
-    checkpoint = {"state_dict": module.state_dict()}
+    checkpoint = {
+        "state_dict": module.state_dict(),
+        "pytorch-lightning_version": L.__version__,
+        "epoch": 0,
+        "global_step": 0,
+    }
     module.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
     return path
@@ -217,7 +223,7 @@ def test_a_tokenizer_of_another_size_is_refused(
     assert sizes in speechllm(*fit("pretrain_ctc", small_config, tmp_path, *given, "--ckpt_path", ctc)).error()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"not a model"], ids=["missing", "empty", "text"])
+@pytest.mark.parametrize("content", [None, b"", b"\xff\x00\xfe"], ids=["missing", "empty", "bytes"])
 def test_a_tokenizer_that_cannot_be_read_is_named(
     speechllm, small_config: Path, tmp_path: Path, content: bytes | None
 ) -> None:

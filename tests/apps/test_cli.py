@@ -26,8 +26,15 @@ def names(folder: str) -> list[str]:
 
 def configs(stage: str, data: str = "fsdd", size: str = "tiny", trainer: str = "cpu") -> list[str]:
     """The arguments that the Makefile gives to `fit`."""
-    files = (f"{stage}.yaml", f"data/{data}.yaml", f"size/{size}.yaml", f"trainer/{trainer}.yaml")
-    arguments = ["fit", *(part for file in files for part in ("--config", str(CONF / file)))]
+    names = (
+        f"{stage}.yaml",
+        f"data/{data}.yaml",
+        f"size/{size}.yaml",
+        f"{stage}/{size}.yaml",
+        f"trainer/{trainer}.yaml",
+    )
+    files = (CONF / name for name in names)  # not every size has a file for a stage
+    arguments = ["fit", *(part for file in files if file.is_file() for part in ("--config", str(file)))]
     return arguments + (["--model.llm", "some/llm"] if stage == "finetune" else [])
 
 
@@ -68,8 +75,12 @@ def test_every_stage_data_size_and_trainer_compose(parser, stage: str, data: str
             assert BLOCKS[size] in (None, config.model.init_args.encoder.num_blocks)
 
 
-def test_sizes_are_all_accounted_for() -> None:
+def test_every_shipped_file_is_tried_above() -> None:
     assert set(names("size")) == set(BLOCKS)
+    folders = {path.relative_to(CONF).parts[0] for path in CONF.glob("*/*.yaml")}
+    assert folders <= {"data", "size", "trainer", *STAGES}
+    assert {path.stem for path in CONF.glob("*.yaml")} == set(STAGES)
+    assert {path.stem for stage in STAGES for path in (CONF / stage).glob("*.yaml")} <= set(names("size"))
 
 
 @pytest.mark.parametrize("size", names("size"))
