@@ -20,6 +20,7 @@ def evaluate(
     max_duration: float = 60.0,
     device: str = "cpu",
     llm: str | None = None,
+    max_wer: float | None = None,
 ) -> None:
     """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
 
@@ -30,6 +31,10 @@ def evaluate(
         max_duration: seconds of audio a batch.
         device: where to compute: cpu, cuda, cuda:1.
         llm: folder or name of the LLM, where it has moved since training.
+        max_wer: fail (status 2) when a system's average WER is above this fraction.
+
+    Raises:
+        UserError: bad input, or an average WER above `max_wer`.
     """
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
     if not checkpoints:
@@ -64,6 +69,9 @@ def evaluate(
     _write(folder, scores, scored, truncated)
     print(score_table(scores))
     print(f"scores, hypotheses and alignments are in {folder}")
+    for system, entry in scores.items():
+        if max_wer is not None and entry["average"]["wer"] > max_wer:
+            raise UserError(f"{system}: average WER {entry['average']['wer']:.3f} is above max_wer {max_wer}")
 
 
 def _score(recognized: Recognized, system: str) -> list[ScoredUtterance]:
