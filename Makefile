@@ -21,7 +21,7 @@ TABLE   ?=
 HOURS   ?= 3
 LANGUAGES ?=
 VOCAB   ?= $(if $(filter fsdd,$(DATA)),64,$(if $(filter tiny,$(SIZE)),256,1547))
-PIECE   ?= $(if $(filter tiny,$(SIZE)),4,16)
+PIECE   ?= $(if $(filter tiny,$(SIZE)),8,16)
 ROOT    ?= data/$(DATA)
 LLM     ?= $(ROOT)/llm
 
@@ -149,9 +149,10 @@ $(STUDY)/scores.json: $(STUDY)/finetune/finished.json
 	@$(MAKE) evaluate OUTPUT=$(STUDY) \
 	  CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt,$(STUDY)/finetune/checkpoints/best.ckpt
 
+# Three recordings, from the beginning, the middle and the end of the test set.
 $(STUDY)/transcripts.txt: $(STUDY)/scores.json
 	$(call say,$(SPEECHLLM) transcribe --checkpoint $(STUDY)/finetune/checkpoints/best.ckpt \
-	  $$(find $(ROOT)/audio/test -name '*.flac' | sort | awk 'NR % 97 == 1' | head -3) | tee $@)
+	  $$(find $(ROOT)/audio/test -name '*.flac' | sort | sed -n '1p;25p;$$p') | tee $@)
 
 $(STUDY)/report.html: $(STUDY)/transcripts.txt
 	@$(MAKE) report RUN=$(STUDY) ARGS="--cuts $(ROOT)/test.jsonl.gz"

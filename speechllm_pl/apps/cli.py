@@ -6,6 +6,7 @@ A run has one folder, `--run`. Starting a command again with the same folder res
 import argparse
 import difflib
 import inspect
+import logging
 import re
 import sys
 import warnings
@@ -31,6 +32,7 @@ OPTIONAL = re.compile(
 def main() -> None:
     """Run a command; bad input ends with one line and status 2, an interrupt with status 130."""
     warnings.filterwarnings("ignore", message=HARMLESS)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it can do without
     try:
         _run_command()
     except Exception as error:
