@@ -7,17 +7,18 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-VENV    ?= .venv
-DATA    ?= spoken_numbers
-SIZE    ?= tiny
-TRAINER ?= cpu
-CKPT    ?=
-ARGS    ?=
+VENV     = .venv
+DATA     = spoken_numbers
+SIZE     = tiny
+TRAINER  = cpu
+CKPT     =
+ARGS     =
 JOBS    ?= 2
+PREPARE_ARGS =
 
 SPEECHLLM_DATA ?= ../shared/data
 FSDD    ?= $(SPEECHLLM_DATA)/free-spoken-digit-dataset
-TABLE   ?=
+TABLE    =
 HOURS   ?= 3
 LANGUAGES ?=
 VOCAB   ?= $(if $(filter fsdd,$(DATA)),64,$(if $(filter tiny,$(SIZE)),256,1547))
@@ -60,7 +61,7 @@ say     = @echo '$(subst ','\'',$(strip $(1)))'; $(strip $(1))
 PRETRAIN = $(SPEECHLLM) fit $(call CONFIGS,pretrain_ctc) --run $(or $(RUN),$(CTC_RUN)) \
   $(if $(CKPT),--ckpt_path $(CKPT)) $(ARGS)
 FINETUNE = $(SPEECHLLM) fit $(call CONFIGS,finetune) --run $(or $(RUN),$(LLM_RUN)) --model.llm $(LLM) \
-  --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)*/checkpoints/best.ckpt)' $(ARGS)
+  --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)/checkpoints/best.ckpt)' $(ARGS)
 TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/best.ckpt)
 EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) \
   $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
@@ -75,9 +76,9 @@ install: $(INSTALLED) ## make .venv with everything in it (VENV= installs into t
 	$(if $(VENV),,python -m pip install -c constraints.txt -e '.[dev]')
 
 $(VENV)/installed: pyproject.toml constraints.txt
-	command -v uv >/dev/null || python3 -m pip install --quiet uv
-	test -x $(PYTHON) || $$(command -v uv || echo python3 -m uv) venv --quiet --python '>=3.11,<3.14' $(VENV)
-	$$(command -v uv || echo python3 -m uv) pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
+	command -v uv >/dev/null || { python3 -m venv $(VENV) && $(PYTHON) -m pip install --quiet uv; }
+	test -x $(PYTHON) || uv venv --quiet --python '>=3.11' $(VENV)
+	$$(command -v uv || echo $(PYTHON) -m uv) pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
 	touch $@
 
 # --- data: every corpus becomes $(ROOT)/{train,dev,test}.jsonl.gz ---
@@ -85,9 +86,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 data: $(ROOT)/train.jsonl.gz ## prepare DATA (spoken_numbers, fsdd, table with TABLE=folder)
 
 PREPARE_spoken_numbers = $(PYTHON) -m data_prep.spoken_numbers --output $(ROOT) --hours $(HOURS) --jobs $(JOBS) \
-  $(if $(LANGUAGES),--languages $(LANGUAGES))
-PREPARE_fsdd  = $(PYTHON) -m data_prep.fsdd --corpus $(FSDD) --output $(ROOT) --jobs $(JOBS)
-PREPARE_table = $(PYTHON) -m data_prep.table --table $(TABLE) --output $(ROOT) --copy-audio --jobs $(JOBS)
+  $(if $(LANGUAGES),--languages $(LANGUAGES)) $(PREPARE_ARGS)
+PREPARE_fsdd  = $(PYTHON) -m data_prep.fsdd --corpus '$(FSDD)' --output $(ROOT) --jobs $(JOBS) $(PREPARE_ARGS)
+PREPARE_table = $(PYTHON) -m data_prep.table --table '$(TABLE)' --output $(ROOT) --copy-audio --jobs $(JOBS) $(PREPARE_ARGS)
 
 $(ROOT)/train.jsonl.gz: | $(INSTALLED)
 	$(if $(PREPARE_$(DATA)),,$(error $@ does not exist: put train, dev and test.jsonl.gz (Lhotse cuts) into $(ROOT)))
@@ -131,7 +132,7 @@ fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
 	@$(MAKE) experiment NAME=fsdd DATA=fsdd
 
 demo-short: ## the demo's whole path in a few minutes, one language, into runs/demo_short; asserts its error rate
-	@$(MAKE) experiment NAME=demo_short DATA=spoken_numbers ROOT=data/spoken_numbers_short HOURS=0.5 LANGUAGES=en MAX_WER=0.5
+	@$(MAKE) experiment NAME=demo_short DATA=spoken_numbers ROOT=data/spoken_numbers_short HOURS=0.5 LANGUAGES=en MAX_WER=0.25
 
 NAME ?= demo
 STUDY := runs/$(NAME)
@@ -146,10 +147,10 @@ $(STUDY)/finetune/finished.json: $(STUDY)/pretrain_ctc/finished.json | $(ROOT)/l
 	@$(MAKE) finetune RUN=$(STUDY)/finetune CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt
 
 $(STUDY)/scores.json: $(STUDY)/finetune/finished.json
-	@$(MAKE) evaluate OUTPUT=$(STUDY) \
+	@$(MAKE) evaluate ARGS= OUTPUT=$(STUDY) \
 	  CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt,$(STUDY)/finetune/checkpoints/best.ckpt
 
-# Three recordings, from the beginning, the middle and the end of the test set.
+# Three recordings of the test set: the first, another one, the last.
 $(STUDY)/transcripts.txt: $(STUDY)/scores.json
 	$(call say,$(SPEECHLLM) transcribe --checkpoint $(STUDY)/finetune/checkpoints/best.ckpt \
 	  $$(find $(ROOT)/audio/test -name '*.flac' | sort | sed -n '1p;25p;$$p') | tee $@)
@@ -162,7 +163,7 @@ $(STUDY)/report.html: $(STUDY)/transcripts.txt
 lint: $(INSTALLED) ## ruff, pyright and the rule that imports go down
 	$(BIN)ruff check .
 	$(BIN)ruff format --check .
-	$(BIN)pyright
+	$(BIN)pyright --pythonpath "$$(command -v $(PYTHON))"
 	$(BIN)lint-imports
 
 test: $(INSTALLED) ## the tests: minutes, no network

@@ -1,6 +1,6 @@
 """Real-time factor of decoding, one utterance at a time and in batches, for trained runs.
 
-    python benchmarks/decoding_speed.py runs/demo/pretrain_ctc runs/demo/finetune --cuts data/spoken_numbers/test.jsonl.gz
+    python benchmarks/decoding_speed.py runs/demo/pretrain_ctc runs/demo/finetune
 
 The real-time factor is seconds of work (features, encoder, decoding; not reading) per second of audio.
 """

@@ -6,8 +6,11 @@ interrupted, never puts other sound under a name that an older manifest still re
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+OURS = re.compile(r".*-[0-9a-f]{8}\.flac")
 
 
 def digest(ingredients: Mapping[str, object]) -> str:
@@ -16,8 +19,11 @@ def digest(ingredients: Mapping[str, object]) -> str:
 
 
 def remove_others(folder: Path, kept: Iterable[Path | str]) -> None:
-    """Remove what earlier settings and interrupted runs left in `folder`; call it after writing manifests."""
+    """Remove what earlier settings and interrupted runs left in `folder`; call it after writing manifests.
+
+    Only files named as ours are, with a digest at the end: a user's recordings in the same folder stay.
+    """
     wanted = {Path(path) for path in kept}
     for path in folder.rglob("*"):
-        if path.is_file() and path not in wanted:
+        if OURS.fullmatch(path.name) and path not in wanted:
             path.unlink()

@@ -176,9 +176,7 @@ def _expected_seconds(utterance: SpokenNumber) -> float:
     return max(0.7 + speech, MIN_SECONDS)
 
 
-def plan(
-    hours: float, seed: int, output: Path, languages: Sequence[str] = tuple(ACCENTS)
-) -> Iterator[SpokenNumber]:
+def plan(hours: float, seed: int, output: Path, languages: Sequence[str] = tuple(ACCENTS)) -> Iterator[SpokenNumber]:
     """Train up to `hours` over all languages, then dev and test, in which no transcript comes twice.
 
     The length of an utterance is predicted from its text, so that the plan needs no audio: the hours really

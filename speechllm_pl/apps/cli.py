@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from speechllm_pl.core.errors import UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
 HARMLESS = ".*(num_workers|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
 """Warnings of the libraries that a user can do nothing about."""
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
@@ -42,8 +42,16 @@ def main() -> None:
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
+            _interrupted()
+        raise
+
+
+def _interrupted() -> NoReturn:
+    print("interrupted: run the same command again to continue", file=sys.stderr)
+    sys.exit(130)
 
 
 def _run_command() -> None:
@@ -59,11 +67,13 @@ def _run_command() -> None:
         raise UserError(f"there is no command {command}.{_nearest(command, commands)} Commands: {', '.join(commands)}")
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The user's error behind those that jsonargparse wraps around it when a constructor raises."""
-    while error is not None and not isinstance(error, UserError):
+def _user_error(error: BaseException | None) -> str | None:
+    """What to tell the user, where it is theirs to mend: jsonargparse wraps errors that constructors raise."""
+    while error is not None:
+        if isinstance(error, UserError) or type(error).__name__ == "MisconfigurationException":
+            return " ".join(str(error).split())
         error = error.__cause__
-    return error
+    return None
 
 
 def _programs() -> dict[str, Any]:
@@ -140,7 +150,7 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
     from lightning.pytorch.cli import LightningCLI
 
     from speechllm_pl.data.datamodule import SpeechDataModule
-    from speechllm_pl.training.callbacks import Finished, RunRecord, Samples, Speed
+    from speechllm_pl.training.callbacks import Finished, LastCheckpoint, Predictions, RunRecord, Samples, Speed
     from speechllm_pl.training.checkpoints import AtomicCheckpointIO
     from speechllm_pl.training.recognizer import Recognizer
 
@@ -184,6 +194,17 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
                 print(f"resuming {last}; to start anew give another folder with --run (RUN=)", flush=True)
                 config.ckpt_path = str(last)
 
+        def _use_best(self) -> None:
+            config = self.config_init[str(self.subcommand)]
+            best = Path(config.run, "checkpoints", BEST)
+            if config.ckpt_path is None and not best.is_file():
+                raise UserError(
+                    f"{self.subcommand} needs a trained model: give --ckpt_path, or --run of a fit ({best})"
+                )
+            config.ckpt_path = config.ckpt_path or str(best)
+
+        before_validate = before_test = before_predict = _use_best
+
     SpeechCLI(
         Recognizer,
         SpeechDataModule,
@@ -194,7 +215,9 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
         parser_class=_parser_class(),
         parser_kwargs={"description": __doc__, "epilog": _program_list(programs), "formatter_class": _help_formatter()},
         trainer_defaults={
-            "callbacks": [LearningRateMonitor("step"), Speed(), Samples(), Finished()],
+            "callbacks": [
+                *(LearningRateMonitor("step"), Speed(), Samples(), LastCheckpoint(), Predictions(), Finished())
+            ],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
         },

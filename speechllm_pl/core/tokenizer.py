@@ -88,7 +88,8 @@ class CtcTokenizer:
         kept (a word may hold the same piece twice) and a blank is a ValueError."""
         if BLANK in ids:
             raise ValueError("a blank has no text: apply ctc_collapse to the path first")
-        return self._processor.DecodeIds([int(label) - 1 for label in ids])
+        # A frame-by-frame path may hold a lone word mark before a word, which would be two spaces.
+        return " ".join(self._processor.DecodeIds([int(label) - 1 for label in ids]).split())
 
     def unknown_characters(self, text: str) -> set[str]:
         """Characters of the text that the model cannot write."""

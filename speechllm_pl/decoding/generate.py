@@ -44,6 +44,8 @@ def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: Llm
         stopping_criteria=transformers.StoppingCriteriaList([RowCaps(caps)]),
         do_sample=False,
         num_beams=1,
+        repetition_penalty=1.0,  # people do say things twice, whatever the LLM's own settings think
+        no_repeat_ngram_size=0,
         bos_token_id=model.bos_id,
         eos_token_id=model.eos_id,
         pad_token_id=tokenizer.pad_id,

@@ -22,7 +22,7 @@ class DirectAlignment(nn.Module):
 
     Args:
         llm_dim: the LLM's width.
-        temperature: cosines are divided by it; the prototype's best was 1/20.
+        temperature: cosines are divided by it: the smaller, the sharper.
         blank: `(llm_dim,)` where the blank starts (an embedding that the LLM already skips), else random.
     """
 

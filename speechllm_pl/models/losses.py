@@ -32,15 +32,19 @@ def ctc_loss(logits: Tensor, frames: Tensor, targets: Tokens) -> LossTerm:
         frames: `(B,)` real frames.
         targets: classes 1 … V - 1.
 
-    A transcript that needs more frames than there are adds nothing (its likelihood is zero) rather than an
-    infinity; data preparation refuses such recordings.
+    A transcript that needs more frames than there are (one a symbol, and a blank between equal ones) has no
+    likelihood: it adds neither to the loss nor to the count.
     """
+    ids, lengths = targets
+    columns = torch.arange(max(ids.shape[1] - 1, 0), device=ids.device)
+    repeats = (ids[:, 1:] == ids[:, :-1]) & (columns < lengths[:, None] - 1)
+    possible = frames >= lengths + repeats.sum(1)
     with torch.autocast(logits.device.type, enabled=False):
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
         total = F.ctc_loss(
             log_probs, targets.ids, frames, targets.lengths, blank=BLANK, reduction="sum", zero_infinity=True
         )
-    return LossTerm(total, targets.lengths.sum())
+    return LossTerm(total, (lengths * possible).sum())
 
 
 def next_token_loss(logits: Tensor, labels: Tensor) -> LossTerm:

@@ -26,9 +26,11 @@ PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse"
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes the resolved configuration, versions, git commit, seed and command into the run folder."""
+    """Writes the resolved configuration, versions, git commit, seed and command of a fit into the run folder."""
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit":  # a test of the run must not replace the record of its training
+            return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         text = self.parser.dump(self.config, skip_none=False)
@@ -44,6 +46,51 @@ class RunRecord(SaveConfigCallback):
             "packages": {name: version(name) for name in ("speechllm_pl", *PACKAGES)},
         }
         (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+class LastCheckpoint(L.Callback):
+    """Keeps last.ckpt fresh between validations, so that an interrupted run loses little.
+
+    Args:
+        every_n_steps: optimiser steps between two checkpoints.
+    """
+
+    def __init__(self, every_n_steps: int = 200):
+        self.every_n_steps = every_n_steps
+        self.saved_at = 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        step = trainer.global_step
+        if step != self.saved_at and (step % self.every_n_steps == 0 or step == trainer.max_steps):
+            self.saved_at = step
+            trainer.save_checkpoint(_checkpoint(trainer, "last"))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run too short for a validation leaves its only state under both names."""
+        for name in ("last", "best"):
+            missing = not _checkpoint(trainer, name).exists()
+            if trainer.strategy.broadcast(missing):
+                trainer.save_checkpoint(_checkpoint(trainer, name))
+
+
+def _checkpoint(trainer: L.Trainer, name: str) -> Path:
+    return Path(trainer.default_root_dir, "checkpoints", f"{name}.ckpt")
+
+
+class Predictions(L.Callback):
+    """Writes what `speechllm predict` recognises into the run folder, one JSON object an utterance."""
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        name = f"predictions-{trainer.global_rank}.jsonl" if trainer.world_size > 1 else "predictions.jsonl"
+        self.path = Path(trainer.default_root_dir, name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("")
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: list[dict[str, str]], *_: Any
+    ) -> None:
+        with self.path.open("a") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
 
 
 class Finished(L.Callback):
@@ -68,6 +115,9 @@ class Speed(L.Callback):
 
     def __init__(self) -> None:
         self.skipped = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out when it resumes in mid-epoch
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.audio_seconds = self.working_seconds = 0.0
@@ -146,7 +196,9 @@ def _tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
 
 
 def _git(*arguments: str) -> str:
+    """What git says of the code that runs, or nothing outside a checkout."""
+    here = Path(__file__).parent
     try:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

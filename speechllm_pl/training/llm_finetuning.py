@@ -21,7 +21,13 @@ from speechllm_pl.models.llm import LlmTokenizer, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint
-from speechllm_pl.training.recognizer import Recognizer, WeightedTerm, check_vocabulary, refuse_other_keys
+from speechllm_pl.training.recognizer import (
+    Recognizer,
+    WeightedTerm,
+    check_tokenizer,
+    refuse_other_keys,
+    refuse_other_settings,
+)
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
 
 
@@ -133,12 +139,8 @@ class LlmFinetuning(Recognizer):
         path = newest(self.encoder_checkpoint)
         checkpoint = read_checkpoint(path, stage="ctc")
         settings = checkpoint[RECORD]["settings"]
-        check_vocabulary(self.tokenizer, CtcTokenizer.from_bytes(settings["tokenizer"]).vocab_size - 1)
-        if settings["encoder"] != asdict(self.encoder):
-            raise UserError(
-                f"checkpoint {path} has an encoder of {settings['encoder']}, but this run is configured with"
-                f" {asdict(self.encoder)}: choose the same SIZE"
-            )
+        check_tokenizer(self.tokenizer, settings["tokenizer"])
+        refuse_other_settings({"encoder": asdict(self.encoder)}, settings, f"checkpoint {path}")
         state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         refuse_other_keys(set(self.speech.state_dict()), state)
         self.speech.load_state_dict(state)

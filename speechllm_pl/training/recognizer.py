@@ -81,10 +81,8 @@ class Recognizer(L.LightningModule):
         if self.device.type == "cpu":  # flash attention's bf16 backward is three times slower there
             torch.backends.cuda.enable_flash_sdp(False)  # the switch holds for CPU kernels too
 
-    def on_train_epoch_start(self) -> None:
-        self.speech.augment.epoch = self.current_epoch
-
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        self.speech.augment.epoch = self.current_epoch
         readable = bool(batch.ids)
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part
             batch = _silence(batch, self.device)
@@ -141,8 +139,9 @@ class Recognizer(L.LightningModule):
         if found != self.stage:
             what = STAGES.get(found, "another project")
             raise UserError(f"the checkpoint is of {what}, but one of {STAGES[self.stage]} is needed here")
-        pieces = CtcTokenizer.from_bytes(checkpoint[RECORD]["settings"]["tokenizer"]).vocab_size - 1
-        check_vocabulary(self.tokenizer, pieces)
+        settings = checkpoint[RECORD]["settings"]
+        check_tokenizer(self.tokenizer, settings["tokenizer"])
+        refuse_other_settings(self.settings(), settings, "the checkpoint")
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `on_save_checkpoint` kept.
@@ -187,6 +186,8 @@ class Recognizer(L.LightningModule):
         for system in self.systems:
             rates = self._rates_of(system).compute()
             self._rates_of(system).reset()
+            if len(rates) == 1:  # the average alone
+                raise UserError(f"{split}: not one recording could be read: check the paths in its manifest")
             for language, rate in rates.items():
                 for kind, value in rate.items():
                     self.log(f"{split}/{system}_{kind}/{language}", value, rank_zero_only=True)
@@ -197,16 +198,33 @@ class Recognizer(L.LightningModule):
                 rank_zero_info(f"{split}, epoch {self.current_epoch}, {summary_line(system, rates)}")
 
 
-def check_vocabulary(tokenizer: CtcTokenizer, pieces: int) -> None:
+def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
     """
     Raises:
-        UserError: the tokenizer's size is not the checkpoint's.
+        UserError: `tokenizer` is not the `model` that a checkpoint was trained with.
     """
-    if tokenizer.vocab_size - 1 != pieces:
+    if tokenizer.to_bytes() != model:
+        ours, theirs = tokenizer.vocab_size - 1, CtcTokenizer.from_bytes(model).vocab_size - 1
         raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size - 1} pieces, but the checkpoint was trained with {pieces}:"
+            f"the tokenizer ({ours} pieces) is not the one that the checkpoint was trained with ({theirs} pieces):"
             " give the tokenizer of that run (--model.tokenizer), or train anew"
         )
+
+
+def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: str) -> None:
+    """
+    Raises:
+        UserError: names the first setting of the model in which the two differ; dropout and the LLM's path may.
+    """
+    for key, value in _flat(ours).items():
+        found = _flat(theirs).get(key)
+        if key not in ("tokenizer", "llm", "encoder.dropout") and value != found:
+            raise UserError(f"{whose} has {key} {found}, but this run {value}: give it the same, or train anew")
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    encoder = {f"encoder.{name}": value for name, value in settings["encoder"].items()}
+    return {**settings, **encoder, "encoder": None}
 
 
 def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
