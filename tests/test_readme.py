@@ -136,7 +136,7 @@ def test_variables_are_those_of_the_makefile() -> None:
         assert f"$({name})" in MAKEFILE or f"$(or $({name})" in MAKEFILE
         stated = re.fullmatch(r"`([\w.]+)`", default.strip())
         if stated:
-            assert re.search(rf"^{name} +\?= {re.escape(stated[1])}$", MAKEFILE, flags=re.MULTILINE)
+            assert re.search(rf"^{name} +\??= {re.escape(stated[1])}$", MAKEFILE, flags=re.MULTILINE)
 
 
 def test_help_lists_every_public_target() -> None:

@@ -99,12 +99,12 @@ def test_spec_augment_masks_in_training_only() -> None:
 
 def test_spec_augment_draws_other_masks_for_every_utterance() -> None:
     torch.manual_seed(0)
-    masked = SpecAugment().train()(torch.ones(2, 300, 80))
+    masked = SpecAugment(SpecAugmentConfig()).train()(torch.ones(2, 300, 80))
     assert not torch.equal(masked[0], masked[1])
 
 
 def test_spec_augment_leaves_at_least_most_of_the_time_axis() -> None:
     torch.manual_seed(0)
     for _ in range(20):
-        masked = SpecAugment(freq_masks=0).train()(torch.ones(3, 50, 80))
+        masked = SpecAugment(SpecAugmentConfig(freq_masks=0)).train()(torch.ones(3, 50, 80))
         assert (masked[:, :, 0] == 0).sum(1).max() <= 2 * 0.2 * 50

@@ -73,7 +73,7 @@ def test_a_loaded_llm_is_frozen(llm_folder: Path) -> None:
 def test_a_missing_or_empty_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere does not exist"):
         load_llm(str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match="cannot be loaded"):
+    with pytest.raises(UserError, match="neither a folder nor a hub model"):
         load_llm(str(tmp_path))
     with pytest.raises(UserError, match="nowhere does not exist"):
         LlmTokenizer(str(tmp_path / "nowhere"))

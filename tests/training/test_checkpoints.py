@@ -185,7 +185,7 @@ def test_an_encoder_of_another_size_is_refused(ctc_file: Path, ctc_tokenizer: Ct
     other = ConformerConfig(dim=16, num_blocks=1, num_heads=2, ffn_dim=32)
     module = LlmFinetuning(ctc_tokenizer, str(llm_folder), other, encoder_checkpoint=str(ctc_file))
     module.configure_model()
-    with pytest.raises(UserError, match=r"'dim': 32.*'dim': 16.*SIZE"):
+    with pytest.raises(UserError, match="encoder.dim 32, but this run 16"):
         module.load_encoder()
 
 
@@ -203,9 +203,9 @@ def test_a_tokenizer_of_another_size_is_refused(
     pieces = other.vocab_size - 1
     module = LlmFinetuning(other, str(llm_folder), small_encoder, encoder_checkpoint=str(ctc_file))
     module.configure_model()
-    with pytest.raises(UserError, match=f"tokenizer has {pieces} pieces"):
+    with pytest.raises(UserError, match=rf"tokenizer \({pieces} pieces\) is not the one"):
         module.load_encoder()
-    with pytest.raises(UserError, match=f"tokenizer has {pieces} pieces"):
+    with pytest.raises(UserError, match=rf"tokenizer \({pieces} pieces\) is not the one"):
         CtcPretraining(other, small_encoder).on_load_checkpoint(torch.load(ctc_file, weights_only=True))
 
 
