@@ -21,7 +21,8 @@ def digest(ingredients: Mapping[str, object]) -> str:
 def remove_others(folder: Path, kept: Iterable[Path | str]) -> None:
     """Remove what earlier settings and interrupted runs left in `folder`; call it after writing manifests.
 
-    Only files named as ours are, with a digest at the end (and a number, if half written): a user's recordings in the same folder stay.
+    Only files named as ours are, with a digest at the end (and a number, if half written): a user's
+    recordings in the same folder stay.
     """
     wanted = {Path(path) for path in kept}
     for path in folder.rglob("*"):

@@ -218,7 +218,7 @@ def test_a_tokenizer_of_another_size_is_refused(
     )
     given = ["--model.tokenizer", f"{other}.model", "--model.encoder.dropout", 0.1]
     start = ["--model.llm", llm_folder, "--model.encoder_checkpoint", ctc]
-    sizes = f"trained with {ctc_tokenizer.vocab_size - 1}"
+    sizes = f"trained with ({ctc_tokenizer.vocab_size - 1}"
     assert sizes in speechllm(*fit("finetune", small_config, tmp_path, *given, *start)).error()
     assert sizes in speechllm(*fit("pretrain_ctc", small_config, tmp_path, *given, "--ckpt_path", ctc)).error()
 

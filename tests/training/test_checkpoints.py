@@ -185,7 +185,7 @@ def test_an_encoder_of_another_size_is_refused(ctc_file: Path, ctc_tokenizer: Ct
     other = ConformerConfig(dim=16, num_blocks=1, num_heads=2, ffn_dim=32)
     module = LlmFinetuning(ctc_tokenizer, str(llm_folder), other, encoder_checkpoint=str(ctc_file))
     module.configure_model()
-    with pytest.raises(UserError, match="encoder.dim 32, but this run 16"):
+    with pytest.raises(UserError, match=r"encoder\.dim 32, but this run 16"):
         module.load_encoder()
 
 
