@@ -45,6 +45,7 @@ from speechllm_pl.core.errors import UserError
 PAD, BOS, EOS, UNK, FILLER = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<filler>")  # ids 0 to 4
 PAD_ID, BOS_ID, EOS_ID, UNK_ID, FILLER_ID = range(len(SPECIAL_TOKENS))
 IGNORED = -100  # a label without loss
+LONGEST_TOKEN = 8  # letters: from few texts, longer tokens are compounds too rare to be learned from speech
 DRAWN_TOGETHER = 512  # sequences sorted by length at a time: enough for batches with little padding
 
 
@@ -136,6 +137,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
         vocab_size=vocabulary_size,
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
+        max_token_length=LONGEST_TOKEN,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
@@ -291,7 +293,7 @@ class Recipe:
     take steps away from real texts, and half of them gave clearly worse copies of held-out texts."""
     easy: float = 0.7
     """Share of the steps over which texts grow to full length and prefixes to full noise."""
-    vocabulary_size: int = 512
+    vocabulary_size: int = 384
     hidden_size: int = 192
     intermediate_size: int = 512
     layers: int = 4

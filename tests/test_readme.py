@@ -29,7 +29,8 @@ def commands() -> list[str]:
 
 def dry_run(command: str) -> str:
     """What `make` would run, with the environment that is active and so without installing anything."""
-    prepared = [option for name in ("train.jsonl.gz", "tokenizer.model") for option in ("-o", f"data/mls/{name}")]
+    files = [f"data/{data}/{name}" for data in ("mls", "table") for name in ("train.jsonl.gz", "tokenizer.model")]
+    prepared = [option for file in files for option in ("-o", file)]
     done = subprocess.run(
         [*shlex.split(command), "-n", "VENV=", *prepared],  # -o: as if the reader had put it there
         capture_output=True,
