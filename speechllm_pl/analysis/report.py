@@ -301,7 +301,8 @@ def _curves(stage: Stage) -> Iterable[tuple[str, str]]:
     rates = [curve for tag, curve in sorted(curves.items()) if tag.startswith("lr-")]
     if rates:
         rate, *others = rates
-        caption = "Learning rate of what is new in this stage; the encoder has its own." if others else "Learning rate."
+        differs = any(other != rate for other in others)
+        caption = "Learning rate of what is new in this stage; the encoder has its own." if differs else "Learning rate."
         label = f"Learning rate by step, at most {max(value for _, value in rate):.2g}"
         yield single_curve(rate, "learning rate", name=f"{name}-lr", label=label), caption
     speed = curves.get("speed/audio_seconds_per_second")

@@ -21,6 +21,7 @@ from speechllm_pl.models.llm import LlmTokenizer, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint
+from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.recognizer import (
     Recognizer,
     WeightedTerm,
@@ -153,10 +154,11 @@ class LlmFinetuning(Recognizer):
     def parameter_groups(self) -> list[dict[str, Any]]:
         encoder = {id(p) for p in self.speech.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [{"params": [p for p in trained if id(p) not in encoder]}]
+        blocks = self.speech.encoder.blocks
+        groups = grouped((p for p in trained if id(p) not in encoder), blocks)
         if not self.freeze_encoder:
             lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * self.encoder_lr_factor
-            groups.append({"params": [p for p in trained if id(p) in encoder], "lr": lr})
+            groups += grouped((p for p in trained if id(p) in encoder), blocks, lr=lr)
         return groups
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:

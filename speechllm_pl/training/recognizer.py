@@ -21,6 +21,7 @@ from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.losses import LossTerm, Tokens
 from speechllm_pl.training.checkpoints import RECORD, STAGES
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
+from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.schedules import Schedule
 
 
@@ -73,7 +74,7 @@ class Recognizer(L.LightningModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser is given; `lr` may differ between groups."""
-        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+        return grouped((p for p in self.parameters() if p.requires_grad), self.speech.encoder.blocks)
 
     # steps
 
