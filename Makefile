@@ -22,7 +22,7 @@ TABLE    =
 HOURS   ?= 3
 LANGUAGES ?=
 VOCAB   ?= $(if $(filter fsdd,$(DATA)),64,$(if $(filter tiny,$(SIZE)),256,1547))
-PIECE   ?= $(if $(filter tiny,$(SIZE)),8,16)
+PIECE   ?= $(if $(filter tiny,$(SIZE)),4,16)
 ROOT    ?= data/$(DATA)
 LLM     ?= $(ROOT)/llm
 

@@ -8,17 +8,21 @@ runs two.
 """
 
 import argparse
-import platform
+import importlib
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import torch
+import yaml
+from machine import machine
 from torch import nn
 
 from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import read_manifest
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.restore import restore
 
@@ -36,10 +40,24 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.backends.cuda.enable_flash_sdp(False)  # as in training on a CPU
     plan = EpochBatches(read_manifest(args.data / "train.jsonl.gz"), max_duration=args.max_duration, num_buckets=10)
-    print(f"{platform.platform()}, {args.threads} thread(s), torch {torch.__version__}, bf16 autocast")
+    print(f"{machine(args.threads)}, bf16 autocast")
     for run in args.runs:
-        module = restore(run / "checkpoints/best.ckpt").train()
+        module = as_trained(run)
         print(f"{run}: {measure(module, list(plan)[: args.batches + WARM_UP])}")
+
+
+def as_trained(run: Path) -> Recognizer:
+    """The run's model with the losses and the optimiser of its recipe, which checkpoints do not hold."""
+    recipe = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]
+    module = restore(run / "checkpoints/best.ckpt").train()
+    if isinstance(module, LlmFinetuning):
+        module.ctc_weight = recipe["ctc_weight"]
+        module.speech.head.requires_grad_(module.ctc_weight > 0)
+        module.model.text_masking = recipe["text_masking"]
+    package, _, name = recipe["optimizer"]["class_path"].rpartition(".")
+    kind = getattr(importlib.import_module(package), name)
+    module.make_optimizer = partial(kind, **recipe["optimizer"]["init_args"])
+    return module
 
 
 def measure(module: Recognizer, plan: list) -> str:
@@ -50,7 +68,7 @@ def measure(module: Recognizer, plan: list) -> str:
         parts["LLM"] = llm
     for name, part in parts.items():
         _time_forward(name, part, seconds)
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-6)
+    optimizer = module.make_optimizer(module.parameter_groups())
     dataset, audio = SpeechDataset(), 0.0
     for number, cuts in enumerate(plan):
         if number == WARM_UP:

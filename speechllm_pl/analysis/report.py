@@ -171,9 +171,10 @@ def _error_kinds(title: str, entry: dict[str, Any]) -> str:
     utterances = sum(row["utterances"] for row in counts)
     text = (
         f"{title}: {total['substitutions']} substitutions, {total['deletions']} deletions and"
-        f" {total['insertions']} insertions in {total['words']} words of {utterances} utterances;"
-        f" real-time factor {entry['real_time_factor']:.3f}"
+        f" {total['insertions']} insertions in {total['words']} words of {utterances} utterances"
     )
+    if entry["real_time_factor"] is not None:
+        text += f"; real-time factor {entry['real_time_factor']:.3f}"
     if entry.get("truncated"):
         text += f"; {entry['truncated']} transcripts met the length cap"
     if entry.get("unreadable"):
@@ -302,7 +303,9 @@ def _curves(stage: Stage) -> Iterable[tuple[str, str]]:
     if rates:
         rate, *others = rates
         differs = any(other != rate for other in others)
-        caption = "Learning rate of what is new in this stage; the encoder has its own." if differs else "Learning rate."
+        caption = (
+            "Learning rate of what is new in this stage; the encoder has its own." if differs else "Learning rate."
+        )
         label = f"Learning rate by step, at most {max(value for _, value in rate):.2g}"
         yield single_curve(rate, "learning rate", name=f"{name}-lr", label=label), caption
     speed = curves.get("speed/audio_seconds_per_second")

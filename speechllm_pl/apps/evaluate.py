@@ -60,7 +60,8 @@ def evaluate(
             truncated[system] = _truncated(recognized, system)
             scores[system] = {
                 **table(scored[system]),
-                "real_time_factor": recognized.real_time_factor,
+                # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
+                "real_time_factor": recognized.real_time_factor if system == module.stage else None,
                 "truncated": len(truncated[system]),
                 "unreadable": recognized.skipped,
                 "checkpoint": path,
@@ -139,9 +140,10 @@ def score_table(scores: dict[str, Any]) -> str:
         counts = [entry["languages"][language] for language in entry["languages"]]
         kinds = ", ".join(f"{sum(c[k] for c in counts)} {k}" for k in ("substitutions", "deletions", "insertions"))
         words, utterances = (sum(c[k] for c in counts) for k in ("words", "utterances"))
+        factor = entry["real_time_factor"]
         lines.append(
-            f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated;"
-            f" real-time factor {entry['real_time_factor']:.3f}"
+            f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
+            + ("" if factor is None else f"; real-time factor {factor:.3f}")
         )
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
     return "\n".join(lines)

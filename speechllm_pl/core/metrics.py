@@ -139,18 +139,6 @@ def table(
     return {"average": average, "languages": languages}
 
 
-def bootstrap_interval(
-    errors: np.ndarray, words: np.ndarray, *, samples: int = 1000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap over utterances of the pooled rate, sum of errors / sum of words.
-
-    errors, words: (N,) counts of each utterance. Words of one utterance share a speaker and a topic, so
-    utterances are drawn, not words.
-    """
-    rates = _resampled_rates(np.asarray(errors), np.asarray(words), samples, np.random.default_rng(seed))
-    return _percentiles(rates, level)
-
-
 def marked_words(reference: str, hypothesis: str) -> list[tuple[Operation, str | None, str | None]]:
     """The alignment word by word: (operation, reference word, hypothesis word), None where there is none."""
     if not reference.strip():

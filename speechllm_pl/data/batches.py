@@ -4,6 +4,7 @@ Knowing the whole epoch gives an exact length (so progress bars tell the time le
 rank, and a run that resumes in mid-epoch with just the batches that were left.
 """
 
+import random
 import warnings
 from collections.abc import Iterator
 from typing import Any, cast
@@ -47,6 +48,8 @@ class EpochBatches(Sampler[CutSet]):
         pad_to_world: bool = True,
         start: int = 0,
     ):
+        if shuffle:  # Lhotse shuffles within a buffer, which in a large corpus holds a few books
+            cuts = cuts.shuffle(random.Random(f"{seed} {epoch}"))
         num_buckets = min(num_buckets, len(cuts) // 2)
         with warnings.catch_warnings():  # of cuts in memory, of a single bucket, of cuts longer than a batch
             warnings.simplefilter("ignore")
