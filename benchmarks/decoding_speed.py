@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from machine import machine
+from machine import describe
 
 from speechllm_pl.apps.recognition import recognize
 from speechllm_pl.data.datamodule import read_manifest
@@ -25,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     cuts = read_manifest(args.cuts).subset(first=args.utterances)
-    print(f"{machine(args.threads)}, fp32")
+    print(f"{describe(args.threads)}, fp32")
     for run in args.runs:
         module = restore(run / "checkpoints/best.ckpt")
         factors = {seconds: recognize(module, cuts, seconds).real_time_factor for seconds in (0.1, 30.0, 120.0)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 
-def machine(threads: int) -> str:
+def describe(threads: int) -> str:
     """One line: processor, cores, system, threads used, version of torch."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []

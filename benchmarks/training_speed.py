@@ -8,23 +8,21 @@ runs two.
 """
 
 import argparse
-import importlib
 import time
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import torch
 import yaml
-from machine import machine
+from jsonargparse import ArgumentParser
+from machine import describe
 from torch import nn
 
 from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import read_manifest
 from speechllm_pl.data.dataset import SpeechDataset
-from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.checkpoints import read_checkpoint
 from speechllm_pl.training.recognizer import Recognizer
-from speechllm_pl.training.restore import restore
 
 WARM_UP = 3  # batches that are not counted
 
@@ -40,24 +38,22 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.backends.cuda.enable_flash_sdp(False)  # as in training on a CPU
     plan = EpochBatches(read_manifest(args.data / "train.jsonl.gz"), max_duration=args.max_duration, num_buckets=10)
-    print(f"{machine(args.threads)}, bf16 autocast")
+    print(f"{describe(args.threads)}, bf16 autocast")
     for run in args.runs:
         module = as_trained(run)
         print(f"{run}: {measure(module, list(plan)[: args.batches + WARM_UP])}")
 
 
 def as_trained(run: Path) -> Recognizer:
-    """The run's model with the losses and the optimiser of its recipe, which checkpoints do not hold."""
-    recipe = yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]
-    module = restore(run / "checkpoints/best.ckpt").train()
-    if isinstance(module, LlmFinetuning):
-        module.ctc_weight = recipe["ctc_weight"]
-        module.speech.head.requires_grad_(module.ctc_weight > 0)
-        module.model.text_masking = recipe["text_masking"]
-    package, _, name = recipe["optimizer"]["class_path"].rpartition(".")
-    kind = getattr(importlib.import_module(package), name)
-    module.make_optimizer = partial(kind, **recipe["optimizer"]["init_args"])
-    return module
+    """The run's model with its weights, and with the losses and the optimiser of its recipe."""
+    recipe = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(Recognizer, "model")
+    module = parser.instantiate_classes(parser.parse_object({"model": recipe})).model
+    module.configure_model()
+    checkpoint = read_checkpoint(run / "checkpoints/best.ckpt", stage=module.stage)
+    module.load_state_dict(checkpoint["state_dict"])
+    return module.train()
 
 
 def measure(module: Recognizer, plan: list) -> str:
@@ -83,6 +79,7 @@ def measure(module: Recognizer, plan: list) -> str:
         times.append(time.perf_counter())
         loss.backward()
         times.append(time.perf_counter())
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter())

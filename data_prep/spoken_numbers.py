@@ -70,17 +70,19 @@ VARIANTS = {
     ),
 }
 
-# Seconds a letter at 175 words a minute, measured; only the number of utterances for --hours depends on them.
+# Measured at 175 words a minute; only the number of utterances for --hours depends on them.
 SECONDS_PER_LETTER = {
-    "en": 0.066,
-    "de": 0.061,
-    "nl": 0.060,
-    "fr": 0.046,
-    "es": 0.063,
-    "it": 0.065,
-    "pt": 0.063,
-    "pl": 0.064,
+    "en": 0.055,
+    "de": 0.054,
+    "nl": 0.053,
+    "fr": 0.040,
+    "es": 0.054,
+    "it": 0.056,
+    "pt": 0.055,
+    "pl": 0.056,
 }
+SECONDS_PER_COMMA = 0.25
+SECONDS_OF_MARGINS = 0.67
 
 
 # Texts
@@ -172,8 +174,9 @@ def _digest(utterance: SpokenNumber) -> str:
 
 def _expected_seconds(utterance: SpokenNumber) -> float:
     speed = utterance.words_per_minute / 175
-    speech = len(utterance.text) * SECONDS_PER_LETTER[utterance.language] / speed
-    return max(0.7 + speech, MIN_SECONDS)
+    letters = len(utterance.text) * SECONDS_PER_LETTER[utterance.language]
+    pauses = utterance.spoken.count(",") * SECONDS_PER_COMMA
+    return max(SECONDS_OF_MARGINS + (letters + pauses) / speed, MIN_SECONDS)
 
 
 def plan(hours: float, seed: int, output: Path, languages: Sequence[str] = tuple(ACCENTS)) -> Iterator[SpokenNumber]:

@@ -2,7 +2,7 @@
 
 Why it is needed: a speech LLM repeats what the audio embeddings in its context say. A large LLM can copy from
 its context before it hears any audio; a tiny one made from scratch cannot, and then it does not learn it from
-a few hours of speech. So it learns it here, from text alone, in about two minutes on one core.
+a few hours of speech. So it learns it here, from text alone, in two to three minutes on one core.
 
 What it is trained on, always as next-token prediction:
 

@@ -45,11 +45,12 @@ def read_transcripts(manifests: Iterable[Path]) -> list[str]:
     return texts
 
 
-def train(texts: list[str], vocab_size: int, max_piece_length: int = 8) -> bytes:
+def train(texts: list[str], vocab_size: int, max_piece_length: int = 4) -> bytes:
     """A serialized unigram model of at most `vocab_size` pieces, <unk> included, of at most so many letters.
 
     Where there are few texts, long pieces are rare compounds, each heard a few times only, and CTC stays for
-    hundreds of steps at the loss of guessing; very short ones leave it free to misspell.
+    hundreds of steps at the loss of guessing. Short ones are heard often; they leave it free to misspell, which
+    passes as training goes on.
 
     It has fewer when the texts do not hold that many useful pieces. The same texts give the same bytes.
     Raises UserError when `vocab_size` cannot hold <unk>, the word mark and every character.
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--max-piece-length",
         type=int,
-        default=8,
+        default=4,
         help="letters of the longest piece; 16 for a large corpus (default: %(default)s)",
     )
     parser.add_argument(

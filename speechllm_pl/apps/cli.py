@@ -164,7 +164,6 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
                     "checkpoint.filename": "best",
                     "checkpoint.monitor": "val/wer",
                     "checkpoint.mode": "min",
-                    "checkpoint.save_last": True,
                     "checkpoint.enable_version_counter": False,
                 }
             )

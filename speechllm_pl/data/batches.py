@@ -48,7 +48,7 @@ class EpochBatches(Sampler[CutSet]):
         pad_to_world: bool = True,
         start: int = 0,
     ):
-        if shuffle:  # Lhotse shuffles within a buffer, which in a large corpus holds a few books
+        if shuffle:  # Lhotse shuffles within a buffer of some ten thousand cuts, neighbours in a sorted manifest
             cuts = cuts.shuffle(random.Random(f"{seed} {epoch}"))
         num_buckets = min(num_buckets, len(cuts) // 2)
         with warnings.catch_warnings():  # of cuts in memory, of a single bucket, of cuts longer than a batch

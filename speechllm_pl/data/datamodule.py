@@ -75,7 +75,23 @@ class SpeechDataModule(L.LightningDataModule):
         epoch = self.trainer.current_epoch if self.trainer else 0
         resumed = self._resume_at if self._resume_at["epoch"] == epoch else {"batches": 0}
         shortest_first = epoch < self.shortest_first_epochs
-        return self._loader("train", epoch=epoch, shortest_first=shortest_first, start=resumed["batches"])
+        loader = self._loader("train", epoch=epoch, shortest_first=shortest_first, start=resumed["batches"])
+        if resumed is self._resume_at and not resumed["batches"]:
+            self._leave_finished_epoch(len(loader))
+        return loader
+
+    def _leave_finished_epoch(self, batches: int) -> None:
+        """Let a run that stopped right after an epoch's last batch begin the next one with its first.
+
+        Lightning takes the former epoch for finished if it had at least as many batches as the next one, but the
+        numbers differ from epoch to epoch: so they are made equal.
+        """
+        loop = cast(Any, self.trainer).fit_loop.epoch_loop
+        progress = loop.batch_progress
+        if loop.restarting and progress.is_last_batch:
+            current = progress.current
+            current.ready = current.started = current.processed = batches
+            current.completed = batches - 1  # the loop counts the last one itself
 
     def val_dataloader(self) -> DataLoader:
         return self._loader("dev", shuffle=False, pad_to_world=False)

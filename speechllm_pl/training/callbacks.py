@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import matplotlib.pyplot as plt
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -48,11 +49,14 @@ class RunRecord(SaveConfigCallback):
         (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-class LastCheckpoint(L.Callback):
-    """Keeps last.ckpt fresh between validations, so that an interrupted run loses little.
+class LastCheckpoint(Checkpoint):
+    """Keeps last.ckpt fresh, whether or not dev improves, so that an interrupted run loses little.
+
+    Lightning calls checkpoint callbacks after all others and in their order: put this one after the one that
+    keeps the best, so that last.ckpt knows of it.
 
     Args:
-        every_n_steps: optimiser steps between two checkpoints.
+        every_n_steps: optimiser steps between two checkpoints, besides those after each validation.
     """
 
     def __init__(self, every_n_steps: int = 200):
@@ -62,15 +66,23 @@ class LastCheckpoint(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         step = trainer.global_step
         if step != self.saved_at and (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            self.saved_at = step
-            trainer.save_checkpoint(_checkpoint(trainer, "last"))
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._save(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A run too short for a validation leaves its only state under both names."""
-        for name in ("last", "best"):
-            missing = not _checkpoint(trainer, name).exists()
-            if trainer.strategy.broadcast(missing):
-                trainer.save_checkpoint(_checkpoint(trainer, name))
+        if trainer.global_step != self.saved_at:
+            self._save(trainer)
+        missing = not _checkpoint(trainer, "best").exists()
+        if trainer.strategy.broadcast(missing):
+            trainer.save_checkpoint(_checkpoint(trainer, "best"))
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self.saved_at = trainer.global_step
+        trainer.save_checkpoint(_checkpoint(trainer, "last"))
 
 
 def _checkpoint(trainer: L.Trainer, name: str) -> Path:

@@ -5,7 +5,6 @@ from typing import Any, Self
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
 
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
@@ -49,18 +48,6 @@ class CtcPretraining(Recognizer):
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
             self.model = CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment)
-
-    def on_fit_start(self) -> None:
-        super().on_fit_start()
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is not None:
-            cuts = datamodule.cuts("train")
-            unknown = self.tokenizer.unknown_characters("".join({c for cut in cuts for c in cut.supervisions[0].text}))
-            if unknown:
-                rank_zero_info(
-                    f"the tokenizer cannot write {len(unknown)} characters of the training transcripts"
-                    f" ({' '.join(sorted(unknown)[:20])}): they are learned as unknown; train it on these transcripts"
-                )
 
     @property
     def speech(self) -> CtcModel:

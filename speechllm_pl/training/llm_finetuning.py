@@ -154,11 +154,10 @@ class LlmFinetuning(Recognizer):
     def parameter_groups(self) -> list[dict[str, Any]]:
         encoder = {id(p) for p in self.speech.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
-        blocks = self.speech.encoder.blocks
-        groups = grouped((p for p in trained if id(p) not in encoder), blocks)
+        groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in encoder]}]
         if not self.freeze_encoder:
             lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * self.encoder_lr_factor
-            groups += grouped((p for p in trained if id(p) in encoder), blocks, lr=lr)
+            groups += grouped((p for p in trained if id(p) in encoder), self.speech.encoder.blocks, lr=lr)
         return groups
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:

@@ -1,21 +1,24 @@
-"""Muon for the matrices inside the encoder, AdamW for everything else, as one optimiser at one learning rate."""
+"""One optimiser of two: Muon for the weight matrices of a stack of blocks, AdamW for everything else."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
 HIDDEN_MATRICES = "hidden_matrices"
 """Key of a parameter group: whether it holds weight matrices between hidden layers, and nothing else."""
 
 
-def grouped(parameters: Iterable[Parameter], inside: torch.nn.Module, **settings: Any) -> list[dict[str, Any]]:
-    """Parameter groups with the weight matrices of `inside` apart, which most optimisers treat like the rest.
+def grouped(parameters: Iterable[Parameter], inside: Module, **settings: Any) -> list[dict[str, Any]]:
+    """Parameter groups with the hidden matrices apart, for `MuonAdamW`; other optimisers take no notice of it.
 
     Args:
-        settings: of either group, such as its `lr`.
+        parameters: to be trained.
+        inside: the blocks whose two-dimensional weights are hidden matrices; depthwise kernels, biases and
+            norms in them are not.
+        settings: of all groups, such as their `lr`.
     """
     parameters = list(parameters)
     matrices = {id(p) for p in inside.parameters() if p.ndim == 2}
@@ -28,10 +31,11 @@ def grouped(parameters: Iterable[Parameter], inside: torch.nn.Module, **settings
 
 
 class MuonAdamW(Optimizer):
-    """Orthogonalised momentum for hidden matrices (Muon, Jordan et al. 2024), AdamW for the other parameters.
+    """Orthogonalised momentum for hidden matrices (Muon, kellerjordan.github.io/posts/muon), AdamW for the rest.
 
     Muon's updates are scaled to the size of AdamW's (arXiv 2502.16982), so that one learning rate and one
-    weight decay serve both. Parameters in groups that do not say `hidden_matrices` go to AdamW.
+    weight decay serve both. Parameters in groups that do not say `hidden_matrices` go to AdamW: without such a
+    group, for example when the encoder is frozen, this is AdamW.
 
     Args:
         params: parameters or groups of them, as `grouped` gives.
@@ -49,26 +53,25 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.01,
     ):
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, HIDDEN_MATRICES: False})
+        defaults = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, {**defaults, HIDDEN_MATRICES: False})
+        self._divide()
+
+    def _divide(self) -> None:
+        """Let torch's optimisers work on this one's groups and state, which schedulers and checkpoints see."""
         muon = [group for group in self.param_groups if group[HIDDEN_MATRICES]]
         rest = [group for group in self.param_groups if not group[HIDDEN_MATRICES]]
         self.parts: list[Optimizer] = []
         if muon:
-            self.parts.append(torch.optim.Muon(muon, momentum=momentum, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
         if rest:
-            self.parts.append(torch.optim.AdamW(rest, betas=betas))
-        self._share()
-
-    def _share(self) -> None:
-        """Let the parts work on this optimiser's groups and state, which schedulers and checkpoints see."""
+            self.parts.append(torch.optim.AdamW(rest))
         for part in self.parts:
-            hidden = isinstance(part, torch.optim.Muon)
-            part.param_groups = [group for group in self.param_groups if group[HIDDEN_MATRICES] == hidden]
             part.state = self.state
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One step of either part; `closure` computes loss and gradients, if given."""
+        """One step of both parts; `closure` computes loss and gradients, if given."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -77,6 +80,12 @@ class MuonAdamW(Optimizer):
             part.step()
         return loss
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        self._share()
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if "parts" in self.__dict__:  # not while torch's constructor adds the first ones
+            self._divide()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """After loading a state dict, copying or unpickling."""
+        super().__setstate__(state)
+        self._divide()

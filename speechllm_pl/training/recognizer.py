@@ -8,7 +8,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
@@ -81,6 +81,7 @@ class Recognizer(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":  # flash attention's bf16 backward is three times slower there
             torch.backends.cuda.enable_flash_sdp(False)  # the switch holds for CPU kernels too
+        self._tell_unknown_characters()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         self.speech.augment.epoch = self.current_epoch
@@ -131,7 +132,7 @@ class Recognizer(L.LightningModule):
         return True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings()}
+        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings(), "optimizer": self._optimizer_name()}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if self.is_saved(name)}
 
@@ -143,6 +144,13 @@ class Recognizer(L.LightningModule):
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
+        if checkpoint.get("optimizer_states") and self._trainer is not None and self._trainer.state.fn == "fit":
+            ours, theirs = self._optimizer_name(), checkpoint[RECORD].get("optimizer", "one of an earlier version")
+            if ours != theirs:
+                raise UserError(
+                    f"the checkpoint was trained with {theirs}, whose state means nothing to {ours}: resume with the"
+                    " former optimiser, or start anew in another folder (RUN=)"
+                )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `on_save_checkpoint` kept.
@@ -156,11 +164,28 @@ class Recognizer(L.LightningModule):
 
     # parts
 
+    def _optimizer_name(self) -> str:
+        """The optimiser's class and its number of parameter groups."""
+        optimizer = self.make_optimizer(self.parameter_groups())
+        return f"{type(optimizer).__name__} on {len(optimizer.param_groups)} groups"
+
     def text_tokens(self, rows: Iterable[list[int]]) -> Tokens:
         return Tokens(*pad_tokens(list(rows), self.device))
 
     def ctc_targets(self, batch: Batch) -> Tokens:
         return self.text_tokens(self.tokenizer.encode(text) for text in batch.texts)
+
+    @rank_zero_only
+    def _tell_unknown_characters(self) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if datamodule is None or not any(p.requires_grad for p in self.speech.head.parameters()):
+            return
+        characters = set().union(*(cut.supervisions[0].text or "" for cut in datamodule.cuts("train")))
+        if unknown := self.tokenizer.unknown_characters("".join(characters)):
+            rank_zero_info(
+                f"the tokenizer cannot write {len(unknown)} characters of the training transcripts, which are learned"
+                f" as <unk>: {' '.join(sorted(unknown)[:20])}; train the tokenizer on them (make tokenizer)"
+            )
 
     def _mean_over_ranks(self, term: LossTerm) -> Tensor:
         """Divide by the global number of tokens: the result does not depend on how utterances fall on ranks."""

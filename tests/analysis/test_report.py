@@ -137,6 +137,24 @@ def test_every_section_is_present_and_linked(run):
     assert {"charset": "utf-8"} in page.all("meta")
 
 
+@pytest.mark.parametrize(("of_the_encoder", "differs"), [(1.0, False), (0.5, True)])
+def test_the_learning_rate_of_the_encoder_is_mentioned_where_it_differs(tmp_path, of_the_encoder, differs):
+    write_logs(tmp_path / "pretrain_ctc", ("train/loss", "lr-MuonAdamW/pg1"))
+    write_record(tmp_path / "pretrain_ctc")
+    with SummaryWriter(tmp_path / "pretrain_ctc/logs") as writer:
+        for step in range(9, 200, 10):
+            writer.add_scalar("lr-MuonAdamW/pg2", of_the_encoder / (1 + step), step)
+    assert ("the encoder has its own" in page_of(tmp_path).text) == differs
+
+
+def test_a_system_without_a_time_of_its_own_has_no_real_time_factor(run):
+    scores = json.loads((run / "scores.json").read_text())
+    scores["ctc"]["real_time_factor"] = None
+    (run / "scores.json").write_text(json.dumps(scores))
+    page_of(run)
+    assert (run / "report.html").read_text().count("real-time factor 0.010") == 1
+
+
 def test_nothing_is_loaded_from_elsewhere(run):
     source = (page_of(run), (run / "report.html").read_text())[1]
     assert "//" not in re.sub(r"data:image/png;base64,[\w+/=\s]+", "", source)

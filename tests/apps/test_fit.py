@@ -82,7 +82,8 @@ def test_the_same_folder_resumes(speechllm, small_config: Path, stage_one: Path,
     assert f"resuming {run / 'checkpoints' / 'last.ckpt'}" in done.out
     finished = record(run, "finished.json")
     assert finished["epochs"] == 32
-    assert finished["steps"] == steps * 32 // 30
+    assert 0 < finished["steps"] - steps <= 2 * 8  # two epochs of eight utterances
+    assert finished["steps"] == step_of(run / "checkpoints" / "last.ckpt")
 
 
 def test_the_recorded_config_runs_again(speechllm, stage_one: Path, tmp_path: Path) -> None:
@@ -134,8 +135,7 @@ def test_scores_have_the_agreed_shape(evaluated: tuple[Path, str]) -> None:
             assert {"wer", "cer", "confidence_interval", *counts} <= set(row)
             assert all(isinstance(row[name], int) for name in counts)
             assert row["utterances"] == 4
-    assert scores["llm"]["real_time_factor"] > 0
-    assert scores["ctc"]["real_time_factor"] is None  # the head kept in stage 2, decoded along with the LLM
+        assert entry["real_time_factor"] > 0
     for system in ("ctc WER", "llm WER", "average"):
         assert system in evaluated[1]
 

@@ -122,3 +122,11 @@ def test_buckets_keep_like_durations_together() -> None:
         return 1 - sum(seconds.values()) / padded
 
     assert padding(8) < padding(1) / 2
+
+
+def test_every_part_of_a_large_manifest_comes_early() -> None:
+    """Lhotse alone would show the last of these cuts only after thousands of others."""
+    count = 40_000
+    first = plan(made_up_cuts(count), max_duration=200.0)[:20]
+    positions = [int(id_.removeprefix("cut-")) for batch in first for id_ in batch]
+    assert np.histogram(positions, bins=4, range=(0, count))[0].min() > len(positions) / 8

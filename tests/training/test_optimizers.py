@@ -5,6 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.optimizers import MuonAdamW, grouped
 
 
@@ -67,13 +70,35 @@ def test_resumed_from_its_state_it_goes_on_as_before(network) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_a_copy_steps_as_the_original_does(network) -> None:
+    optimizer = MuonAdamW(grouped(network.parameters(), network[1]), lr=0.02)
+    backward(network, 0)
+    optimizer.step()
+    both = {"network": network, "optimizer": optimizer}
+    other = copy.deepcopy(both)
+    for each in (both, other):
+        backward(each["network"], 1)
+        each["optimizer"].step()
+    for found, expected in zip(weights(other["network"]), weights(network), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_a_group_that_comes_later_is_trained_too(network, hidden) -> None:
+    late = nn.Parameter(torch.ones(3, 3))
+    optimizer = MuonAdamW(grouped(network.parameters(), network[1]), lr=0.02)
+    optimizer.add_param_group({"params": [late], "hidden_matrices": hidden})
+    late.grad = torch.eye(3)
+    optimizer.step()
+    assert (late.diagonal() < 0.999).all()  # weight decay alone gives 0.9998
+
+
 def test_a_scheduler_reaches_both_parts(network) -> None:
-    optimizer = MuonAdamW(grouped(network.parameters(), network[1]), lr=0.02, weight_decay=0.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    optimizer = MuonAdamW(grouped(network.parameters(), network[1]), lr=0.02)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)  # sets the first step's rate when it is made
     before = weights(network)
     backward(network, 0)
     optimizer.step()
-    scheduler.step()
     for found, expected in zip(weights(network), before, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -91,3 +116,31 @@ def test_one_kind_of_parameter_is_enough(inside) -> None:
 def _closure(loss: torch.Tensor) -> float:
     loss.backward()
     return loss.item()
+
+
+ENCODER = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)
+MATRICES = {
+    f"model.speech.encoder.blocks.0.{name}.weight"
+    for name in (
+        *("attention.query_key_value", "attention.output", "convolution.gate", "convolution.output"),
+        *("feed_forward.1", "feed_forward.3"),
+    )
+}
+
+
+@pytest.mark.parametrize("stage", ["ctc", "llm"])
+def test_muon_is_given_the_matrices_of_the_encoder_blocks(stage, ctc_tokenizer, llm_folder) -> None:
+    optimizer = partial(MuonAdamW, lr=0.4)
+    if stage == "ctc":
+        module, lr = CtcPretraining(ctc_tokenizer, ENCODER, optimizer=optimizer), 0.4
+    else:
+        module = LlmFinetuning(ctc_tokenizer, str(llm_folder), ENCODER, encoder_lr_factor=0.25, optimizer=optimizer)
+        lr = 0.1
+    module.configure_model()
+    names = {id(p): name for name, p in module.named_parameters()}
+    groups = module.make_optimizer(module.parameter_groups()).param_groups
+    hidden = [group for group in groups if group["hidden_matrices"]]
+    assert [group["lr"] for group in hidden] == [pytest.approx(lr)]
+    found = {names[id(p)].replace("model.encoder", "model.speech.encoder") for p in hidden[0]["params"]}
+    assert found == MATRICES
+    assert sum(len(group["params"]) for group in groups) == sum(p.requires_grad for p in module.parameters())
