@@ -126,6 +126,8 @@ class LlmFinetuning(Recognizer):
         )
         if not self.ctc_weight:
             self.speech.head.requires_grad_(False)
+        elif self.freeze_encoder:
+            rank_zero_info("freeze_encoder: the CTC head stays as stage 1 left it, and ctc_weight has no effect")
         if self._trainer is not None and self.trainer.ckpt_path is None:
             self.load_encoder()
 
