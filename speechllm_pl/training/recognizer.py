@@ -132,7 +132,9 @@ class Recognizer(L.LightningModule):
         return True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings(), "optimizer": self._optimizer_name()}
+        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings()}
+        if self._trainer is not None and self._trainer.optimizers:
+            checkpoint[RECORD]["optimizer"] = _optimizer_name(self._trainer.optimizers[0])
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if self.is_saved(name)}
 
@@ -145,7 +147,8 @@ class Recognizer(L.LightningModule):
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
         if checkpoint.get("optimizer_states") and self._trainer is not None and self._trainer.state.fn == "fit":
-            ours, theirs = self._optimizer_name(), checkpoint[RECORD].get("optimizer", "one of an earlier version")
+            ours = _optimizer_name(self.make_optimizer(self.parameter_groups()))  # the trainer has none yet
+            theirs = checkpoint[RECORD].get("optimizer", "one of an earlier version")
             if ours != theirs:
                 raise UserError(
                     f"the checkpoint was trained with {theirs}, whose state means nothing to {ours}: resume with the"
@@ -163,11 +166,6 @@ class Recognizer(L.LightningModule):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     # parts
-
-    def _optimizer_name(self) -> str:
-        """The optimiser's class and its number of parameter groups."""
-        optimizer = self.make_optimizer(self.parameter_groups())
-        return f"{type(optimizer).__name__} on {len(optimizer.param_groups)} groups"
 
     def text_tokens(self, rows: Iterable[list[int]]) -> Tokens:
         return Tokens(*pad_tokens(list(rows), self.device))
@@ -222,6 +220,11 @@ class Recognizer(L.LightningModule):
                 self.log(f"{split}/wer", rates["average"]["wer"], prog_bar=True)
             if not self.trainer.sanity_checking:
                 rank_zero_info(f"{split}, epoch {self.current_epoch}, {summary_line(system, rates)}")
+
+
+def _optimizer_name(optimizer: torch.optim.Optimizer) -> str:
+    """The optimiser's class and its number of parameter groups: what its saved state belongs to."""
+    return f"{type(optimizer).__name__} on {len(optimizer.param_groups)} groups"
 
 
 def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
