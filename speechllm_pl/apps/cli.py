@@ -7,8 +7,11 @@ import argparse
 import difflib
 import inspect
 import logging
+import os
 import re
 import sys
+import time
+import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,9 +20,11 @@ from typing import Any, NoReturn
 from speechllm_pl.core.errors import UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-BEST, LAST = "best.ckpt", "last.ckpt"
-HARMLESS = ".*(num_workers|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
+BEST = "best.ckpt"
+HARMLESS = ".*(num_workers|srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
 """Warnings of the libraries that a user can do nothing about."""
+LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
+"""What a rank's error says when it was another one that failed."""
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
 """How jsonargparse names what it does not know."""
 OPTIONAL = re.compile(
@@ -30,23 +35,62 @@ OPTIONAL = re.compile(
 
 
 def main() -> None:
-    """Run a command; bad input ends with one line and status 2, an interrupt with status 130."""
+    """Run a command.
+
+    Bad input ends with one line and status 2, a signal with 128 plus its number, everything saved. Where several
+    processes work together, the one that fails ends them all, and says which one it is.
+    """
     warnings.filterwarnings("ignore", message=HARMLESS)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it can do without
     try:
         _run_command()
     except Exception as error:
+        if type(error).__name__ == "Stopped":
+            _stopped(error)
         message = _user_error(error)
-        if message is None:
+        if message is not None:
+            print(f"error: {_rank()}{message}", file=sys.stderr)
+            _end(2)
+        if _processes() == 1:
             raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
+        if LOST.search(str(error)):
+            time.sleep(10)  # in which the launcher ends this process too; the message to read is the other's
+            print(f"{_rank()}another rank is gone: see its message", file=sys.stderr)
+        else:
+            print(f"{_rank()}{traceback.format_exc()}", file=sys.stderr)
+        _end(1)
     except KeyboardInterrupt:
         _interrupted()
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
             _interrupted()
         raise
+
+
+def _processes() -> int:
+    return int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1")))
+
+
+def _rank() -> str:
+    """`rank 3: ` where several processes work together."""
+    rank = os.environ.get("SLURM_PROCID", os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
+    return f"rank {rank}: " if _processes() > 1 else ""
+
+
+def _end(status: int) -> NoReturn:
+    """Exit; among several processes without the goodbyes of torch, which would wait for the others."""
+    if _processes() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def _stopped(stop: Any) -> NoReturn:
+    first = not _rank() or _rank() == "rank 0: "
+    if first:
+        print(f"{stop}, and saved: run the same command again to continue", file=sys.stderr)
+    _end(128 + stop.signum if first else 0)  # Lightning would take another status for a crash
 
 
 def _interrupted() -> NoReturn:
@@ -148,10 +192,12 @@ def _constructor_arguments() -> set[str]:
 def _trainer_cli(programs: dict[str, Any]) -> None:
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     from speechllm_pl.data.datamodule import SpeechDataModule
-    from speechllm_pl.training.callbacks import Finished, LastCheckpoint, Predictions, RunRecord, Samples, Speed
-    from speechllm_pl.training.checkpoints import AtomicCheckpointIO
+    from speechllm_pl.training.callbacks import Finished, Predictions, RunRecord, Samples, Speed
+    from speechllm_pl.training.checkpoints import AtomicCheckpointIO, newest_complete
+    from speechllm_pl.training.interruption import LastCheckpoints
     from speechllm_pl.training.recognizer import Recognizer
 
     class SpeechCLI(LightningCLI):
@@ -184,19 +230,23 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
 
         def instantiate_trainer(self, **arguments: Any) -> Any:
             plugins = [*(self.config_init[str(self.subcommand)].trainer.plugins or []), AtomicCheckpointIO()]
+            if SLURMEnvironment.detect():  # requeueing is ours
+                plugins.append(SLURMEnvironment(auto_requeue=False))
             return super().instantiate_trainer(**arguments, plugins=plugins)
 
         def before_fit(self) -> None:
             config = self.config_init[str(self.subcommand)]
-            last = Path(config.run, "checkpoints", LAST)
-            if config.ckpt_path is None and last.is_file():
+            last = newest_complete(Path(config.run, "checkpoints"))
+            if config.ckpt_path == "last" and last is None:
+                raise UserError(f"--ckpt_path last: there is no checkpoint in {config.run}/checkpoints yet")
+            if config.ckpt_path in (None, "last") and last:
                 print(f"resuming {last}; to start anew give another folder with --run (RUN=)", flush=True)
                 config.ckpt_path = str(last)
 
         def _use_best(self) -> None:
             config = self.config_init[str(self.subcommand)]
             best = Path(config.run, "checkpoints", BEST)
-            if config.ckpt_path is None and not best.is_file():
+            if config.ckpt_path is None and not best.exists():
                 raise UserError(
                     f"{self.subcommand} needs a trained model: give --ckpt_path, or --run of a fit ({best})"
                 )
@@ -215,7 +265,7 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
         parser_kwargs={"description": __doc__, "epilog": _program_list(programs), "formatter_class": _help_formatter()},
         trainer_defaults={
             "callbacks": [
-                *(LearningRateMonitor("step"), Speed(), Samples(), LastCheckpoint(), Predictions(), Finished())
+                *(LearningRateMonitor("step"), Speed(), Samples(), LastCheckpoints(), Predictions(), Finished())
             ],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,

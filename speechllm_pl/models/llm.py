@@ -51,6 +51,26 @@ def load_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transform
     return llm.requires_grad_(False)
 
 
+def empty_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
+    """`load_llm` without weights, on the meta device: for a rank that is sent its part of them."""
+    config = _from_pretrained(transformers.AutoConfig, name_or_path)
+    with torch.device("meta"):
+        llm = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return llm.requires_grad_(False)
+
+
+def decoder_layers(llm: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a causal LM: the members of its longest list of modules.
+
+    Raises:
+        UserError: there is no such list.
+    """
+    lists = [list(module) for module in llm.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise UserError(f"{type(llm).__name__} has no list of layers that could be sharded or checkpointed one by one")
+    return max(lists, key=len)
+
+
 def embedding_table(llm: nn.Module) -> Tensor:
     """`(V, D)` the LLM's input embeddings."""
     return cast(Any, llm).get_input_embeddings().weight

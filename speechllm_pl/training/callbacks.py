@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import matplotlib.pyplot as plt
 import torch
-from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -47,46 +46,6 @@ class RunRecord(SaveConfigCallback):
             "packages": {name: version(name) for name in ("speechllm_pl", *PACKAGES)},
         }
         (folder / "environment.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
-class LastCheckpoint(Checkpoint):
-    """Keeps last.ckpt fresh, whether or not dev improves, so that an interrupted run loses little.
-
-    Lightning calls checkpoint callbacks after all others and in their order: put this one after the one that
-    keeps the best, so that last.ckpt knows of it.
-
-    Args:
-        every_n_steps: optimiser steps between two checkpoints, besides those after each validation.
-    """
-
-    def __init__(self, every_n_steps: int = 200):
-        self.every_n_steps = every_n_steps
-        self.saved_at = 0
-
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        step = trainer.global_step
-        if step != self.saved_at and (step % self.every_n_steps == 0 or step == trainer.max_steps):
-            self._save(trainer)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._save(trainer)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run too short for a validation leaves its only state under both names."""
-        if trainer.global_step != self.saved_at:
-            self._save(trainer)
-        missing = not _checkpoint(trainer, "best").exists()
-        if trainer.strategy.broadcast(missing):
-            trainer.save_checkpoint(_checkpoint(trainer, "best"))
-
-    def _save(self, trainer: L.Trainer) -> None:
-        self.saved_at = trainer.global_step
-        trainer.save_checkpoint(_checkpoint(trainer, "last"))
-
-
-def _checkpoint(trainer: L.Trainer, name: str) -> Path:
-    return Path(trainer.default_root_dir, "checkpoints", f"{name}.ckpt")
 
 
 class Predictions(L.Callback):
@@ -153,6 +112,24 @@ class Speed(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:
             rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
+
+
+class StepLog(L.Callback):
+    """Writes each step's utterances and loss into the run folder, to find what a strange loss came from.
+
+    Off by default: `--trainer.callbacks+=speechllm_pl.training.callbacks.StepLog`.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.path = Path(trainer.default_root_dir, f"steps-{trainer.global_rank}.jsonl")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Recognizer, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        row = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx}
+        with self.path.open("a") as file:
+            file.write(json.dumps({**row, "loss": pl_module.last_loss, "ids": batch.ids}) + "\n")
 
 
 class Samples(L.Callback):

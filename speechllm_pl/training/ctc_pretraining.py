@@ -27,6 +27,9 @@ class CtcPretraining(Recognizer):
         spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
+        max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
+        activation_checkpointing: keep less for the backward pass and compute it twice: less memory, more time.
+        compile_encoder: `torch.compile` for the encoder's blocks.
     """
 
     stage = "ctc"
@@ -40,14 +43,25 @@ class CtcPretraining(Recognizer):
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(),  # noqa: B008 (frozen)
+        max_skipped_steps: int = 20,
+        activation_checkpointing: bool = False,
+        compile_encoder: bool = False,
     ):
-        super().__init__(tokenizer, optimizer, schedule)
+        super().__init__(
+            tokenizer,
+            optimizer,
+            schedule,
+            max_skipped_steps=max_skipped_steps,
+            activation_checkpointing=activation_checkpointing,
+            compile_encoder=compile_encoder,
+        )
         self.encoder = encoder
         self.spec_augment = spec_augment
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
             self.model = CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment)
+            self.arrange(self.speech.encoder.blocks)
 
     @property
     def speech(self) -> CtcModel:

@@ -17,16 +17,15 @@ from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SpecAugmentConfig
-from speechllm_pl.models.llm import LlmTokenizer, load_llm
+from speechllm_pl.models.llm import LlmTokenizer, decoder_layers, empty_llm, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint
+from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint, refuse_other_keys
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.recognizer import (
     Recognizer,
     WeightedTerm,
     check_tokenizer,
-    refuse_other_keys,
     refuse_other_settings,
 )
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
@@ -56,6 +55,9 @@ class LlmFinetuning(Recognizer):
         spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
+        max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
+        activation_checkpointing: keep less for the backward pass and compute it twice: less memory, more time.
+        compile_encoder: `torch.compile` for the encoder's blocks.
     """
 
     stage = "llm"
@@ -83,8 +85,18 @@ class LlmFinetuning(Recognizer):
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(5_000, 245_000, 0.01),  # noqa: B008 (frozen)
+        max_skipped_steps: int = 20,
+        activation_checkpointing: bool = False,
+        compile_encoder: bool = False,
     ):
-        super().__init__(tokenizer, optimizer, schedule)
+        super().__init__(
+            tokenizer,
+            optimizer,
+            schedule,
+            max_skipped_steps=max_skipped_steps,
+            activation_checkpointing=activation_checkpointing,
+            compile_encoder=compile_encoder,
+        )
         if train_llm and lora_r:
             raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
         if not 0 <= text_masking < 1:
@@ -109,7 +121,8 @@ class LlmFinetuning(Recognizer):
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        llm = load_llm(self.llm, getattr(torch, self.llm_dtype))
+        read = empty_llm if self.receives_weights else load_llm  # the first rank reads, and sends to the others
+        llm = read(self.llm, getattr(torch, self.llm_dtype))
         self.model = SpeechLLM(
             CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
             llm,
@@ -130,6 +143,7 @@ class LlmFinetuning(Recognizer):
             rank_zero_info("freeze_encoder: the CTC head stays as stage 1 left it, and ctc_weight has no effect")
         if self._trainer is not None and self.trainer.ckpt_path is None:
             self.load_encoder()
+        self.arrange([*self.speech.encoder.blocks, *decoder_layers(self.model.llm)])
 
     def load_encoder(self) -> None:
         """Start from the encoder and CTC head of a stage-1 run.

@@ -1,7 +1,10 @@
 """What both stages share as LightningModules: the loss over ranks, validation by real decoding, checkpoints."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import lightning as L
@@ -10,6 +13,8 @@ import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
@@ -19,10 +24,13 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.losses import LossTerm, Tokens
-from speechllm_pl.training.checkpoints import RECORD, STAGES
+from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete, refuse_other_keys
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.schedules import Schedule
+from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, shard
+
+log = logging.getLogger(__name__)
 
 
 class WeightedTerm(NamedTuple):
@@ -40,19 +48,38 @@ class Recognizer(L.LightningModule):
     systems: ClassVar[tuple[str, ...]]  # what `transcribe` returns; `stage` is the one to judge by
     model: nn.Module
 
-    def __init__(self, tokenizer: str | CtcTokenizer, optimizer: OptimizerCallable, schedule: Schedule):
+    def __init__(
+        self,
+        tokenizer: str | CtcTokenizer,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        *,
+        max_skipped_steps: int,
+        activation_checkpointing: bool,
+        compile_encoder: bool,
+    ):
         super().__init__()
         known = isinstance(tokenizer, CtcTokenizer)
         self.tokenizer = tokenizer if known else CtcTokenizer.from_file(tokenizer)
         self.make_optimizer = optimizer
         self.schedule = schedule
+        self.max_skipped_steps = max_skipped_steps
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_encoder = compile_encoder
         self.error_rates = nn.ModuleDict({system: PooledErrorRates() for system in self.systems})
+        self.stop_signal = 0  # of this process, set from outside
+        self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
+        self.skipped_steps = 0
+        self._step = _Step()
 
     # what a stage is
 
     @abstractmethod
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
-        """The named terms of the training loss, the same names on every rank and in every step."""
+        """The named terms of the training loss, the same names on every rank and in every step.
+
+        The first one's count of tokens is what the whole loss is divided by.
+        """
 
     @abstractmethod
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
@@ -76,6 +103,40 @@ class Recognizer(L.LightningModule):
         """What the optimiser is given; `lr` may differ between groups."""
         return grouped((p for p in self.parameters() if p.requires_grad), self.speech.encoder.blocks)
 
+    # how it lies on devices
+
+    @property
+    def receives_weights(self) -> bool:
+        """Whether this rank gets its weights from the first one, and may build the model without them."""
+        return self._mesh is not None and self.trainer.global_rank > 0
+
+    def arrange(self, layers: Iterable[nn.Module]) -> None:
+        """Apply to the built model what the options and the trainer's strategy ask for."""
+        layers = list(layers)
+        if self.activation_checkpointing:
+            checkpoint_activations(layers)
+        if self.compile_encoder:
+            for block in self.speech.encoder.blocks:
+                block.compile(dynamic=True)
+        if self._mesh is not None:
+            shard(self.model, layers, self._mesh)
+
+    @property
+    def _mesh(self) -> DeviceMesh | None:
+        strategy = None if self._trainer is None else self.trainer.strategy
+        return strategy.mesh if isinstance(strategy, ShardedStrategy) else None
+
+    def _gather(self) -> None:
+        if self._mesh is not None:
+            gather(self.model)
+
+    def _release(self) -> None:
+        if self._mesh is not None:
+            release(self.model)
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _gather
+    on_predict_epoch_end = _release
+
     # steps
 
     def on_fit_start(self) -> None:
@@ -84,18 +145,19 @@ class Recognizer(L.LightningModule):
         self._tell_unknown_characters()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The loss as a *sum* over this rank's tokens; `on_before_optimizer_step` divides once by all of them."""
+        torch.manual_seed(batch.seed)  # the same draws whichever rank has this batch, however often it resumed
         self.speech.augment.epoch = self.current_epoch
         readable = bool(batch.ids)
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part
             batch = _silence(batch, self.device)
-        loss = torch.zeros((), device=self.device)
-        for name, (term, weight) in self.loss_terms(batch).items():
-            mean = self._mean_over_ranks(term)
-            loss = loss + weight * mean * readable
-            self.log(f"train/{name}", mean.detach(), batch_size=1)
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
-        self.log("train/padding_share", batch.padding_share, batch_size=1)
-        return loss
+        terms = self.loss_terms(batch)
+        loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
+        self._step.add(batch.ids, finite=bool(loss.isfinite()))
+        self._pool(terms, readable)
+        if not loss.isfinite():
+            loss = loss * torch.nan  # some infinities have finite gradients, which would pass for good ones
+        return loss * self.trainer.accumulate_grad_batches  # by which Lightning divides
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
         return self._score(batch)
@@ -113,9 +175,11 @@ class Recognizer(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
+        self._release()
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
+        self._release()
 
     # optimisation
 
@@ -124,6 +188,59 @@ class Recognizer(L.LightningModule):
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide by the number of tokens of all ranks and all accumulated batches.
+
+        So the result does not depend on how utterances fall on ranks and batches. Gradients arrive averaged over
+        ranks, hence the factor.
+        """
+        scale = self.trainer.world_size / max(self._step.tokens, 1.0)
+        torch._foreach_mul_([p.grad for p in _with_gradients(optimizer)], scale)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by one norm over all ranks' shards, or leave the step out when that norm is not finite."""
+        trained = _with_gradients(optimizer)
+        norm = nn.utils.get_total_norm([cast(Tensor, p.grad) for p in trained])
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if not norm.isfinite():  # the same on every rank
+            self._skip_step(optimizer)
+        elif gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
+        self.log("train/gradient_norm", norm, batch_size=1)
+        self._step = _Step()
+
+    def _skip_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave weights and optimiser as they are: without gradients it moves nothing, not even by momentum.
+
+        Raises:
+            UserError: it was one skipped step too many.
+        """
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped_steps += 1
+        self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
+        what = "gradient" if self._step.finite else "loss"
+        log.warning(
+            "step %d left out, its %s is not finite; cuts on rank %d: %s",
+            self.global_step,
+            what,
+            self.global_rank,
+            ", ".join(self._step.broken_ids or self._step.ids),
+        )
+        if self.skipped_steps > self.max_skipped_steps:
+            last = newest_complete(Path(self.trainer.default_root_dir, "checkpoints"))
+            raise UserError(
+                f"{self.skipped_steps} steps had a loss or gradient that is not finite, more than max_skipped_steps"
+                f" {self.max_skipped_steps}: look at the cuts named above, or lower the learning rate; the last good"
+                f" checkpoint is {last or 'not written yet'}"
+            )
 
     # checkpoints: what was trained, and what names the rest
 
@@ -155,14 +272,20 @@ class Recognizer(L.LightningModule):
                     " former optimiser, or start anew in another folder (RUN=)"
                 )
 
+    def check_keys(self, found: Iterable[str]) -> None:
+        """
+        Raises:
+            UserError: the names in a checkpoint are not those that are saved of this module.
+        """
+        refuse_other_keys({name for name in self.state_dict() if self.is_saved(name)}, found)
+
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `on_save_checkpoint` kept.
 
         Raises:
             UserError: a key is missing or unexpected.
         """
-        expected = {name for name in self.state_dict() if self.is_saved(name)}
-        refuse_other_keys(expected, state_dict)
+        self.check_keys(state_dict)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     # parts
@@ -185,13 +308,28 @@ class Recognizer(L.LightningModule):
                 f" as <unk>: {' '.join(sorted(unknown)[:20])}; train the tokenizer on them (make tokenizer)"
             )
 
-    def _mean_over_ranks(self, term: LossTerm) -> Tensor:
-        """Divide by the global number of tokens: the result does not depend on how utterances fall on ranks."""
-        count = term.count.to(term.total.dtype).clone()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            count /= dist.get_world_size()  # since gradients are averaged over ranks
-        return term.total / count.clamp(min=1e-6) if count > 0 else term.total * 0
+    def _pool(self, terms: dict[str, WeightedTerm], readable: bool) -> None:
+        """Sums and counts over ranks, in one message together with what else all of them must agree on."""
+        own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
+        own = torch.stack([value.double() * readable for value in own])
+        signal = torch.zeros(1, device=own.device, dtype=own.dtype).fill_(self.stop_signal)
+        pooled = self._over_ranks(torch.cat([own, signal]))
+        totals, counts, (self.agreed_signal,) = pooled[:-1:2], pooled[1:-1:2], map(int, pooled[-1:])
+        tokens = max(counts[0], 1.0)
+        self._step.tokens += counts[0]
+        self.last_loss = 0.0
+        for (name, (_, weight)), total, count in zip(terms.items(), totals, counts, strict=True):
+            self.log(f"train/{name}", total / max(count, 1.0), batch_size=1)
+            self.last_loss += weight * total / tokens
+        self.log("train/loss", self.last_loss, prog_bar=True, batch_size=1)
+
+    def _over_ranks(self, values: Tensor) -> list[float]:
+        """The sum over ranks of each value but the last, and the largest last one."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return values.tolist()
+        gathered = torch.empty(dist.get_world_size(), len(values), dtype=values.dtype, device=values.device)
+        dist.all_gather_into_tensor(gathered, values[None])
+        return [*gathered[:, :-1].sum(0).tolist(), gathered[:, -1].max().item()]
 
     def _score(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         if not batch.ids:
@@ -220,6 +358,26 @@ class Recognizer(L.LightningModule):
                 self.log(f"{split}/wer", rates["average"]["wer"], prog_bar=True)
             if not self.trainer.sanity_checking:
                 rank_zero_info(f"{split}, epoch {self.current_epoch}, {summary_line(system, rates)}")
+
+
+@dataclass
+class _Step:
+    """What one optimiser step has seen so far: several batches when gradients are accumulated."""
+
+    tokens: float = 0.0  # over all ranks
+    finite: bool = True  # the losses of this rank
+    ids: list[str] = field(default_factory=list)  # of this rank
+    broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
+
+    def add(self, ids: list[str], *, finite: bool) -> None:
+        self.ids += ids
+        if not finite:
+            self.finite = False
+            self.broken_ids += ids
+
+
+def _with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def _optimizer_name(optimizer: torch.optim.Optimizer) -> str:
@@ -256,21 +414,6 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, **encoder, "encoder": None}
 
 
-def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
-    """
-    Raises:
-        UserError: names the first missing or unexpected keys.
-    """
-    found = set(found)
-    for keys, what in ((expected - found, "lacks"), (found - expected, "has unexpected")):
-        if keys:
-            some = ", ".join(sorted(keys)[:3])
-            raise UserError(
-                f"the checkpoint {what} {some} ({len(keys)} in all): it was made with other model settings;"
-                " use those of its run (config.yaml beside it)"
-            )
-
-
 def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis]) -> None:
     cut_short = [id_ for id_, found in zip(batch.ids, hypotheses, strict=True) if found.truncated]
     if cut_short:
@@ -281,4 +424,4 @@ def _silence(batch: Batch, device: torch.device) -> Batch:
     """A second of nothing, in place of a batch of which no recording could be read."""
     waveforms = torch.zeros(1, 16_000, device=device)
     lengths = torch.tensor([16_000], device=device)
-    return Batch(waveforms, lengths, [""], ["und"], [""], batch.skipped)
+    return Batch(waveforms, lengths, [""], ["und"], [""], batch.skipped, batch.seed)

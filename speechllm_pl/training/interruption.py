@@ -1,0 +1,164 @@
+"""A run survives being stopped: it keeps its newest states, and a signal lets it finish the step and save first."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+
+from speechllm_pl.training.checkpoints import by_steps, mend
+from speechllm_pl.training.recognizer import Recognizer
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+EXIT_BASE = 128
+"""A stopped run exits with this plus the signal's number, as shells have it: 130 after SIGINT, 143 after SIGTERM."""
+
+log = logging.getLogger(__name__)
+
+
+class Stopped(Exception):
+    """Raised on every rank, after the same step, when a signal has asked for an end and the state is saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class LastCheckpoints(Checkpoint):
+    """Saves the run's state every few steps, after each validation and before a stop; resuming takes the newest.
+
+    None is saved at an epoch's last step if a validation follows, which a resumed run would leave out. Lightning
+    calls checkpoint callbacks after all others and in their order: put this one after the one that keeps the best.
+
+    Args:
+        every_n_steps: optimiser steps between two checkpoints, besides those after each validation.
+        keep: how many of the newest stay (`speechllm average` wants several).
+    """
+
+    def __init__(self, every_n_steps: int = 200, keep: int = 5):
+        self.every_n_steps = every_n_steps
+        self.keep = keep
+        self.saved_at = 0
+        self.received = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.folder = Path(trainer.default_root_dir, "checkpoints")
+        if trainer.is_global_zero:
+            mend(self.folder)
+        exit_with_parent()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
+        """Only now: Lightning puts its own handlers in place after `on_fit_start`."""
+        self.saved_at = trainer.global_step
+        self.module = pl_module
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self._receive)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Recognizer, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self.saved_at or _validation_is_next(trainer):  # in the midst of an accumulated step, or see above
+            return
+        stop = pl_module.agreed_signal
+        if stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
+            self.save(trainer)
+        if stop:
+            self._stop(trainer, stop)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """The time limit is near, and validation may last longer: go now, the steps since the last save again."""
+        if self.received == signal.SIGUSR1 and trainer.state.fn == "fit" and in_slurm():
+            requeue()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self.save(trainer)
+        if pl_module.agreed_signal:
+            self._stop(trainer, pl_module.agreed_signal)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A run too short for a validation leaves its only state under both names."""
+        if trainer.global_step != self.saved_at:
+            self.save(trainer)
+        best = self.folder / "best.ckpt"
+        if trainer.strategy.broadcast(not best.exists()):
+            trainer.save_checkpoint(best)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """A rank that failed must go, though a clean end may wait for ranks that wait for this one."""
+        if trainer.world_size > 1 and not isinstance(exception, Stopped):
+            end = threading.Timer(20, _give_up, (trainer.global_rank, exception))  # seconds
+            end.daemon = True
+            end.start()
+
+    def save(self, trainer: L.Trainer) -> None:
+        self.saved_at = trainer.global_step
+        trainer.save_checkpoint(self.folder / f"step={trainer.global_step:08d}.ckpt")
+        if trainer.is_global_zero:
+            for path in by_steps(self.folder)[: -self.keep]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        """Ask for an end; asked a second time, end at once."""
+        if self.received == signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.module.stop_signal = signum
+        name = signal.Signals(signum).name
+        log.warning("%s: stopping after this step%s", name, " (again: at once)" if signum == signal.SIGINT else "")
+
+    def _stop(self, trainer: L.Trainer, signum: int) -> None:
+        if signum == signal.SIGUSR1 and in_slurm() and trainer.is_global_zero:
+            requeue()
+        raise Stopped(signum)
+
+
+def _give_up(rank: int, exception: BaseException) -> None:
+    print(f"rank {rank}: {type(exception).__name__}: {exception}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def _validation_is_next(trainer: L.Trainer) -> bool:
+    loop = trainer.fit_loop.epoch_loop
+    return loop.batch_progress.is_last_batch and loop._should_check_val_epoch()
+
+
+def in_slurm() -> bool:
+    return "SLURM_JOB_ID" in os.environ
+
+
+@rank_zero_only
+def requeue() -> None:
+    """Put this SLURM job back into the queue; SLURM then ends it, and starts it again with the same run folder."""
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    rank_zero_info(f"job {job} requeued" if done.returncode == 0 else f"job {job} not requeued: {done.stderr.strip()}")
+
+
+def exit_with_parent() -> None:
+    """A process that Lightning started ends with the one that started it, even when that one is killed.
+
+    Left alone, it would wait in a collective for a rank that is gone.
+    """
+    parent = os.getppid()
+    if os.environ.get("LOCAL_RANK", "0") == "0" or in_slurm():
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="exit-with-parent").start()

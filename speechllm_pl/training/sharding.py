@@ -1,0 +1,190 @@
+"""Parallelism, applied to a model from outside: it knows nothing of ranks, shards or checkpointed activations.
+
+FSDP2 (`fully_shard`) per decoder layer and per encoder block, on CPUs over gloo as on GPUs over NCCL. Frozen and
+trained parameters may share a layer, each in its own type: gradients and their reduction are as exact as the
+trained weights (fp32).
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint as checkpointed
+
+from speechllm_pl.training.checkpoints import (
+    MODEL,
+    load_shards,
+    optimizer_groups,
+    optimizer_tensors,
+    read_checkpoint,
+    read_record,
+    save_shards,
+    state_by_name,
+)
+
+
+def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+    """Split every parameter over the ranks of `mesh`; a layer is gathered as a whole when it is needed.
+
+    The weights are those of the first rank: on the others they may be on the meta device, so that only one rank
+    ever holds a full copy.
+
+    Args:
+        model: changed in place; its parameters become DTensors.
+        layers: gathered one at a time; what is left of the model is gathered for all of its forward pass.
+        mesh: one-dimensional.
+    """
+    first = dist.get_rank(mesh.get_group()) == 0
+    whole: dict[str, Tensor] = {}
+    if first:
+        whole = {name: p.detach() for name, p in model.named_parameters()} | dict(model.named_buffers())
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    device = torch.device(mesh.device_type, torch.cuda.current_device() if mesh.device_type == "cuda" else None)
+    if any(p.is_meta for p in model.parameters()) or any(b.is_meta for b in model.buffers()):
+        model.to_empty(device=device)
+    model.to(device)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            _scatter(cast(DTensor, parameter), whole.pop(name, None), mesh, device)
+        for name, buffer in model.named_buffers():
+            if first:
+                buffer.copy_(whole[name])
+            dist.broadcast(buffer, src=0, group=mesh.get_group())
+
+
+def _scatter(shards: DTensor, whole: Tensor | None, mesh: DeviceMesh, device: torch.device) -> None:
+    """Fill each rank's shard from the first rank's `whole`, which the others do not have."""
+    source = torch.empty(shards.shape, dtype=shards.dtype, device=device) if whole is None else whole.to(device)
+    shards.to_local().copy_(distribute_tensor(source, mesh, shards.placements).to_local())
+
+
+def checkpoint_activations(layers: Iterable[nn.Module]) -> None:
+    """Keep only the inputs of each layer for the backward pass, and compute the rest again there."""
+    for layer in layers:
+        layer.forward = partial(checkpointed, layer.forward, use_reentrant=False)
+
+
+def gather(model: nn.Module) -> None:
+    """Hold whole parameters on every rank until `release`.
+
+    Forward passes then need no other rank, so ranks may decode other numbers of batches and of tokens.
+    """
+    if isinstance(model, FSDPModule):
+        model._get_fsdp_state()._lazy_init()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+
+
+def release(model: nn.Module) -> None:
+    """Back to shards, after `gather`."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_reshard_after_forward(module is not model, recurse=False)
+            module.reshard()
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 over all devices of all nodes, with checkpoints of what was trained, written by every rank.
+
+    A checkpoint is a folder of safetensors shards and a record; it is read by any number of ranks and by runs
+    that do not shard, whose checkpoints in turn are read here.
+    """
+
+    def __init__(self, process_group_backend: str | None = None):
+        super().__init__(process_group_backend=process_group_backend)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """All ranks."""
+        return self.device_mesh["data_parallel"]
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's state as it lies, in shards; the module leaves out what is not to be saved."""
+        return cast(nn.Module, self.lightning_module).state_dict()
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """The groups by parameter names. The tensors go into the shards."""
+        return {"param_groups": optimizer_groups(self._names(), _plain(optimizer))}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Collective: every rank writes its shards. Raises UserError where one cannot."""
+        tensors = {MODEL + name: value for name, value in checkpoint.pop("state_dict").items()}
+        for optimizer in self.optimizers:
+            tensors |= optimizer_tensors(self._names(), _plain(optimizer))
+        save_shards(Path(self.broadcast(str(filepath))), checkpoint, tensors)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Restore weights and optimiser; return the rest. Collective."""
+        path = Path(self.broadcast(str(checkpoint_path)))
+        module = cast(Any, self.lightning_module)
+        checkpoint = read_record(path) if path.is_dir() else read_checkpoint(path)
+        module.on_load_checkpoint(checkpoint)  # before anything is overwritten
+        for optimizer in self.optimizers:  # its state exists after its first step only
+            get_optimizer_state_dict(module, _plain(optimizer))
+        if path.is_dir():
+            self._load_sharded(path, checkpoint)
+        else:
+            self._load_whole(checkpoint)
+        return checkpoint
+
+    def _load_sharded(self, path: Path, checkpoint: dict[str, Any]) -> None:
+        module = cast(Any, self.lightning_module)
+        tensors = {MODEL + name: value for name, value in module.state_dict().items() if module.is_saved(name)}
+        for optimizer in self.optimizers:
+            tensors |= optimizer_tensors(self._names(), _plain(optimizer))
+        load_shards(path, tensors, only=None if self.optimizers else MODEL)
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+            _restore_groups(_plain(optimizer), saved)
+
+    def _load_whole(self, checkpoint: dict[str, Any]) -> None:
+        module = cast(Any, self.lightning_module)
+        state = checkpoint["state_dict"]
+        module.check_keys(state)
+        with torch.no_grad():
+            _fill({name: value for name, value in module.state_dict().items() if name in state}, state)
+            for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+                plain = _plain(optimizer)
+                _fill(optimizer_tensors(self._names(), plain), state_by_name(self._names(), plain, saved))
+                _restore_groups(plain, saved)
+
+    def _names(self) -> dict[nn.Parameter, str]:
+        return {p: name for name, p in cast(nn.Module, self.lightning_module).named_parameters()}
+
+
+def _plain(optimizer: Any) -> torch.optim.Optimizer:
+    return optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+
+
+def _fill(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
+    """Copy whole tensors into tensors that may be shards of them."""
+    for name, target in targets.items():
+        source = whole[name]
+        if isinstance(target, DTensor):
+            source = distribute_tensor(source, target.device_mesh, target.placements, src_data_rank=None)
+            target.to_local().copy_(source.to_local())
+        else:
+            target.copy_(source)
+
+
+def _restore_groups(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    for group, settings in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        group.update({key: value for key, value in settings.items() if key != "params"})
