@@ -68,13 +68,16 @@ def main() -> None:
 
 
 def _processes() -> int:
-    return int(os.environ.get("SLURM_NTASKS", os.environ.get("WORLD_SIZE", "1")))
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _rank() -> str:
     """`rank 3: ` where several processes work together."""
-    rank = os.environ.get("SLURM_PROCID", os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")))
-    return f"rank {rank}: " if _processes() > 1 else ""
+    import torch.distributed as dist
+
+    return f"rank {dist.get_rank()}: " if _processes() > 1 else ""
 
 
 def _end(status: int) -> NoReturn:
@@ -190,9 +193,9 @@ def _constructor_arguments() -> set[str]:
 
 
 def _trainer_cli(programs: dict[str, Any]) -> None:
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     from speechllm_pl.data.datamodule import SpeechDataModule
     from speechllm_pl.training.callbacks import Finished, Predictions, RunRecord, Samples, Speed

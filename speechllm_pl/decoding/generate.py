@@ -46,6 +46,7 @@ def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: Llm
         num_beams=1,
         repetition_penalty=1.0,  # people do say things twice, whatever the LLM's own settings think
         no_repeat_ngram_size=0,
+        synced_gpus=False,  # ranks decode other utterances; sharded weights are gathered before
         bos_token_id=model.bos_id,
         eos_token_id=model.eos_id,
         pad_token_id=tokenizer.pad_id,

@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor, nn
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
 
 from speechllm_pl.core.errors import UserError
 
@@ -62,10 +63,10 @@ def save_shards(target: Path, record: dict[str, Any], tensors: dict[str, Tensor]
     first = not dist.is_initialized() or dist.get_rank() == 0
     with _named_errors(target):
         if first:
-            _remove(temporary)
+            remove(temporary)
             temporary.mkdir(parents=True)
         _wait()
-        dcp.save(tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+        save_distributed(tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
         if first:
             _write(record, temporary / RECORD_FILE)
             _rename(temporary, target)
@@ -84,7 +85,7 @@ def load_shards(path: Path, tensors: dict[str, Tensor], only: str | None = None)
     reader = HuggingFaceStorageReader(str(path))
     found = {name for name in reader.read_metadata().state_dict_metadata if name.startswith(only or "")}
     refuse_other_keys(set(tensors), found)
-    dcp.load(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+    load_distributed(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
 
 def read_checkpoint(path: str | Path, stage: str | None = None) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def _join_shards(path: Path, checkpoint: dict[str, Any]) -> None:
     tensors = {name: torch.empty(cast(Any, m).size, dtype=cast(Any, m).properties.dtype) for name, m in found.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no process group is needed is what we want
-        dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+        load_distributed(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     checkpoint["state_dict"] = {n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)}
     for optimizer in checkpoint.get("optimizer_states", []):
         optimizer["state"], place = {}, 0
@@ -142,7 +143,7 @@ def _join_shards(path: Path, checkpoint: dict[str, Any]) -> None:
 def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as it lies in memory, by names that a sharded checkpoint knows it by."""
     return {
-        f"{OPTIMIZER}{names[parameter]}/{key}": value
+        f"{OPTIMIZER}{names[cast(nn.Parameter, parameter)]}/{key}": value
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
     }
@@ -177,9 +178,9 @@ def mend(folder: Path) -> None:
     """Clear away what a killed run left half done: unfinished checkpoints go, one that was being replaced returns."""
     for former in folder.glob(".*.former"):
         target = folder / former.name.removeprefix(".").removesuffix(".former")
-        _remove(former) if target.exists() else os.replace(former, target)
+        remove(former) if target.exists() else os.replace(former, target)
     for partial in folder.glob(".*.partial"):
-        _remove(partial) if partial.is_dir() else partial.unlink()
+        remove(partial)
 
 
 def by_steps(folder: Path) -> list[Path]:
@@ -218,19 +219,23 @@ def _write(contents: dict[str, Any], path: Path) -> None:
 
 
 def _rename(temporary: Path, target: Path) -> None:
-    """Put a complete checkpoint in its place. A folder cannot replace another in one step: that one is moved first."""
-    if target.is_dir():
+    """Put a complete checkpoint in its place. Only files replace files in one step: a folder is moved away first."""
+    if target.is_dir() or (temporary.is_dir() and target.exists()):
         former = target.with_name(f".{target.name}.former")
-        _remove(former)
+        remove(former)
         os.replace(target, former)
         os.replace(temporary, target)
-        _remove(former)
+        remove(former)
     else:
         os.replace(temporary, target)
 
 
-def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)
+def remove(path: Path) -> None:
+    """Delete a checkpoint of either kind, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _wait() -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from speechllm_pl.training.checkpoints import by_steps, mend
+from speechllm_pl.training.checkpoints import by_steps, mend, remove
 from speechllm_pl.training.recognizer import Recognizer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -107,7 +106,7 @@ class LastCheckpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / f"step={trainer.global_step:08d}.ckpt")
         if trainer.is_global_zero:
             for path in by_steps(self.folder)[: -self.keep]:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                remove(path)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         """Ask for an end; asked a second time, end at once."""

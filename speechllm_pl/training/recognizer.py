@@ -196,7 +196,8 @@ class Recognizer(L.LightningModule):
         ranks, hence the factor.
         """
         scale = self.trainer.world_size / max(self._step.tokens, 1.0)
-        torch._foreach_mul_([p.grad for p in _with_gradients(optimizer)], scale)
+        for parameter in _with_gradients(optimizer):
+            cast(Tensor, parameter.grad).mul_(scale)
 
     def configure_gradient_clipping(
         self,
