@@ -129,6 +129,8 @@ def test_a_run_goes_on_with_just_the_batches_that_were_left_on_other_ranks(
         (f"validated={steps_an_epoch}", steps_an_epoch),
         ("step=1", 1),
     ):
+        if stopped >= STEPS:
+            continue
         epoch, steps = divmod(stopped, steps_an_epoch)
         resumed = run(
             corpus, ctc_tokenizer, tmp_path / checkpoint, tmp_path / f"{checkpoint}.ckpt", world_size=after, **options
