@@ -12,7 +12,7 @@ import torch
 from machine import describe
 
 from speechllm_pl.apps.recognition import recognize
-from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.training.restore import restore
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    cuts = read_manifest(args.cuts).subset(first=args.utterances)
+    cuts = read_manifest(args.cuts)[: args.utterances]
     print(f"{describe(args.threads)}, fp32")
     for run in args.runs:
         module = restore(run / "checkpoints/best.ckpt")

@@ -18,9 +18,9 @@ from jsonargparse import ArgumentParser
 from machine import describe
 from torch import nn
 
-from speechllm_pl.data.batches import EpochBatches
-from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.training.checkpoints import read_checkpoint
 from speechllm_pl.training.recognizer import Recognizer
 
@@ -37,11 +37,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.backends.cuda.enable_flash_sdp(False)  # as in training on a CPU
-    plan = EpochBatches(read_manifest(args.data / "train.jsonl.gz"), max_duration=args.max_duration, num_buckets=10)
+    cuts = read_manifest(args.data / "train.jsonl.gz")
+    plan = list(EpochBatches(Buckets(cuts.durations, args.max_duration, num_buckets=10)))
     print(f"{describe(args.threads)}, bf16 autocast")
     for run in args.runs:
         module = as_trained(run)
-        print(f"{run}: {measure(module, list(plan)[: args.batches + WARM_UP])}")
+        print(f"{run}: {measure(module, SpeechDataset(cuts), plan[: args.batches + WARM_UP])}")
 
 
 def as_trained(run: Path) -> Recognizer:
@@ -56,7 +57,7 @@ def as_trained(run: Path) -> Recognizer:
     return module.train()
 
 
-def measure(module: Recognizer, plan: list) -> str:
+def measure(module: Recognizer, dataset: SpeechDataset, plan: list[PlannedBatch]) -> str:
     """Run real training steps on the plan's batches; say the rate and each part's share."""
     seconds: dict[str, float] = defaultdict(float)
     parts = {"features": module.speech.features, "encoder": module.speech.encoder}
@@ -65,13 +66,13 @@ def measure(module: Recognizer, plan: list) -> str:
     for name, part in parts.items():
         _time_forward(name, part, seconds)
     optimizer = module.make_optimizer(module.parameter_groups())
-    dataset, audio = SpeechDataset(), 0.0
-    for number, cuts in enumerate(plan):
+    audio = 0.0
+    for number, planned in enumerate(plan):
         if number == WARM_UP:
             audio = 0.0
             seconds.clear()
         times = [time.perf_counter()]
-        batch = dataset[cuts]
+        batch = dataset[planned]
         times.append(time.perf_counter())
         with torch.autocast("cpu", torch.bfloat16):
             terms = module.loss_terms(batch).values()

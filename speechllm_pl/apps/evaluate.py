@@ -9,7 +9,7 @@ from typing import Any
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
-from speechllm_pl.data.datamodule import read_manifest
+from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.training.restore import restore
 
 

@@ -1,17 +1,17 @@
 """Cuts in, hypotheses out, with a progress bar: what evaluating and transcribing share."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import torch
-from lhotse import CutSet
+from lhotse.cut import Cut
 from tqdm import tqdm
 
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import EpochBatches
+from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.training.recognizer import Recognizer
 
@@ -37,7 +37,7 @@ class Recognized:
 
 
 @torch.inference_mode()
-def recognize(module: Recognizer, cuts: CutSet, max_duration: float) -> Recognized:
+def recognize(module: Recognizer, cuts: Sequence[Cut], max_duration: float) -> Recognized:
     """Every cut, in batches of at most `max_duration` seconds; a cut that cannot be read is listed as skipped."""
     recognized = Recognized(hypotheses={system: [] for system in module.systems})
     for batch in _batches(cuts, max_duration):
@@ -53,14 +53,11 @@ def recognize(module: Recognizer, cuts: CutSet, max_duration: float) -> Recogniz
     return recognized
 
 
-def _batches(cuts: CutSet, max_duration: float) -> Iterator[Batch]:
-    plan = EpochBatches(cuts, max_duration=max_duration, num_buckets=10, shuffle=False)
-    dataset = SpeechDataset()
-    with tqdm(total=round(_seconds(cuts), 1), unit="s of audio", disable=None) as bar:
+def _batches(cuts: Sequence[Cut], max_duration: float) -> Iterator[Batch]:
+    durations = durations_of(cuts)
+    plan = EpochBatches(Buckets(durations, max_duration, num_buckets=10), shuffle=False)
+    dataset = SpeechDataset(cuts)
+    with tqdm(total=round(float(durations.sum()), 1), unit="s of audio", disable=None) as bar:
         for chosen in plan:
-            yield dataset[cast(Any, chosen)]
-            bar.update(round(_seconds(chosen), 1))
-
-
-def _seconds(cuts: Any) -> float:
-    return sum(cut.duration for cut in cuts)
+            yield dataset[chosen]
+            bar.update(round(float(durations[chosen.indices].sum()), 1))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut
 
 from speechllm_pl.apps.recognition import recognize
@@ -44,7 +44,7 @@ def transcribe(
     cuts, refused = _open_all(_expand(files), language, max_seconds)
     texts: dict[str, str] = {}
     if cuts:
-        recognized = recognize(module, CutSet.from_cuts(cuts), max_duration)
+        recognized = recognize(module, cuts, max_duration)
         ids = [id_ for batch in recognized.batches for id_ in batch.ids]
         hypotheses = recognized.hypotheses[module.stage]
         for id_, hypothesis in zip(ids, hypotheses, strict=True):

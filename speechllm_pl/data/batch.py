@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     languages: list[str]  # ISO 639-1 codes
     ids: list[str]
     skipped: list[str]  # ids of recordings that were due in this batch and could not be read
-    seed: int = 0
+    seed: int = 0  # of everything random about it, 63 bits: depends on neither rank nor resume
 
     @property
     def padding_share(self) -> float:

@@ -1,21 +1,17 @@
 """A LightningDataModule built on Lhotse cuts."""
 
-import gzip
-import json
-import zlib
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
-from lhotse import CutSet
-from lhotse.cut import Cut
-from lhotse.serialization import deserialize_item
-from lightning.pytorch.utilities import rank_zero_info
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.batches import EpochBatches
-from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
+from speechllm_pl.data.manifest import Manifest, read_manifest
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -26,12 +22,12 @@ class SpeechDataModule(L.LightningDataModule):
         train: manifest of the training cuts, relative to root.
         dev: manifest to validate on, relative to root.
         test: manifest for `test` and `predict`, relative to root.
-        max_duration: seconds of audio a batch, on each device.
+        max_duration: seconds of audio a batch, padding included, on each device.
         max_seconds: training utterances longer than this are left out, and counted aloud.
         num_buckets: buckets of utterances of like durations.
         shortest_first_epochs: epochs at the start that go from short utterances to long ones.
         num_workers: processes that read audio ahead, on each device; 0 reads in the training process.
-        seed: of the order of batches.
+        seed: of the order of batches, and of everything random about each.
     """
 
     def __init__(
@@ -56,11 +52,15 @@ class SpeechDataModule(L.LightningDataModule):
         self.shortest_first_epochs = shortest_first_epochs
         self.num_workers = num_workers
         self.seed = seed
-        self._cuts: dict[str, CutSet] = {}
-        self._resume_at = {"epoch": -1, "batches": 0}
+        if seed < 0:
+            raise UserError(f"data.seed = {seed}: give 0 or more")
+        self._cuts: dict[str, Manifest] = {}
+        self._buckets: dict[tuple[str, float], Buckets] = {}
+        self._plan: EpochBatches | None = None  # of the training batches that were handed out last
+        self._resumed: dict[str, Any] | None = None  # what a checkpoint said
 
-    def cuts(self, split: str) -> CutSet:
-        """The cuts of `train`, `dev` or `test`, read once.
+    def cuts(self, split: str) -> Manifest:
+        """The cuts of `train`, `dev` or `test`, opened once.
 
         Raises:
             UserError: the manifest is missing, broken or empty.
@@ -70,21 +70,46 @@ class SpeechDataModule(L.LightningDataModule):
             self._cuts[split] = self._short_enough(cuts) if split == "train" else cuts
         return self._cuts[split]
 
+    def buckets(self, split: str) -> Buckets:
+        """How utterances are grouped into batches of `max_duration`."""
+        key = split, self.max_duration
+        if key not in self._buckets:
+            self._buckets[key] = Buckets(self.cuts(split).durations, self.max_duration, self.num_buckets)
+        return self._buckets[key]
+
     def train_dataloader(self) -> DataLoader:
         """Called anew every epoch (`reload_dataloaders_every_n_epochs: 1`), since every epoch has its own plan."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        resumed = self._resume_at if self._resume_at["epoch"] == epoch else {"batches": 0}
         shortest_first = epoch < self.shortest_first_epochs
-        loader = self._loader("train", epoch=epoch, shortest_first=shortest_first, start=resumed["batches"])
-        if resumed is self._resume_at and not resumed["batches"]:
-            self._leave_finished_epoch(len(loader))
-        return loader
+        self._plan = self._batches("train", epoch=epoch, shortest_first=shortest_first, **self._position_in(epoch))
+        if self._resumed and epoch == self._resumed["epoch"] + 1:
+            self._leave_finished_epoch(len(self._plan))
+        return self._loader("train", self._plan)
+
+    def _position_in(self, epoch: int) -> dict[str, int]:
+        """Where the run goes on: at the epoch's beginning, unless it was resumed in its midst."""
+        state = self._resumed
+        if state is None or epoch != state["epoch"]:
+            return {}
+        if state["batches"] == state["data"]["batches"]:  # finished, but for the trainer's own last things
+            return {"start": len(self.buckets("train")), "steps": state["steps"]}
+        if state["data"] == self._identity():
+            return {"start": state["batches"], "steps": state["steps"]}
+        rank_zero_warn(
+            f"the training data, data.seed or data.max_duration is not what the checkpoint was made with: epoch"
+            f" {epoch} begins again with its first batch"
+        )
+        return {"start": 0, "steps": state["steps"]}
+
+    def _identity(self) -> dict[str, int]:
+        """What the number of a batch has a meaning for."""
+        return {"seed": self.seed, "cuts": len(self.cuts("train")), "batches": len(self.buckets("train"))}
 
     def _leave_finished_epoch(self, batches: int) -> None:
         """Let a run that stopped right after an epoch's last batch begin the next one with its first.
 
-        Lightning takes the former epoch for finished if it had at least as many batches as the next one, but the
-        numbers differ from epoch to epoch: so they are made equal.
+        Lightning takes the former epoch for finished if it had at least as many batches as the next one, but it
+        had fewer if there were more ranks: so the numbers are made equal.
         """
         loop = cast(Any, self.trainer).fit_loop.epoch_loop
         progress = loop.batch_progress
@@ -94,75 +119,48 @@ class SpeechDataModule(L.LightningDataModule):
             current.completed = batches - 1  # the loop counts the last one itself
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("dev", shuffle=False, pad_to_world=False)
+        return self._loader("dev", self._batches("dev", shuffle=False, fill="empty"))
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader("test", shuffle=False, pad_to_world=False)
+        return self._loader("test", self._batches("test", shuffle=False, fill="empty"))
 
     predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands in the data: with the seed, that names the batches which are left."""
-        if self.trainer is None:
+        """Where the run stands in the data: the epoch, its batches done over all ranks, the trainer's count of them."""
+        if self._plan is None:
             return {}
-        epoch, progress = self.trainer.current_epoch, cast(Any, self.trainer.fit_loop.epoch_loop.batch_progress)
-        if progress.is_last_batch:
-            return {"epoch": epoch + 1, "batches": 0}
-        return {"epoch": epoch, "batches": progress.current.processed}
+        progress = cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress
+        steps = progress.current.processed
+        done = len(self._plan.buckets) if progress.is_last_batch else self._plan.done_after(steps)
+        return {"epoch": self._plan.epoch, "batches": done, "steps": steps, "data": self._identity()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resume_at = state_dict or self._resume_at
+        self._resumed = state_dict or None
 
-    def _loader(self, split: str, **plan: Any) -> DataLoader:
-        batches = EpochBatches(
-            self.cuts(split),
-            max_duration=self.max_duration,
-            num_buckets=self.num_buckets,
-            seed=self.seed,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            **plan,
+    def _batches(self, split: str, **plan: Any) -> EpochBatches:
+        rank, world_size = self._place()
+        return EpochBatches(self.buckets(split), seed=self.seed, rank=rank, world_size=world_size, **plan)
+
+    def _place(self) -> tuple[int, int]:
+        """→ this process's rank, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, split: str, batches: EpochBatches) -> DataLoader:
+        return DataLoader(
+            SpeechDataset(self.cuts(split)),
+            sampler=batches,
+            batch_size=None,
+            num_workers=self.num_workers,
+            worker_init_fn=leave_stopping_to_the_trainer,
         )
-        return DataLoader(SpeechDataset(), sampler=batches, batch_size=None, num_workers=self.num_workers)
 
-    def _short_enough(self, cuts: CutSet) -> CutSet:
-        kept = cuts.filter(lambda cut: cast(Cut, cut).duration <= self.max_seconds).to_eager()
+    def _short_enough(self, cuts: Manifest) -> Manifest:
+        kept = np.flatnonzero(cuts.durations <= self.max_seconds).astype(np.int32)
         left_out = len(cuts) - len(kept)
-        if left_out:
-            rank_zero_info(f"left out {left_out} of {len(cuts)} training utterances longer than {self.max_seconds} s")
+        if not left_out:
+            return cuts
+        rank_zero_info(f"left out {left_out} of {len(cuts)} training utterances longer than {self.max_seconds} s")
         if not len(kept):
             raise UserError(f"no training utterance is at most data.max_seconds = {self.max_seconds} s long")
-        return kept
-
-
-def read_manifest(path: Path) -> CutSet:
-    """An in-memory cut set from a JSONL manifest, plain or gzipped.
-
-    Raises:
-        UserError: the file is missing, empty, or has a line that is no cut; the message names file and line.
-    """
-    if not path.is_file():
-        raise UserError(f"manifest {path} does not exist: prepare the data first (`make data`), or correct data.root")
-    cuts = []
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                cuts.append(_cut_from_line(line, f"{path}, line {number}"))
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"manifest {path} cannot be read ({error}): prepare the data again") from error
-    if not cuts:
-        raise UserError(f"manifest {path} has no cuts: see the quarantine file beside it")
-    return CutSet.from_cuts(cuts)
-
-
-def _cut_from_line(line: str, place: str) -> Any:
-    try:
-        cut = deserialize_item(json.loads(line))
-    except Exception as error:  # lhotse raises whatever the missing field leads to
-        raise UserError(f"{place}: not a Lhotse cut: mend or delete this line, or prepare the data again") from error
-    if len(getattr(cut, "supervisions", ())) != 1:
-        raise UserError(f"{place}: cut {getattr(cut, 'id', '?')} must have exactly one supervision")
-    if cut.duration <= 0:
-        raise UserError(f"{place}: cut {cut.id} lasts 0 seconds: delete this line")
-    return cut
+        return cuts.select(kept)

@@ -2,7 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import Dataset
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.models.features import SAMPLING_RATE
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
@@ -20,18 +23,21 @@ log = logging.getLogger(__name__)
 
 
 class SpeechDataset(Dataset):
-    """Map-style: an item is a whole batch, and its index is the cut set that a sampler chose."""
+    """Map-style: an item is a whole batch, and its index is what a sampler planned."""
 
-    def __getitem__(self, cuts: Iterable[Cut]) -> Batch:
+    def __init__(self, cuts: Sequence[Cut]):
+        self.cuts = cuts
+
+    def __getitem__(self, planned: PlannedBatch) -> Batch:
         loaded, skipped = [], []
-        for cut in cuts:
+        for cut in (self.cuts[int(index)] for index in planned.indices):
             try:
                 loaded.append((cut, read(cut)))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 log.warning("skipped %s, which cannot be read: %s", cut.id, reason)
                 skipped.append(cut.id)
-        return collate(loaded, skipped)
+        return collate(loaded, skipped)._replace(seed=planned.seed)
 
 
 def read(cut: Cut) -> np.ndarray:
@@ -65,3 +71,21 @@ def collate(loaded: list[tuple[Cut, np.ndarray]], skipped: list[str]) -> Batch:
         ids=[cut.id for cut, _ in loaded],
         skipped=skipped,
     )
+
+
+def leave_stopping_to_the_trainer(worker: int) -> None:
+    """For a loader's worker: signals that reach every process of a job leave it alone; its parent can still end it.
+
+    The training process may want to finish its step when it is signalled, and needs its batches for that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # also in threads that start from now on
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)  # PyTorch takes any other status for a crash

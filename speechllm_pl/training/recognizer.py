@@ -302,8 +302,7 @@ class Recognizer(L.LightningModule):
         datamodule = getattr(self.trainer, "datamodule", None)
         if datamodule is None or not any(p.requires_grad for p in self.speech.head.parameters()):
             return
-        characters = set().union(*(cut.supervisions[0].text or "" for cut in datamodule.cuts("train")))
-        if unknown := self.tokenizer.unknown_characters("".join(characters)):
+        if unknown := self.tokenizer.unknown_characters(datamodule.cuts("train").characters):
             rank_zero_info(
                 f"the tokenizer cannot write {len(unknown)} characters of the training transcripts, which are learned"
                 f" as <unk>: {' '.join(sorted(unknown)[:20])}; train the tokenizer on them (make tokenizer)"
@@ -425,4 +424,4 @@ def _silence(batch: Batch, device: torch.device) -> Batch:
     """A second of nothing, in place of a batch of which no recording could be read."""
     waveforms = torch.zeros(1, 16_000, device=device)
     lengths = torch.tensor([16_000], device=device)
-    return Batch(waveforms, lengths, [""], ["und"], [""], batch.skipped, batch.seed)
+    return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""])

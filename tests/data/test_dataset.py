@@ -6,9 +6,11 @@ import pytest
 import scipy.signal
 import soundfile
 from conftest import speak, write_cut
-from lhotse import CutSet
+from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset, read
 
 
@@ -16,11 +18,15 @@ def noise(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
     return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * rate))
 
 
+def batch_of(cuts: list[Cut], seed: int = 0) -> Batch:
+    return SpeechDataset(cuts)[PlannedBatch(np.arange(len(cuts)), seed)]
+
+
 def test_a_batch_holds_the_samples_of_its_files_padded_on_the_right(tmp_path: Path) -> None:
     cuts = [
         write_cut(tmp_path, f"u{n}", noise(seconds, n), f"text {n}", "de") for n, seconds in enumerate((0.5, 0.3, 0.8))
     ]
-    batch = SpeechDataset()[CutSet.from_cuts(cuts)]
+    batch = batch_of(cuts)
     assert batch.lengths.tolist() == [8_000, 4_800, 12_800]
     for row, cut in enumerate(cuts):
         samples, _ = soundfile.read(tmp_path / f"{cut.id}.wav", dtype="float32")
@@ -31,6 +37,13 @@ def test_a_batch_holds_the_samples_of_its_files_padded_on_the_right(tmp_path: Pa
     assert batch.languages == ["de"] * 3
     assert batch.seconds == pytest.approx(1.6)
     assert batch.padding_share == pytest.approx(1 - 1.6 / 2.4)
+
+
+def test_a_batch_has_the_cuts_and_the_seed_that_were_planned(tmp_path: Path) -> None:
+    cuts = [write_cut(tmp_path, f"u{n}", noise(0.2, n), f"text {n}", "de") for n in range(4)]
+    batch = SpeechDataset(cuts)[PlannedBatch(np.array([3, 1]), 2**63 - 1)]
+    assert batch.ids == ["u3", "u1"]
+    assert batch.seed == 2**63 - 1
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "empty"])
@@ -44,7 +57,7 @@ def test_an_unreadable_recording_is_skipped_and_named(
     if damage != "missing":
         path.write_bytes({"truncated": whole[:2000], "text": b"not audio at all\n", "empty": b""}[damage])
     with caplog.at_level(logging.WARNING):
-        batch = SpeechDataset()[CutSet.from_cuts(cuts)]
+        batch = batch_of(cuts)
     assert batch.ids == ["u0", "u2"]
     assert batch.texts == ["text 0", "text 2"]
     assert batch.skipped == ["u1"]
@@ -58,14 +71,14 @@ def test_samples_that_are_not_finite_are_skipped(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", samples, 16_000, subtype="FLOAT")
     with pytest.raises(UserError, match=r"nan.*not finite"):
         read(cut)
-    assert SpeechDataset()[CutSet.from_cuts([cut])].skipped == ["nan"]
+    assert batch_of([cut]).skipped == ["nan"]
 
 
 def test_a_batch_of_which_nothing_can_be_read_is_empty(tmp_path: Path) -> None:
     cuts = [write_cut(tmp_path, f"u{n}", noise(0.5), "text", "en") for n in range(2)]
     for n in range(2):
         (tmp_path / f"u{n}.wav").unlink()
-    batch = SpeechDataset()[CutSet.from_cuts(cuts)]
+    batch = batch_of(cuts)
     assert batch.waveforms.shape == (0, 0)
     assert batch.lengths.shape == (0,)
     assert batch.ids == []

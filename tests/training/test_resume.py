@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import AtomicCheckpointIO
@@ -25,29 +26,53 @@ STEPS = 12
 
 
 class Diary(L.Callback):
-    """Which utterances each step saw, and its loss."""
+    """Which utterances each step saw, and its loss; a checkpoint after every validation."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.steps: list[tuple[list[str], float]] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Batch, *_: Any) -> None:
         self.steps.append((batch.ids, outputs["loss"].item()))
 
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if not trainer.sanity_checking:
+            trainer.save_checkpoint(self.folder / f"validated={trainer.global_step}.ckpt")
+
+
+class FirstOf(SpeechDataModule):
+    """The data of the first of some ranks, for a trainer that knows of no others."""
+
+    def __init__(self, world_size: int, **options: Any):
+        super().__init__(**options)
+        self.world_size = world_size
+
+    def _place(self) -> tuple[int, int]:
+        return 0, self.world_size
+
 
 def run(
-    corpus: Path, tokenizer: CtcTokenizer, folder: Path, resumed: Path | None = None, kind: Any = MuonAdamW
+    corpus: Path,
+    tokenizer: CtcTokenizer,
+    folder: Path,
+    resumed: Path | None = None,
+    kind: Any = MuonAdamW,
+    world_size: int = 1,
+    max_duration: float = 2.5,
+    validate: bool = False,
 ) -> list:
     L.seed_everything(0, verbose=False)
     optimizer = partial(kind, lr=1e-3)
     module = CtcPretraining(tokenizer, ENCODER, optimizer=optimizer, schedule=OneCycle())
     module.configure_model()
     module.model.augment = torch.nn.Identity()  # type: ignore[assignment]  # draws at random
-    diary = Diary()
+    diary = Diary(folder)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
         max_steps=STEPS,
-        limit_val_batches=0,
+        limit_val_batches=1 if validate else 0,
+        num_sanity_val_steps=0,
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=1,
         logger=False,
@@ -57,7 +82,7 @@ def run(
         callbacks=[diary, ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
         default_root_dir=folder,
     )
-    data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=2.5, num_buckets=2)
+    data = FirstOf(world_size, root=str(corpus), dev="train.jsonl.gz", max_duration=max_duration, num_buckets=2)
     trainer.fit(module, data, ckpt_path=resumed)
     return diary.steps
 
@@ -73,6 +98,68 @@ def test_a_resumed_run_sees_the_same_batches_and_losses(
         resumed = run(corpus, ctc_tokenizer, tmp_path / f"{stopped}", tmp_path / "whole" / f"step={stopped}.ckpt", kind)
         assert [ids for ids, _ in resumed] == [ids for ids, _ in whole[stopped:]]
         assert [loss for _, loss in resumed] == pytest.approx([loss for _, loss in whole[stopped:]], rel=1e-5)
+
+
+def batches_from(corpus: Path, epoch: int, done: int, world_size: int) -> list[list[str]]:
+    """What the first of `world_size` ranks gets after `done` batches of an epoch, for as many steps as runs last."""
+    data = SpeechDataModule(str(corpus), max_duration=1.5, num_buckets=2)
+    found: list[list[str]] = []
+    while len(found) < STEPS:
+        plan = EpochBatches(data.buckets("train"), epoch=epoch)
+        found += [[data.cuts("train")[int(i)].id for i in batch.indices] for batch in list(plan)[done::world_size]]
+        epoch, done = epoch + 1, 0
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (2, 4), (1, 2), (4, 1), (2, 3)])
+def test_a_run_goes_on_with_just_the_batches_that_were_left_on_other_ranks(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path, before: int, after: int
+) -> None:
+    options: dict[str, Any] = {"max_duration": 1.5, "validate": True}
+    an_epoch = len(SpeechDataModule(str(corpus), max_duration=1.5, num_buckets=2).buckets("train"))
+    steps_an_epoch = -(-an_epoch // before)
+    run(corpus, ctc_tokenizer, tmp_path, world_size=before, **options)
+    middle, last = steps_an_epoch + 1, 2 * steps_an_epoch
+    for checkpoint, stopped in (
+        (f"step={middle}", middle),
+        (f"step={last}", last),
+        (f"validated={last}", last),
+        (f"step={steps_an_epoch}", steps_an_epoch),
+        (f"validated={steps_an_epoch}", steps_an_epoch),
+        ("step=1", 1),
+    ):
+        if stopped >= STEPS:
+            continue
+        epoch, steps = divmod(stopped, steps_an_epoch)
+        resumed = run(
+            corpus, ctc_tokenizer, tmp_path / checkpoint, tmp_path / f"{checkpoint}.ckpt", world_size=after, **options
+        )
+        expected = batches_from(corpus, epoch, steps * before, after)
+        assert [ids for ids, _ in resumed] == expected[: STEPS - stopped], checkpoint
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_is_stopped_twice_on_changing_ranks_loses_nothing(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"max_duration": 1.0}  # eight batches an epoch
+    run(corpus, ctc_tokenizer, tmp_path / "one", world_size=2, **options)
+    run(corpus, ctc_tokenizer, tmp_path / "two", tmp_path / "one/step=2.ckpt", world_size=3, **options)
+    resumed = run(corpus, ctc_tokenizer, tmp_path / "three", tmp_path / "two/step=3.ckpt", **options)
+    whole = run(corpus, ctc_tokenizer, tmp_path / "whole", **options)
+    assert [ids for ids, _ in resumed][:5] == [ids for ids, _ in whole][7:12]  # 2 x 2 and 1 x 3 were done
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_batches_begin_the_epoch_again_and_say_so(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
+) -> None:
+    run(corpus, ctc_tokenizer, tmp_path, max_duration=1.0)
+    with pytest.warns(UserWarning, match="epoch 0 begins again"):
+        resumed = run(corpus, ctc_tokenizer, tmp_path / "b", tmp_path / "step=3.ckpt", max_duration=1.5)
+    whole = run(corpus, ctc_tokenizer, tmp_path / "c", max_duration=1.5)
+    assert [ids for ids, _ in resumed] == [ids for ids, _ in whole][: STEPS - 3]
 
 
 @pytest.mark.filterwarnings("ignore")
