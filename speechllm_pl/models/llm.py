@@ -1,5 +1,6 @@
 """Any Hugging Face causal LM, frozen, with LoRA (arXiv 2106.09685) on its self-attention, or trained whole."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,14 +9,12 @@ import peft
 import torch
 import transformers
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
 
-LORA_TARGETS = (
-    {"q_proj", "k_proj", "v_proj", "o_proj"},  # LLaMA, Qwen, Mistral, Gemma
-    {"query_key_value", "dense"},  # BLOOM, GPT-NeoX: queries, keys and values fused
-)
-"""Names of the self-attention's projections, one set per family of architectures (the paper adapts these only)."""
+LINEAR = (nn.Linear, Conv1D)
+"""What LoRA can adapt. GPT-2's Conv1D is a linear layer whose weight is transposed; NF4's layer is an `nn.Linear`."""
 
 
 class LlmTokenizer:
@@ -56,31 +55,71 @@ def embedding_table(llm: nn.Module) -> Tensor:
     return cast(Any, llm).get_input_embeddings().weight
 
 
+def decoder_layers(llm: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of the LLM, first to last, also where LoRA wraps it: what is sharded and recomputed.
+
+    They are the largest `ModuleList` (by parameters: a mixture's list of experts stands inside one block) whose
+    members share a class.
+
+    Raises:
+        UserError: there is none.
+    """
+    layers = _repeated_layers(llm)
+    if not layers:
+        raise UserError(f"LLM {type(llm).__name__} has no list of decoder layers of one class to work on one by one")
+    return layers
+
+
 def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftModel:
     """Put LoRA of rank `r` on the query, key, value and output projections; nothing else is trained.
+
+    Its weights are float32 whatever the LLM's are: bf16 would round a step of training away.
 
     Raises:
         UserError: the projections are not found; the message lists the linear layers that there are.
     """
+    targets = _attention_projections(llm)
+    if not targets:
+        raise UserError(
+            f"LoRA: {type(llm).__name__} has no linear layers in a self-attention of repeated decoder layers; its"
+            f" linear layers are {_names_of_linear_layers(llm)}. Set --model.lora_r 0 to keep the LLM frozen"
+        )
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
         lora_alpha=cast(Any, alpha),
         lora_dropout=dropout,
-        target_modules=_targets(llm),
+        target_modules=sorted(targets),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in targets.values()),
     )
     return cast(peft.PeftModel, peft.get_peft_model(cast(Any, llm), config))
 
 
-def _targets(llm: nn.Module) -> list[str]:
-    linear = {name.rpartition(".")[2] for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
-    for targets in LORA_TARGETS:
-        if targets <= linear:
-            return sorted(targets)
-    raise UserError(
-        f"LoRA: {type(llm).__name__} has no self-attention projections of a known name; its linear layers are"
-        f" {', '.join(sorted(linear))}. Set --model.lora_r 0 to keep the LLM frozen"
-    )
+def _attention_projections(llm: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers inside the attention of the decoder layers, by their name in a layer (`attn.c_proj`).
+
+    The name in the layer tells the attention's `c_proj` (GPT-2) or `dense` (BLOOM, GPT-NeoX) from others.
+    """
+    return {
+        f"{place}.{name}": part
+        for layer in _repeated_layers(llm)
+        for place, child in layer.named_children()
+        if re.search("attn|attention", f"{place} {type(child).__name__}", re.IGNORECASE)
+        for name, part in child.named_modules()
+        if isinstance(part, LINEAR)
+    }
+
+
+def _repeated_layers(llm: nn.Module) -> list[nn.Module]:
+    lists = [module for module in llm.modules() if isinstance(module, nn.ModuleList)]
+    repeated = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
+    return list(max(repeated, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=[]))
+
+
+def _names_of_linear_layers(llm: nn.Module) -> str:
+    """Each once, with `*` for the number of a layer."""
+    names = (name for name, module in llm.named_modules() if isinstance(module, LINEAR))
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 def _from_pretrained(auto_class: Any, name_or_path: str, **arguments: Any) -> Any:
