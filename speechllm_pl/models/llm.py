@@ -3,15 +3,21 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import peft
 import torch
 import transformers
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
+
+Quantization = Literal["none", "nf4"]
+"""Of the frozen LLM's weights."""
 
 LINEAR = (nn.Linear, Conv1D)
 """What LoRA can adapt. GPT-2's Conv1D is a linear layer whose weight is transposed; NF4's layer is an `nn.Linear`."""
@@ -40,13 +46,29 @@ class LlmTokenizer:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def load_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
+def load_llm(
+    name_or_path: str, dtype: torch.dtype = torch.float32, quantize: Quantization = "none"
+) -> transformers.PreTrainedModel:
     """The causal LM of a folder or a hub name, all parameters frozen.
+
+    Args:
+        dtype: of the weights; of the arithmetic, and of embeddings and LM head, where the rest is quantised.
+        quantize: `nf4` keeps the layers' matrices in 4 bits, their scales in 8 (arXiv 2305.14314).
 
     Raises:
         UserError: neither a folder nor a name that can be loaded.
     """
-    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype)
+    if quantize == "none":
+        llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype)
+        return llm.requires_grad_(False)
+    nf4 = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype, quantization_config=nf4)
+    for layer in _quantized_layers(llm).values():
+        # On some CPUs it would repack the weights for inference when first used in evaluation, with coarser scales,
+        # and without a gradient from then on.
+        layer.support_avx512bf16_for_cpu = False
     return llm.requires_grad_(False)
 
 
@@ -93,6 +115,48 @@ def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftM
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in targets.values()),
     )
     return cast(peft.PeftModel, peft.get_peft_model(cast(Any, llm), config))
+
+
+@torch.no_grad()
+def merge_lora(llm: nn.Module) -> transformers.PreTrainedModel:
+    """A plain model of transformers, nothing quantised, with what LoRA learnt in its weights. `llm` is used up.
+
+    LoRA learnt on the quantised weights, so these are what it is added to, in the type that they had before.
+    """
+    wrapped = cast(Any, llm)
+    adapted = isinstance(llm, peft.PeftModel)
+    if not _quantized_layers(llm):
+        return wrapped.merge_and_unload() if adapted else wrapped
+    layers = {name: layer for name, layer in llm.named_modules() if isinstance(layer, LoraLayer)}
+    updates = {
+        name.removeprefix("base_model.model."): cast(Any, layer).get_delta_weight("default")
+        for name, layer in layers.items()
+    }
+    plain = wrapped.unload() if adapted else wrapped
+    for name, layer in _quantized_layers(plain).items():
+        plain.set_submodule(name, _unquantized(layer, updates.get(name)))
+    plain.hf_quantizer.remove_quantization_config(plain)
+    return plain
+
+
+def _quantized_layers(llm: nn.Module) -> dict[str, Linear4bit]:
+    return {name: layer for name, layer in llm.named_modules() if isinstance(layer, Linear4bit)}
+
+
+def _unquantized(layer: Linear4bit, update: Tensor | None) -> nn.Module:
+    """The layer as transformers made it, with an update `(out, in)` of its weight."""
+    state = cast(Any, layer.weight).quant_state
+    weight = dequantize_4bit(layer.weight.data, state).float()
+    weight = (weight if update is None else weight + update).to(state.dtype)
+    with torch.device("meta"):  # the weights come with it
+        if layer.source_cls is Conv1D:
+            plain, weight = Conv1D(layer.out_features, layer.in_features), weight.T.contiguous()
+        else:
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = layer.bias
+    return plain
 
 
 def _attention_projections(llm: nn.Module) -> dict[str, nn.Module]:
