@@ -19,6 +19,9 @@ from speechllm_pl.core.errors import UserError
 Quantization = Literal["none", "nf4"]
 """Of the frozen LLM's weights."""
 
+NF4_BLOCK = 64
+"""Weights that share a scale."""
+
 LINEAR = (nn.Linear, Conv1D)
 """What LoRA can adapt. GPT-2's Conv1D is a linear layer whose weight is transposed; NF4's layer is an `nn.Linear`."""
 
@@ -56,20 +59,26 @@ def load_llm(
         quantize: `nf4` keeps the layers' matrices in 4 bits, their scales in 8 (arXiv 2305.14314).
 
     Raises:
-        UserError: neither a folder nor a name that can be loaded.
+        UserError: neither a folder nor a name that can be loaded, or of a width that NF4 does not take.
     """
-    if quantize == "none":
-        llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype)
-        return llm.requires_grad_(False)
-    nf4 = transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype, quantization_config=nf4)
-    for layer in _quantized_layers(llm).values():
+    options = {} if quantize == "none" else {"quantization_config": _nf4(dtype)}
+    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype, **options)
+    for name, layer in _quantized_layers(llm).items():
+        if layer.in_features % NF4_BLOCK:  # on a CPU, bitsandbytes would take the scales of other weights
+            raise UserError(
+                f"LLM {name_or_path}: nf4 needs layers whose input width is a multiple of {NF4_BLOCK}, and {name} has"
+                f" {layer.in_features}; set --model.quantize none"
+            )
         # On some CPUs it would repack the weights for inference when first used in evaluation, with coarser scales,
         # and without a gradient from then on.
         layer.support_avx512bf16_for_cpu = False
     return llm.requires_grad_(False)
+
+
+def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def embedding_table(llm: nn.Module) -> Tensor:

@@ -19,18 +19,18 @@ from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, add_lora, decoder_layers
 from speechllm_pl.models.speech_llm import SpeechLLM
 
-# Weights large enough for random choices to differ clearly.
+# Weights large enough for random choices to differ clearly; widths that NF4 takes.
 TOKENS = {"vocab_size": 12, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}
-SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
 LAYERS = SHAPE["num_hidden_layers"]
 CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**TOKENS, **SHAPE, num_key_value_heads=2),
-    "qwen3": lambda: transformers.Qwen3Config(**TOKENS, **SHAPE, num_key_value_heads=2, head_dim=8),
+    "qwen3": lambda: transformers.Qwen3Config(**TOKENS, **SHAPE, num_key_value_heads=2, head_dim=16),
     "mistral": lambda: transformers.MistralConfig(**TOKENS, **SHAPE, num_key_value_heads=2, sliding_window=8),
-    "gemma": lambda: transformers.GemmaConfig(**TOKENS, **SHAPE, num_key_value_heads=1, head_dim=8),
-    "bloom": lambda: transformers.BloomConfig(**TOKENS, hidden_size=32, n_layer=2, n_head=4),
+    "gemma": lambda: transformers.GemmaConfig(**TOKENS, **SHAPE, num_key_value_heads=1, head_dim=16),
+    "bloom": lambda: transformers.BloomConfig(**TOKENS, hidden_size=64, n_layer=2, n_head=4),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(**TOKENS, **SHAPE),
-    "gpt2": lambda: transformers.GPT2Config(**TOKENS, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "gpt2": lambda: transformers.GPT2Config(**TOKENS, n_embd=64, n_layer=2, n_head=4, n_positions=64),
 }
 SEPARATE = ["self_attn.k_proj", "self_attn.o_proj", "self_attn.q_proj", "self_attn.v_proj"]
 ADAPTED = {
@@ -46,7 +46,7 @@ ADAPTED = {
 
 
 def small_llm(architecture: str) -> transformers.PreTrainedModel:
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     return transformers.AutoModelForCausalLM.from_config(CONFIGS[architecture]()).requires_grad_(False)
 
 
@@ -122,7 +122,7 @@ def test_a_batch_of_eight_gives_what_eight_batches_of_one_give(model: SpeechLLM,
     tokenizer = LlmTokenizer(str(llm_folder))
     audio, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
     together = generate(model, audio, tokens(INSTRUCTIONS), tokenizer)
-    assert len({found.text for found in together}) > 1
+    assert len({found.text for found in together}) > 4
     total = 0.0
     for row in range(len(LENGTHS)):
         alone, loss_alone = model(*one(row))
