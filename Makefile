@@ -1,6 +1,7 @@
 # Everything a user does here, from a clone to a score table. `make help` lists it.
 # Stages take DATA, SIZE, TRAINER, RUN, CKPT, LLM and ARGS; ARGS goes to `speechllm` as it is:
-#   make finetune DATA=fsdd ARGS="--model.lora_r 16 --trainer.max_epochs 5"
+#   make finetune DATA=fsdd ARGS="--model.freeze_encoder true --trainer.max_epochs 5"
+# The paper's ablations: LLM=bloom-560m (conf/llm), STRIDE=3 (encoder frames of 80 ms), LORA_R=16, MASKING=0.125
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,6 +13,9 @@ DATA     = spoken_numbers
 SIZE     = tiny
 TRAINER  = cpu
 CKPT     =
+STRIDE   =
+LORA_R   =
+MASKING  =
 ARGS     =
 JOBS    ?= 2
 PREPARE_ARGS =
@@ -27,7 +31,7 @@ ROOT    ?= data/$(DATA)
 LLM     ?= $(ROOT)/llm
 
 CTC_RUN ?= runs/pretrain_ctc/$(DATA)-$(SIZE)
-LLM_RUN ?= runs/finetune/$(DATA)-$(SIZE)
+LLM_RUN ?= runs/finetune/$(DATA)-$(SIZE)$(VARIANT)
 SPLIT   ?= test
 MAX_WER ?=
 OUTPUT  ?=
@@ -58,10 +62,17 @@ CONFIGS = --config conf/$(1).yaml --config conf/data/$(DATA).yaml --config conf/
   $(if $(filter-out data/$(DATA),$(ROOT)),--data.root $(ROOT) --model.tokenizer $(ROOT)/tokenizer.model)
 say     = @echo '$(subst ','\'',$(strip $(1)))'; $(strip $(1))
 
+# The LLM: a file of conf/llm, or else a folder or a hub name. What is empty stays as the files have it.
+LLM_CONFIG = $(wildcard conf/llm/$(LLM).yaml)
+ABLATION = $(if $(STRIDE),--model.stride $(STRIDE)) $(if $(LORA_R),--model.lora_r $(LORA_R)) \
+  $(if $(MASKING),--model.text_masking $(MASKING))
+VARIANT  = $(if $(STRIDE),-stride$(STRIDE))$(if $(LORA_R),-r$(LORA_R))$(if $(MASKING),-masking$(MASKING))
+
 PRETRAIN = $(SPEECHLLM) fit $(call CONFIGS,pretrain_ctc) --run $(or $(RUN),$(CTC_RUN)) \
   $(if $(CKPT),--ckpt_path $(CKPT)) $(ARGS)
-FINETUNE = $(SPEECHLLM) fit $(call CONFIGS,finetune) --run $(or $(RUN),$(LLM_RUN)) --model.llm $(LLM) \
-  --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)/checkpoints/best.ckpt)' $(ARGS)
+FINETUNE = $(SPEECHLLM) fit $(call CONFIGS,finetune) \
+  $(if $(LLM_CONFIG),--config $(LLM_CONFIG),--model.llm $(LLM)) --run $(or $(RUN),$(LLM_RUN)) \
+  --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)/checkpoints/best.ckpt)' $(ABLATION) $(ARGS)
 TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/best.ckpt)
 EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) \
   $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
@@ -111,7 +122,7 @@ $(ROOT)/llm/config.json: $(ROOT)/train.jsonl.gz
 pretrain-ctc: $(ROOT)/tokenizer.model ## stage 1: train the encoder with CTC
 	$(call say,$(PRETRAIN))
 
-finetune: $(ROOT)/tokenizer.model $(if $(filter $(ROOT)/llm,$(LLM)),$(ROOT)/llm/config.json) ## stage 2: the LLM learns to listen
+finetune: $(ROOT)/tokenizer.model $(if $(filter $(ROOT)/llm,$(LLM)),$(ROOT)/llm/config.json) ## stage 2: the LLM learns to listen (STRIDE in encoder frames of 80 ms, LORA_R, MASKING, LLM)
 	$(call say,$(FINETUNE))
 
 evaluate: $(INSTALLED) ## score CKPT (default: both stages of DATA and SIZE) on SPLIT

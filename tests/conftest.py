@@ -105,15 +105,13 @@ def save_llm_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaMA of some ten thousand weights with its tokenizer, in a Hugging Face folder."""
-    folder = tmp_path_factory.mktemp("llm")
+def save_llm(folder: Path, width: int) -> Path:
+    """A random LLaMA with its tokenizer, in a Hugging Face folder."""
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(SPECIAL_TOKENS) + len(WORDS),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -126,6 +124,18 @@ def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     save_llm_tokenizer(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def llm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LLM of some ten thousand weights."""
+    return save_llm(tmp_path_factory.mktemp("llm"), width=32)
+
+
+@pytest.fixture(scope="session")
+def llm_for_nf4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An LLM as wide as NF4's blocks of 64 weights ask for."""
+    return save_llm(tmp_path_factory.mktemp("llm64"), width=64)
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,23 @@ def test_another_llm_is_not_built_here() -> None:
     assert "tiny_llm" not in given.stdout
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "llm").glob("*.yaml")))
+def test_an_llm_of_the_configuration_is_given_as_its_file_and_not_built(name: str) -> None:
+    given = make("finetune", "DATA=fsdd", f"LLM={name}")
+    assert f"--config conf/llm/{name}.yaml" in given.stdout
+    assert "--model.llm" not in given.stdout
+    assert "tiny_llm" not in given.stdout
+
+
+def test_ablations_become_overrides_with_a_run_folder_of_their_own_and_are_empty_by_default() -> None:
+    command = last_command("finetune", "STRIDE=6", "LORA_R=0", "MASKING=0.125", "ARGS=--model.stride 3")
+    assert "--model.stride 6 --model.lora_r 0 --model.text_masking 0.125 --model.stride 3" in command
+    assert "--run runs/finetune/spoken_numbers-tiny-stride6-r0-masking0.125 " in command
+    plain = last_command("finetune")
+    assert "--run runs/finetune/spoken_numbers-tiny " in plain
+    assert not any(option in plain for option in ("--model.stride", "--model.lora_r", "--model.text_masking"))
+
+
 def test_venv_names_the_programs() -> None:
     inside = ["-o", "elsewhere/installed", "VENV=elsewhere"]
     assert "; elsewhere/bin/speechllm fit" in last_command("pretrain-ctc", *inside)

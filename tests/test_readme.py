@@ -131,7 +131,7 @@ def test_the_file_map_is_complete() -> None:
 
 
 def test_variables_are_those_of_the_makefile() -> None:
-    rows = re.findall(r"^\| `([A-Z]+)` \|.*\| (.*)\|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z_]+)` \|.*\| (.*)\|$", README, flags=re.MULTILINE)
     assert {"DATA", "SIZE", "TRAINER", "ARGS"} <= {name for name, _ in rows}
     for name, default in rows:
         assert f"$({name})" in MAKEFILE or f"$(or $({name})" in MAKEFILE

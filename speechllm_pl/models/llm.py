@@ -1,21 +1,29 @@
 """Any Hugging Face causal LM, frozen, with LoRA (arXiv 2106.09685) on its self-attention, or trained whole."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import peft
 import torch
 import transformers
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
 
-LORA_TARGETS = (
-    {"q_proj", "k_proj", "v_proj", "o_proj"},  # LLaMA, Qwen, Mistral, Gemma
-    {"query_key_value", "dense"},  # BLOOM, GPT-NeoX: queries, keys and values fused
-)
-"""Names of the self-attention's projections, one set per family of architectures (the paper adapts these only)."""
+Quantization = Literal["none", "nf4"]
+"""Of the frozen LLM's weights."""
+
+NF4_BLOCK = 64
+"""Weights that share a scale."""
+
+LINEAR = (nn.Linear, Conv1D)
+"""What LoRA can adapt. GPT-2's Conv1D is a linear layer whose weight is transposed; NF4's layer is an `nn.Linear`."""
 
 
 class LlmTokenizer:
@@ -41,13 +49,29 @@ class LlmTokenizer:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def load_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
+def load_llm(
+    name_or_path: str, dtype: torch.dtype = torch.float32, quantize: Quantization = "none"
+) -> transformers.PreTrainedModel:
     """The causal LM of a folder or a hub name, all parameters frozen.
 
+    Args:
+        dtype: of the weights; of the arithmetic, and of embeddings and LM head, where the rest is quantised.
+        quantize: `nf4` keeps the layers' matrices in 4 bits, their scales in 8 (arXiv 2305.14314).
+
     Raises:
-        UserError: neither a folder nor a name that can be loaded.
+        UserError: neither a folder nor a name that can be loaded, or of a width that NF4 does not take.
     """
-    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype)
+    options = {} if quantize == "none" else {"quantization_config": _nf4(dtype)}
+    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype, **options)
+    for name, layer in _quantized_layers(llm).items():
+        if layer.in_features % NF4_BLOCK:  # on a CPU, bitsandbytes would take the scales of other weights
+            raise UserError(
+                f"LLM {name_or_path}: nf4 needs layers whose input width is a multiple of {NF4_BLOCK}, and {name} has"
+                f" {layer.in_features}; set --model.quantize none"
+            )
+        # On some CPUs it would repack the weights for inference when first used in evaluation, with coarser scales,
+        # and without a gradient from then on.
+        layer.support_avx512bf16_for_cpu = False
     return llm.requires_grad_(False)
 
 
@@ -59,16 +83,10 @@ def empty_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transfor
     return llm.requires_grad_(False)
 
 
-def decoder_layers(llm: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a causal LM: the members of its longest list of modules.
-
-    Raises:
-        UserError: there is no such list.
-    """
-    lists = [list(module) for module in llm.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise UserError(f"{type(llm).__name__} has no list of layers that could be sharded or checkpointed one by one")
-    return max(lists, key=len)
+def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def embedding_table(llm: nn.Module) -> Tensor:
@@ -76,31 +94,113 @@ def embedding_table(llm: nn.Module) -> Tensor:
     return cast(Any, llm).get_input_embeddings().weight
 
 
+def decoder_layers(llm: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of the LLM, first to last, also where LoRA wraps it: what is sharded and recomputed.
+
+    They are the largest `ModuleList` (by parameters: a mixture's list of experts stands inside one block) whose
+    members share a class.
+
+    Raises:
+        UserError: there is none.
+    """
+    layers = _repeated_layers(llm)
+    if not layers:
+        raise UserError(f"LLM {type(llm).__name__} has no list of decoder layers of one class to work on one by one")
+    return layers
+
+
 def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftModel:
     """Put LoRA of rank `r` on the query, key, value and output projections; nothing else is trained.
+
+    Its weights are float32 whatever the LLM's are: bf16 would round a step of training away.
 
     Raises:
         UserError: the projections are not found; the message lists the linear layers that there are.
     """
+    targets = _attention_projections(llm)
+    if not targets:
+        raise UserError(
+            f"LoRA: {type(llm).__name__} has no linear layers in a self-attention of repeated decoder layers; its"
+            f" linear layers are {_names_of_linear_layers(llm)}. Set --model.lora_r 0 to keep the LLM frozen"
+        )
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=r,
         lora_alpha=cast(Any, alpha),
         lora_dropout=dropout,
-        target_modules=_targets(llm),
+        target_modules=sorted(targets),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in targets.values()),
     )
     return cast(peft.PeftModel, peft.get_peft_model(cast(Any, llm), config))
 
 
-def _targets(llm: nn.Module) -> list[str]:
-    linear = {name.rpartition(".")[2] for name, module in llm.named_modules() if isinstance(module, nn.Linear)}
-    for targets in LORA_TARGETS:
-        if targets <= linear:
-            return sorted(targets)
-    raise UserError(
-        f"LoRA: {type(llm).__name__} has no self-attention projections of a known name; its linear layers are"
-        f" {', '.join(sorted(linear))}. Set --model.lora_r 0 to keep the LLM frozen"
-    )
+@torch.no_grad()
+def merge_lora(llm: nn.Module) -> transformers.PreTrainedModel:
+    """A plain model of transformers, nothing quantised, with what LoRA learnt in its weights. `llm` is used up.
+
+    LoRA learnt on the quantised weights, so these are what it is added to, in the type that they had before.
+    """
+    wrapped = cast(Any, llm)
+    adapted = isinstance(llm, peft.PeftModel)
+    if not _quantized_layers(llm):
+        return wrapped.merge_and_unload() if adapted else wrapped
+    layers = {name: layer for name, layer in llm.named_modules() if isinstance(layer, LoraLayer)}
+    updates = {
+        name.removeprefix("base_model.model."): cast(Any, layer).get_delta_weight("default")
+        for name, layer in layers.items()
+    }
+    plain = wrapped.unload() if adapted else wrapped
+    for name, layer in _quantized_layers(plain).items():
+        plain.set_submodule(name, _unquantized(layer, updates.get(name)))
+    plain.hf_quantizer.remove_quantization_config(plain)
+    return plain
+
+
+def _quantized_layers(llm: nn.Module) -> dict[str, Linear4bit]:
+    return {name: layer for name, layer in llm.named_modules() if isinstance(layer, Linear4bit)}
+
+
+def _unquantized(layer: Linear4bit, update: Tensor | None) -> nn.Module:
+    """The layer as transformers made it, with an update `(out, in)` of its weight."""
+    state = cast(Any, layer.weight).quant_state
+    weight = dequantize_4bit(layer.weight.data, state).float()
+    weight = (weight if update is None else weight + update).to(state.dtype)
+    with torch.device("meta"):  # the weights come with it
+        if layer.source_cls is Conv1D:
+            plain, weight = Conv1D(layer.out_features, layer.in_features), weight.T.contiguous()
+        else:
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    plain.weight = nn.Parameter(weight, requires_grad=False)
+    if layer.bias is not None:
+        plain.bias = layer.bias
+    return plain
+
+
+def _attention_projections(llm: nn.Module) -> dict[str, nn.Module]:
+    """The linear layers inside the attention of the decoder layers, by their name in a layer (`attn.c_proj`).
+
+    The name in the layer tells the attention's `c_proj` (GPT-2) or `dense` (BLOOM, GPT-NeoX) from others.
+    """
+    return {
+        f"{place}.{name}": part
+        for layer in _repeated_layers(llm)
+        for place, child in layer.named_children()
+        if re.search("attn|attention", f"{place} {type(child).__name__}", re.IGNORECASE)
+        for name, part in child.named_modules()
+        if isinstance(part, LINEAR)
+    }
+
+
+def _repeated_layers(llm: nn.Module) -> list[nn.Module]:
+    lists = [module for module in llm.modules() if isinstance(module, nn.ModuleList)]
+    repeated = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
+    return list(max(repeated, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=[]))
+
+
+def _names_of_linear_layers(llm: nn.Module) -> str:
+    """Each once, with `*` for the number of a layer."""
+    names = (name for name, module in llm.named_modules() if isinstance(module, LINEAR))
+    return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 
 
 def _from_pretrained(auto_class: Any, name_or_path: str, **arguments: Any) -> Any:

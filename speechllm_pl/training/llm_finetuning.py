@@ -1,10 +1,12 @@
 """Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
 
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from speechllm_pl.core.errors import UserError
@@ -17,7 +19,7 @@ from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SpecAugmentConfig
-from speechllm_pl.models.llm import LlmTokenizer, decoder_layers, empty_llm, load_llm
+from speechllm_pl.models.llm import LlmTokenizer, Quantization, decoder_layers, empty_llm, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint, refuse_other_keys
@@ -52,6 +54,7 @@ class LlmFinetuning(Recognizer):
         encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
         instruction: prompt before the audio; may hold {language}.
         llm_dtype: of the frozen LLM's weights.
+        quantize: `nf4` keeps the frozen LLM's weights in 4 bits (QLoRA, arXiv 2305.14314) and computes in `llm_dtype`.
         spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
@@ -82,6 +85,7 @@ class LlmFinetuning(Recognizer):
         encoder_lr_factor: float = 1.0,
         instruction: str = "",
         llm_dtype: Literal["float32", "bfloat16"] = "float32",
+        quantize: Quantization = "none",
         spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(5_000, 245_000, 0.01),  # noqa: B008 (frozen)
@@ -99,6 +103,8 @@ class LlmFinetuning(Recognizer):
         )
         if train_llm and lora_r:
             raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
+        if train_llm and quantize != "none":
+            raise UserError(f"quantize {quantize} keeps the LLM frozen: train it with LoRA, or set quantize to none")
         if not 0 <= text_masking < 1:
             raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
         self.llm = llm
@@ -115,14 +121,27 @@ class LlmFinetuning(Recognizer):
         self.encoder_lr_factor = encoder_lr_factor
         self.prompt = Prompt(instruction)
         self.llm_dtype = llm_dtype
+        self.quantize: Quantization = quantize
         self.llm_tokenizer = LlmTokenizer(llm)
-        self.digest = llm_digest(llm)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells the LLM's weights from others."""
+        return llm_digest(self.llm)
+
+    def setup(self, stage: str) -> None:
+        """Before any weight of the LLM is read."""
+        super().setup(stage)
+        refuse_quantized_shards(self.quantize, self.trainer.strategy)
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        read = empty_llm if self.receives_weights else load_llm  # the first rank reads, and sends to the others
-        llm = read(self.llm, getattr(torch, self.llm_dtype))
+        dtype = getattr(torch, self.llm_dtype)
+        if self.receives_weights:  # the first rank reads them, and sends each its part
+            llm = empty_llm(self.llm, dtype)
+        else:
+            llm = load_llm(self.llm, dtype, self.quantize)
         self.model = SpeechLLM(
             CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
             llm,
@@ -199,6 +218,10 @@ class LlmFinetuning(Recognizer):
         """All but the frozen LLM, which the checkpoint names by path and digest."""
         return self.train_llm or not name.startswith("model.llm.") or "lora_" in name
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.get(RECORD, {}).get("settings", {}).setdefault("quantize", "none")  # as all earlier ones were
+        super().on_load_checkpoint(checkpoint)
+
     def settings(self) -> dict[str, Any]:
         return {
             "tokenizer": self.tokenizer.to_bytes(),
@@ -211,6 +234,7 @@ class LlmFinetuning(Recognizer):
             "alignment_weight": self.alignment_weight,
             "instruction": self.prompt.instruction,
             "llm_dtype": self.llm_dtype,
+            "quantize": self.quantize,
         }
 
     @classmethod
@@ -233,3 +257,15 @@ class LlmFinetuning(Recognizer):
     def _instruction(self, batch: Batch) -> Tokens:
         texts = [self.prompt.before_audio(language) for language in batch.languages]
         return self.text_tokens(self.llm_tokenizer.encode(texts))
+
+
+def refuse_quantized_shards(quantize: Quantization, strategy: Strategy) -> None:
+    """
+    Raises:
+        UserError: `strategy` shards the LLM, which its quantised weights cannot be.
+    """
+    if quantize != "none" and isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+        raise UserError(
+            f"quantize {quantize} does not go with FSDP ({type(strategy).__name__}): quantised weights cannot be"
+            " sharded. Keep them whole on every device (TRAINER=ddp or single), or set --model.quantize none"
+        )

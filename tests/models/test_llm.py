@@ -3,30 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import LlmTokenizer, add_lora, load_llm
-
-
-def small_bloom() -> BloomForCausalLM:
-    return BloomForCausalLM(BloomConfig(vocab_size=20, hidden_size=16, n_layer=2, n_head=2))
-
-
-def test_lora_adapts_the_four_projections_of_every_llama_layer(llm_folder: Path) -> None:
-    llm = add_lora(load_llm(str(llm_folder)), r=2, alpha=4, dropout=0.0)
-    layers = [name.rpartition(".lora_A")[0] for name, _ in llm.named_parameters() if ".lora_A." in name]
-    assert {name.rpartition(".")[2] for name in layers} == {"q_proj", "k_proj", "v_proj", "o_proj"}
-    assert all(".self_attn." in name for name in layers)
-    assert len(layers) == 2 * 4
-
-
-def test_lora_adapts_blooms_self_attention_and_not_its_feed_forward() -> None:
-    llm = add_lora(small_bloom(), r=2, alpha=4, dropout=0.0)
-    layers = [name.rpartition(".lora_A")[0] for name, _ in llm.named_parameters() if ".lora_A." in name]
-    assert {name.rpartition(".")[2] for name in layers} == {"query_key_value", "dense"}
-    assert all(".self_attention." in name for name in layers)
-    assert len(layers) == 2 * 2
 
 
 def test_with_lora_nothing_but_lora_is_trained(llm_folder: Path) -> None:
@@ -50,20 +29,6 @@ def test_an_unknown_architecture_is_refused_with_its_linear_layers() -> None:
 
     with pytest.raises(UserError, match=r"Strange.*mixing, reading.*lora_r 0"):
         add_lora(Strange(), r=2, alpha=4, dropout=0.0)
-
-
-def test_lora_of_rank_8_on_llama_7b_has_8_39_million_parameters() -> None:
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=4096,
-        intermediate_size=11_008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-    )
-    with torch.device("meta"):
-        llm = add_lora(LlamaForCausalLM(config).requires_grad_(False), r=8, alpha=16, dropout=0.0)
-    trained = sum(p.numel() for p in llm.parameters() if p.requires_grad)
-    assert trained / 1e6 == pytest.approx(8.39, abs=0.005)
 
 
 def test_a_loaded_llm_is_frozen(llm_folder: Path) -> None:
