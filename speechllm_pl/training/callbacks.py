@@ -115,7 +115,7 @@ class Speed(L.Callback):
 
 
 class StepLog(L.Callback):
-    """Writes each step's utterances and loss into the run folder, to find what a strange loss came from.
+    """Writes into the run folder which utterances each batch had, and the loss of its step so far.
 
     Off by default: `--trainer.callbacks+=speechllm_pl.training.callbacks.StepLog`.
     """
@@ -124,12 +124,15 @@ class StepLog(L.Callback):
         self.path = Path(trainer.default_root_dir, f"steps-{trainer.global_rank}.jsonl")
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.step = trainer.global_step + 1  # that the batch belongs to: several do when gradients are accumulated
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Recognizer, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        row = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx}
+        row = {"step": self.step, "epoch": trainer.current_epoch, "loss": pl_module.step_loss, "ids": batch.ids}
         with self.path.open("a") as file:
-            file.write(json.dumps({**row, "loss": pl_module.last_loss, "ids": batch.ids}) + "\n")
+            file.write(json.dumps(row) + "\n")
 
 
 class Samples(L.Callback):

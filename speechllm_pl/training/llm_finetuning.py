@@ -137,11 +137,8 @@ class LlmFinetuning(Recognizer):
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        dtype = getattr(torch, self.llm_dtype)
-        if self.receives_weights:  # the first rank reads them, and sends each its part
-            llm = empty_llm(self.llm, dtype)
-        else:
-            llm = load_llm(self.llm, dtype, self.quantize)
+        dtype = getattr(torch, self.llm_dtype)  # of what the first rank reads, and sends to the others
+        llm = empty_llm(self.llm, dtype) if self.receives_weights else load_llm(self.llm, dtype, self.quantize)
         self.model = SpeechLLM(
             CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
             llm,

@@ -71,6 +71,7 @@ class Recognizer(L.LightningModule):
         self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
         self.skipped_steps = 0
         self._step = _Step()
+        self.step_loss = 0.0  # of the optimiser step so far, over all ranks
 
     # what a stage is
 
@@ -315,13 +316,12 @@ class Recognizer(L.LightningModule):
         signal = torch.zeros(1, device=own.device, dtype=own.dtype).fill_(self.stop_signal)
         pooled = self._over_ranks(torch.cat([own, signal]))
         totals, counts, (self.agreed_signal,) = pooled[:-1:2], pooled[1:-1:2], map(int, pooled[-1:])
-        tokens = max(counts[0], 1.0)
         self._step.tokens += counts[0]
-        self.last_loss = 0.0
         for (name, (_, weight)), total, count in zip(terms.items(), totals, counts, strict=True):
             self.log(f"train/{name}", total / max(count, 1.0), batch_size=1)
-            self.last_loss += weight * total / tokens
-        self.log("train/loss", self.last_loss, prog_bar=True, batch_size=1)
+            self._step.total += weight * total
+        self.step_loss = self._step.total / max(self._step.tokens, 1.0)
+        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
 
     def _over_ranks(self, values: Tensor) -> list[float]:
         """The sum over ranks of each value but the last, and the largest last one."""
@@ -364,6 +364,7 @@ class Recognizer(L.LightningModule):
 class _Step:
     """What one optimiser step has seen so far: several batches when gradients are accumulated."""
 
+    total: float = 0.0  # of the weighted losses, over all ranks
     tokens: float = 0.0  # over all ranks
     finite: bool = True  # the losses of this rank
     ids: list[str] = field(default_factory=list)  # of this rank

@@ -1,0 +1,108 @@
+"""Two processes over gloo, data-parallel or sharded, train as one process does on the same utterances.
+
+All runs are of the installed command, five optimiser steps long, in fp32; one process accumulates two batches where
+two processes have one each. What they are compared with is only each other and the run of one process.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
+
+ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("speechllm")
+STEPS = 5
+DDP = ("--config", ROOT / "conf" / "trainer" / "ddp.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 2)
+FSDP = ("--config", ROOT / "conf" / "trainer" / "fsdp.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 2)
+EXACT = ("--trainer.precision", "32-true", "--model.optimizer.lr", "3e-3", "--trainer.gradient_clip_val", 0.1)
+LOG = ("--trainer.callbacks+=speechllm_pl.training.callbacks.StepLog",)
+SHORT = ("--trainer.max_epochs", 99, "--trainer.max_steps", STEPS, "--data.max_duration", 2.2)  # six batches an epoch
+WAYS = {
+    "one": ("--trainer.accumulate_grad_batches", 2),
+    "ddp": DDP,
+    "fsdp": FSDP,
+    "fsdp, activations again": (*FSDP, "--model.activation_checkpointing", "true"),
+}
+
+
+def speechllm(*arguments: object, status: int = 0) -> str:
+    done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == status, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """A row of each batch of each rank."""
+    return [json.loads(line) for path in sorted(run.glob("steps-*.jsonl")) for line in path.read_text().splitlines()]
+
+
+def utterances(run: Path) -> dict[int, set[str]]:
+    """Of each step, over all ranks."""
+    steps: dict[int, set[str]] = {}
+    for row in rows(run):
+        steps.setdefault(row["step"], set()).update(row["ids"])
+    return steps
+
+
+def losses(run: Path) -> list[float]:
+    """Of each step, as every rank has it after its last batch."""
+    return list({row["step"]: row["loss"] for row in rows(run)}.values())
+
+
+def trained(run: Path) -> dict[str, torch.Tensor]:
+    path = newest_complete(run / "checkpoints")
+    assert path is not None
+    return read_checkpoint(path)["state_dict"]
+
+
+Fit = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def fit(small_config: Path, llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """`fit(stage, way)` → the folder of a run, made once."""
+    folder = tmp_path_factory.mktemp("distributed")
+    runs: dict[tuple[str, str], Path] = {}
+
+    def run(stage: str, way: str) -> Path:
+        if (stage, way) not in runs:
+            path = runs[stage, way] = folder / f"{stage}-{way.split(',')[0]}-{len(runs)}"
+            files = (ROOT / "conf" / f"{stage}.yaml", ROOT / "conf" / "size" / "tiny.yaml")
+            start: tuple[object, ...] = ()
+            if stage == "finetune":
+                best = run("pretrain_ctc", "one") / "checkpoints" / "best.ckpt"
+                start = ("--model.llm", llm_folder, "--model.encoder_checkpoint", best, "--model.ctc_weight", 0.3)
+                start += ("--model.alignment_weight", 0.5, "--model.text_masking", 0.2)
+            given = [part for file in files for part in ("--config", file)]
+            trainer = [part for part in WAYS[way] if part != "one"]
+            before, after = (trainer[:2], trainer[2:]) if trainer[0] == "--config" else ([], trainer)
+            speechllm(
+                *("fit", *given, *before, "--config", small_config, *after, *start, *SHORT, *EXACT, *LOG),
+                *("--run", path),
+            )
+        return runs[stage, way]
+
+    return run
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp", "fsdp, activations again"])
+@pytest.mark.parametrize("stage", ["pretrain_ctc", "finetune"])
+def test_ranks_train_as_one_process_does(fit: Fit, stage: str, way: str) -> None:
+    one, many = fit(stage, "one"), fit(stage, way)
+    assert utterances(many) == utterances(one)
+    assert len(losses(one)) == STEPS
+    assert len(set(losses(one))) == STEPS
+    assert losses(many) == pytest.approx(losses(one), abs=1e-5)
+    ours, theirs = trained(one), trained(many)
+    assert set(ours) == set(theirs)
+    for name, value in ours.items():
+        torch.testing.assert_close(
+            theirs[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
