@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 from speechllm_pl.core.errors import UserError
 
 CANDIDATES = 250  # durations, spread over all utterances, at which a bucket may end
-PADDING_WEIGHT = 0.5  # of a batch's seconds with their padding against one for the batch itself, in choosing buckets
+PADDING_WEIGHT = 0.5  # of `max_duration` seconds of audio and padding against one more batch, in choosing buckets
 ROUNDING = 1 + 1e-6  # durations are float32: six of 5 s make 30 s, whatever the last bit
 
 
@@ -28,9 +28,14 @@ class Buckets:
         durations: `(N,)` seconds.
         max_duration: seconds of audio a batch, padding included.
         num_buckets: how many at most.
+
+    Raises:
+        UserError: `max_duration` or `num_buckets` is not above 0.
     """
 
     def __init__(self, durations: np.ndarray, max_duration: float, num_buckets: int):
+        if not max_duration > 0 or num_buckets < 1:
+            raise UserError(f"max_duration {max_duration} and num_buckets {num_buckets}: both must be above 0")
         self.durations = durations
         self.longest = _bounds(durations, max_duration, num_buckets)  # (K,) seconds, increasing
         self.batch_sizes = _batch_sizes(self.longest, max_duration)  # (K,) utterances

@@ -69,10 +69,6 @@ class Manifest(Sequence[Cut]):
         """Every character of the whole manifest's transcripts, once."""
         return self._index.characters
 
-    @property
-    def hours(self) -> float:
-        return float(self.durations.sum(dtype=np.float64)) / 3600
-
     def select(self, rows: np.ndarray) -> "Manifest":
         """The cuts at these positions of the sequence, in their order."""
         return Manifest(self.path, self._lines, self._index, rows if self._rows is None else self._rows[rows])

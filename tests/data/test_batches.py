@@ -109,6 +109,12 @@ def test_validation_sees_every_cut_exactly_once_and_ranks_have_as_many_batches(w
     assert seen(in_turn(ranks)) == ONCE
 
 
+@pytest.mark.parametrize(("max_duration", "num_buckets"), [(0.0, 4), (-1.0, 4), (float("nan"), 4), (30.0, 0)])
+def test_no_seconds_and_no_buckets_are_refused(max_duration: float, num_buckets: int) -> None:
+    with pytest.raises(UserError, match="must be above 0"):
+        Buckets(DURATIONS, max_duration, num_buckets)
+
+
 def test_too_few_training_batches_are_refused_on_every_rank() -> None:
     """Were one rank to go on, it would wait for the others for ever."""
     for rank in range(4):
