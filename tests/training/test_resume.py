@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from bitsandbytes.optim import AdamW8bit
 from lhotse import CutSet
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -88,7 +89,7 @@ def run(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [MuonAdamW, torch.optim.AdamW])
+@pytest.mark.parametrize("kind", [MuonAdamW, torch.optim.AdamW, AdamW8bit])
 def test_a_resumed_run_sees_the_same_batches_and_losses(
     corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path, kind: Any
 ) -> None:
