@@ -124,11 +124,19 @@ def _user_error(error: BaseException | None) -> str | None:
 
 
 def _programs() -> dict[str, Any]:
+    from speechllm_pl.apps.average import average
+    from speechllm_pl.apps.consolidate import consolidate
     from speechllm_pl.apps.evaluate import evaluate
     from speechllm_pl.apps.report import report
     from speechllm_pl.apps.transcribe import transcribe
 
-    return {"evaluate": evaluate, "transcribe": transcribe, "report": report}
+    return {
+        "evaluate": evaluate,
+        "transcribe": transcribe,
+        "report": report,
+        "average": average,
+        "consolidate": consolidate,
+    }
 
 
 def _run_program(program: Any, arguments: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Any Hugging Face causal LM, frozen, with LoRA (arXiv 2106.09685) on its self-attention, or trained whole."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,6 +82,25 @@ def empty_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transfor
     with torch.device("meta"):
         llm = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     return llm.requires_grad_(False)
+
+
+def llm_digest(name_or_path: str) -> str:
+    """A short digest of a local LLM folder's weights and configuration; empty for a hub name.
+
+    Reads the configuration and the first and last MiB of every weight file: enough to tell other weights,
+    and quick for a 7B model.
+    """
+    folder = Path(name_or_path)
+    digest = hashlib.sha256()
+    files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(2**20))
+            file.seek(max(0, size - 2**20))
+            digest.update(file.read())
+    return digest.hexdigest()[:16] if files else ""
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:

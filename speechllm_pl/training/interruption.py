@@ -15,7 +15,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from speechllm_pl.training.checkpoints import by_steps, mend, remove
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.training.atomic import remove
+from speechllm_pl.training.checkpoints import by_error_rate, by_steps, mend
 from speechllm_pl.training.recognizer import Recognizer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -41,12 +43,16 @@ class LastCheckpoints(Checkpoint):
 
     Args:
         every_n_steps: optimiser steps between two checkpoints, besides those after each validation.
-        keep: how many of the newest stay (`speechllm average` wants several).
+        keep_newest: how many of the newest stay.
+        keep_best: how many of those with the lowest word error rate stay besides (`speechllm average`).
     """
 
-    def __init__(self, every_n_steps: int = 200, keep: int = 5):
+    def __init__(self, every_n_steps: int = 200, keep_newest: int = 5, keep_best: int = 5):
+        if keep_newest < 1:
+            raise UserError(f"keep_newest {keep_newest}: one at least, or the run cannot be resumed")
         self.every_n_steps = every_n_steps
-        self.keep = keep
+        self.keep_newest = keep_newest
+        self.keep_best = keep_best
         self.saved_at = 0
         self.received = 0
 
@@ -82,7 +88,7 @@ class LastCheckpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self.save(trainer)
+        self.save(trainer, f"-wer={float(trainer.callback_metrics['val/wer']):.4f}")
         if pl_module.agreed_signal:
             self._stop(trainer, pl_module.agreed_signal)
 
@@ -101,11 +107,15 @@ class LastCheckpoints(Checkpoint):
             end.daemon = True
             end.start()
 
-    def save(self, trainer: L.Trainer) -> None:
+    def save(self, trainer: L.Trainer, wer: str = "") -> None:
         self.saved_at = trainer.global_step
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step:08d}.ckpt")
+        name = f"step={trainer.global_step:08d}"
+        trainer.save_checkpoint(self.folder / f"{name}{wer}.ckpt")
         if trainer.is_global_zero:
-            for path in by_steps(self.folder)[: -self.keep]:
+            if wer:  # the same step's state from before its validation
+                remove(self.folder / f"{name}.ckpt")
+            kept = {*by_steps(self.folder)[-self.keep_newest :], *by_error_rate(self.folder)[: self.keep_best]}
+            for path in set(by_steps(self.folder)) - kept:
                 remove(path)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

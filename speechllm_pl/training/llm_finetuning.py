@@ -19,10 +19,10 @@ from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SpecAugmentConfig
-from speechllm_pl.models.llm import LlmTokenizer, Quantization, decoder_layers, empty_llm, load_llm
+from speechllm_pl.models.llm import LlmTokenizer, Quantization, decoder_layers, empty_llm, llm_digest, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.training.checkpoints import RECORD, llm_digest, newest, read_checkpoint, refuse_other_keys
+from speechllm_pl.training.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.recognizer import (
     Recognizer,
@@ -31,6 +31,7 @@ from speechllm_pl.training.recognizer import (
     refuse_other_settings,
 )
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
+from speechllm_pl.training.shards import refuse_other_keys
 
 
 class LlmFinetuning(Recognizer):

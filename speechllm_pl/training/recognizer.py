@@ -24,11 +24,12 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.losses import LossTerm, Tokens
-from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete, refuse_other_keys
+from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.schedules import Schedule
 from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, shard
+from speechllm_pl.training.shards import refuse_other_keys
 
 log = logging.getLogger(__name__)
 

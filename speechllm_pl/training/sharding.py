@@ -21,13 +21,12 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from speechllm_pl.training.checkpoints import (
+from speechllm_pl.training.checkpoints import read_checkpoint, read_record
+from speechllm_pl.training.shards import (
     MODEL,
     load_shards,
     optimizer_groups,
     optimizer_tensors,
-    read_checkpoint,
-    read_record,
     save_shards,
     state_by_name,
 )

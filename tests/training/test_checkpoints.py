@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import RECORD, AtomicCheckpointIO, llm_digest, newest, read_checkpoint
+from speechllm_pl.models.llm import llm_digest
+from speechllm_pl.training.checkpoints import RECORD, AtomicCheckpointIO, newest, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer

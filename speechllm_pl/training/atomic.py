@@ -1,0 +1,54 @@
+"""Files and folders that are there as a whole or not at all: a full disk or a kill leaves the former ones intact."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechllm_pl.core.errors import UserError
+
+
+def partial_name(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def write(contents: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(contents, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def rename(temporary: Path, target: Path) -> None:
+    """Put a complete checkpoint in its place. Only files replace files in one step: a folder is moved away first."""
+    if target.is_dir() or (temporary.is_dir() and target.exists()):
+        former = target.with_name(f".{target.name}.former")
+        remove(former)
+        os.replace(target, former)
+        os.replace(temporary, target)
+        remove(former)
+    else:
+        os.replace(temporary, target)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint of either kind, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError when a write falls short
+        raise UserError(
+            f"checkpoint {target} could not be written ({error}): free disk space and run the same command"
+            " again; it resumes from the previous checkpoint, which is untouched"
+        ) from error

@@ -1,0 +1,54 @@
+"""What was trained as one folder to keep and to share: safetensors, a readable configuration, the tokenizer."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from speechllm_pl.models.llm import llm_digest
+from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "speechllm.json", "tokenizer.model"
+LLM = "llm"
+"""Folder of a merged LLM, inside."""
+
+
+def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any], llm: Any = None) -> None:
+    """
+    Args:
+        folder: to be written; one of this name is replaced.
+        record: stage and settings, as checkpoints hold them.
+        state: the tensors.
+        llm: a merged LLM and its tokenizer, to be put inside, where the settings look for it.
+
+    Raises:
+        UserError: it could not be written.
+    """
+    partial = partial_name(folder)
+    with named_errors(folder):
+        remove(partial)
+        partial.mkdir(parents=True)
+        settings = {key: value for key, value in record["settings"].items() if key != "tokenizer"}
+        for part in llm or ():
+            part.save_pretrained(partial / LLM)
+        if llm:
+            settings["llm_digest"] = llm_digest(str(partial / LLM))
+        (partial / TOKENIZER).write_bytes(record["settings"]["tokenizer"])
+        text = json.dumps({"stage": record["stage"], "settings": settings}, indent=2, ensure_ascii=False)
+        (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
+        save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, partial / WEIGHTS)
+        rename(partial, folder)
+
+
+def is_consolidated(path: Path) -> bool:
+    return (path / CONFIG).is_file()
+
+
+def read_consolidated(folder: Path) -> dict[str, Any]:
+    """The same entries as a checkpoint has for restoring a model."""
+    record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    record["settings"]["tokenizer"] = (folder / TOKENIZER).read_bytes()
+    if (folder / LLM).is_dir():
+        record["settings"]["llm"] = str(folder / LLM)
+    return {"speechllm": record, "state_dict": load_file(folder / WEIGHTS)}

@@ -1,0 +1,127 @@
+"""Checkpoints written by many ranks: folders of safetensors shards, with a record of everything else.
+
+Any number of ranks reads them, and so does a run that does not shard. Nothing in them is pickled but the record,
+which is read with `weights_only`.
+"""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
+from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
+
+RECORD_FILE = "record.pt"
+"""Everything but tensors of model and optimiser."""
+
+MODEL, OPTIMIZER = "model/", "optimizer/"
+"""What the tensors' names begin with."""
+
+
+def save_shards(target: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """A checkpoint folder, written by all ranks: safetensors shards, and the record.
+
+    Raises:
+        UserError: it could not be written; the former one of this name is untouched.
+    """
+    temporary = partial_name(target)
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    with named_errors(target):
+        if first:
+            remove(temporary)
+            temporary.mkdir(parents=True)
+        _wait()
+        save_distributed(tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+        if first:
+            write(record, temporary / RECORD_FILE)
+            rename(temporary, target)
+    _wait()
+
+
+def load_shards(path: Path, tensors: dict[str, Tensor], only: str | None = None) -> None:
+    """Fill `tensors` in place from a checkpoint folder, however many ranks wrote it.
+
+    Args:
+        only: compare and load just the names that begin with it.
+
+    Raises:
+        UserError: it lacks one of them, or has others.
+    """
+    reader = HuggingFaceStorageReader(str(path))
+    found = {name for name in reader.read_metadata().state_dict_metadata if name.startswith(only or "")}
+    refuse_other_keys(set(tensors), found)
+    load_distributed(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+
+
+def join_shards(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Add to the record of a folder what a single file would hold besides."""
+    found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    tensors = {name: torch.empty(cast(Any, m).size, dtype=cast(Any, m).properties.dtype) for name, m in found.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no process group is needed is what we want
+        load_distributed(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    checkpoint["state_dict"] = {n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)}
+    for optimizer in checkpoint.get("optimizer_states", []):
+        optimizer["state"], place = {}, 0
+        for group in optimizer["param_groups"]:
+            for name in group["params"]:
+                prefix = f"{OPTIMIZER}{name}/"
+                optimizer["state"][place] = {
+                    n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+                }
+                place += 1
+            group["params"] = list(range(place - len(group["params"]), place))
+
+
+def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as it lies in memory, by names that a sharded checkpoint knows it by."""
+    return {
+        f"{OPTIMIZER}{names[cast(nn.Parameter, parameter)]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def optimizer_groups(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """Parameter groups with the names of their parameters."""
+    return [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups]
+
+
+def state_by_name(
+    names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer, saved: dict[str, Any]
+) -> dict[str, Tensor]:
+    """A single file's optimiser state, by the names of `optimizer_tensors`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return {
+        f"{OPTIMIZER}{names[parameters[place]]}/{key}": value
+        for place, state in saved["state"].items()
+        for key, value in state.items()
+    }
+
+
+def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: names the first missing or unexpected keys.
+    """
+    found = set(found)
+    for keys, what in ((expected - found, "lacks"), (found - expected, "has unexpected")):
+        if keys:
+            some = ", ".join(sorted(keys)[:3])
+            raise UserError(
+                f"the checkpoint {what} {some} ({len(keys)} in all): it was made with other model settings;"
+                " use those of its run (config.yaml beside it)"
+            )
+
+
+def _wait() -> None:
+    if dist.is_initialized():
+        dist.barrier()
