@@ -224,6 +224,7 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
                     "checkpoint.enable_version_counter": False,
                 }
             )
+            parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
             parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/checkpoints")
 
         def _parse_ckpt_path(self) -> None:
@@ -275,9 +276,7 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
         parser_class=_parser_class(),
         parser_kwargs={"description": __doc__, "epilog": _program_list(programs), "formatter_class": _help_formatter()},
         trainer_defaults={
-            "callbacks": [
-                *(LearningRateMonitor("step"), Speed(), Samples(), LastCheckpoints(), Predictions(), Finished())
-            ],
+            "callbacks": [*(LearningRateMonitor("step"), Speed(), Samples(), Predictions(), Finished())],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
         },

@@ -4,6 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
@@ -30,6 +31,8 @@ from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.schedules import Schedule
 from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, shard
 from speechllm_pl.training.shards import refuse_other_keys
+
+SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
 
 log = logging.getLogger(__name__)
 
@@ -229,14 +232,11 @@ class Recognizer(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.skipped_steps += 1
         self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
-        what = "gradient" if self._step.finite else "loss"
-        log.warning(
-            "step %d left out, its %s is not finite; cuts on rank %d: %s",
-            self.global_step,
-            what,
-            self.global_rank,
-            ", ".join(self._step.broken_ids or self._step.ids),
-        )
+        step, seen = self.global_step + 1, self._step
+        if seen.broken_ids:
+            log.warning(SKIPPED, step, "loss", self.global_rank, ", ".join(seen.broken_ids))
+        elif isfinite(seen.total):  # on all ranks: then any of the batches may be the cause
+            log.warning(SKIPPED, step, "gradient", self.global_rank, ", ".join(seen.ids))
         if self.skipped_steps > self.max_skipped_steps:
             last = newest_complete(Path(self.trainer.default_root_dir, "checkpoints"))
             raise UserError(
@@ -367,14 +367,12 @@ class _Step:
 
     total: float = 0.0  # of the weighted losses, over all ranks
     tokens: float = 0.0  # over all ranks
-    finite: bool = True  # the losses of this rank
     ids: list[str] = field(default_factory=list)  # of this rank
     broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
 
     def add(self, ids: list[str], *, finite: bool) -> None:
         self.ids += ids
         if not finite:
-            self.finite = False
             self.broken_ids += ids
 
 

@@ -1,0 +1,78 @@
+"""Signals, failing ranks and losses that are not finite, in runs of the installed command on two processes."""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from command import command, finish, rows, start
+
+from speechllm_pl.training.checkpoints import by_steps, newest_complete
+
+SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, "--trainer.check_val_every_n_epoch", 50)
+
+
+def arguments(small_config: Path, run: Path, *more: object, steps: int = 12) -> list[str]:
+    return command(
+        "pretrain_ctc", small_config, run, *SHORT, "--trainer.max_steps", steps, *more, trainer="ddp", devices=2
+    )
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_to_one_process_ends_all_after_a_saved_step(small_config: Path, tmp_path: Path, name: str) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = start(arguments(small_config, run, steps=100_000), log)
+    while len(rows(run)) < 3 and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, getattr(signal, name))
+    assert process.wait(60) == 128 + getattr(signal, name), log.read_text()
+    assert f"stopped by {name}, and saved: run the same command again to continue" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    last = rows(run)[-1]["step"]
+    assert rows(run, 1)[-1]["step"] == last
+    assert [path.name for path in by_steps(run / "checkpoints")] == [f"step={last:08d}.ckpt"]
+    assert not (run / "finished.json").exists()
+    again = finish(arguments(small_config, run, steps=last + 2))
+    assert f"resuming {run}/checkpoints/step={last:08d}.ckpt" in again
+    assert [row["step"] for row in rows(run)] == list(range(1, last + 3))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_failing_rank_ends_the_job_with_its_own_message(small_config: Path, tmp_path: Path, rank: int) -> None:
+    log = tmp_path / "log"
+    fails = ("--trainer.callbacks+=saboteurs.Fails", "--trainer.callbacks.rank", rank, "--trainer.callbacks.step", 3)
+    process = start(arguments(small_config, tmp_path / "run", *fails, steps=100_000), log)
+    assert process.wait(60 + 60) != 0  # a minute to start, at the very most, and one to end
+    text = log.read_text()
+    assert f"rank {rank}: Traceback" in text
+    assert "RuntimeError: the disk of this rank is on fire" in text
+    assert f"rank {1 - rank}: Traceback" not in text
+
+
+def test_steps_that_are_not_finite_are_left_out_and_told(small_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    spoils = ("--trainer.callbacks+=saboteurs.Spoils", "--trainer.callbacks.steps", "[3,4]")
+    spoils += ("--trainer.callbacks.rank", 1, "--model.max_skipped_steps", 2)
+    text = finish(arguments(small_config, run, *spoils, steps=6))
+    found = re.findall(r"step (\d+) spoilt (\w+) moved (\w+)", text)
+    assert found == [(str(step), str(step in (3, 4)), str(step not in (3, 4))) for step in range(1, 7)]
+    for step in (3, 4):
+        ids = ", ".join(rows(run, 1)[step - 1]["ids"])
+        assert f"step {step} left out, its loss is not finite; cuts on rank 1: {ids}" in text
+
+
+def test_too_many_of_them_end_the_run_with_the_last_good_checkpoint(small_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    spoils = ("--trainer.callbacks+=saboteurs.Spoils", "--trainer.callbacks.steps", "[3,5,6]")
+    limit = ("--model.max_skipped_steps", 2, "--last_checkpoints.every_n_steps", 2)
+    given = command("pretrain_ctc", small_config, run, *SHORT, "--trainer.max_steps", 12, *spoils, *limit)
+    text = finish(given, status=2)
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    last = newest_complete(run / "checkpoints")
+    assert last is not None
+    assert last.name == "step=00000004.ckpt"
+    assert line.startswith("error: 3 steps had a loss or gradient that is not finite, more than max_skipped_steps 2")
+    assert line.endswith(f"the last good checkpoint is {last}")
+    assert [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5]

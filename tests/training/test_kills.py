@@ -1,0 +1,121 @@
+"""A run that is killed at any moment, again and again, goes on as one that never was: bit for bit in fp32."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import command, finish, rows, start
+
+from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
+
+STEPS = 48
+SETTINGS = [(trainer, workers) for trainer in ("ddp", "fsdp") for workers in (0, 2)]
+STUBBORN = 60  # seconds that a job may live on when one of its ranks was killed
+
+
+def arguments(small_config: Path, run: Path, trainer: str, workers: int) -> list[str]:
+    return command(
+        "pretrain_ctc",
+        small_config,
+        run,
+        *("--trainer.max_steps", STEPS, "--trainer.max_epochs", 99, "--data.max_duration", 1.6),
+        *("--data.num_workers", workers, "--last_checkpoints.every_n_steps", 3, "--model.encoder.dropout", 0.1),
+        trainer=trainer,
+        devices=2,
+    )
+
+
+def told(run: Path) -> list[tuple[dict[str, Any], ...]]:
+    """Every row of both ranks, each step once; a step that was taken twice must have been the same both times."""
+    ranks = []
+    for rank in (0, 1):
+        steps: dict[int, dict[str, Any]] = {}
+        for row in rows(run, rank):
+            assert steps.setdefault(row["step"], row) == row
+        ranks.append([steps[step] for step in sorted(steps)])
+    return list(zip(*ranks, strict=True))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    path = newest_complete(run / "checkpoints")
+    assert path is not None
+    assert path.name.startswith(f"step={STEPS:08d}")
+    return read_checkpoint(path)["state_dict"]
+
+
+def kill_somewhere(given: list[str], run: Path, chance: random.Random) -> bool:
+    """Start, and kill all ranks or one of them: after some steps, or when a checkpoint is half written.
+
+    → whether the run was still under way.
+    """
+    process = start(given, run.with_suffix(".log"))
+    begun, more = len(rows(run)), chance.randint(1, 9)
+    while_writing = chance.random() < 0.4
+    while process.poll() is None:
+        writing = any((run / "checkpoints").glob(".*.partial"))
+        if len(rows(run)) >= begun + more and (writing or not while_writing):
+            break
+        time.sleep(0.001)
+    time.sleep(chance.random() * 0.02)
+    if process.poll() is not None:
+        assert process.returncode == 0, run.with_suffix(".log").read_text()[-3000:]
+        return False
+    others = children(process.pid)
+    victim = chance.choice(["all", "first", "second"])
+    if victim == "all" or not others:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        os.kill(process.pid if victim == "first" else others[0], signal.SIGKILL)
+    process.wait(STUBBORN)
+    deadline = time.monotonic() + STUBBORN
+    while any(alive(pid) for pid in others):
+        assert time.monotonic() < deadline, "a rank outlived the other"
+        time.sleep(0.05)
+    return True
+
+
+def children(pid: int) -> list[int]:
+    """The other ranks, which the first has started."""
+    listing = Path(f"/proc/{pid}/task/{pid}/children")
+    found = [int(child) for child in listing.read_text().split()] if listing.exists() else []
+    return [child for child in found if "speechllm" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def check(small_config: Path, folder: Path, trainer: str, workers: int, kills: int) -> None:
+    whole, killed = folder / "whole", folder / "killed"
+    finish(arguments(small_config, whole, trainer, workers))
+    chance = random.Random(f"{trainer} {workers} {kills}")
+    given = arguments(small_config, killed, trainer, workers)
+    happened = 0
+    while happened < kills and kill_somewhere(given, killed, chance):
+        happened += 1
+    assert happened >= min(kills, 3)
+    finish(given)
+    assert told(killed) == told(whole)
+    assert len(told(whole)) == STEPS
+    ours, theirs = weights(whole), weights(killed)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+@pytest.mark.parametrize(("trainer", "workers"), SETTINGS)
+def test_a_killed_run_resumes_exactly(small_config: Path, tmp_path: Path, trainer: str, workers: int) -> None:
+    check(small_config, tmp_path, trainer, workers, kills=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("trainer", "workers"), SETTINGS)
+def test_twenty_kills_change_nothing(small_config: Path, tmp_path: Path, trainer: str, workers: int) -> None:
+    check(small_config, tmp_path, trainer, workers, kills=20)
