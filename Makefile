@@ -105,7 +105,7 @@ else
 # A corpus in PARTS: each is a corpus by itself in $(ROOT)/parts (side by side with `make -j` or slurm-prepare).
 # Joined they are one, as gzip files one after another are one file; train comes last, since make looks for it.
 $(ROOT)/train.jsonl.gz: $(PARTS:%=$(ROOT)/parts/%/train.jsonl.gz)
-	for split in dev test train; do \
+	@for split in dev test train; do \
 	  found=$$(find $(PARTS:%=$(ROOT)/parts/%) -maxdepth 1 -name $$split.jsonl.gz); \
 	  test -z "$$found" || { cat $$found >$(ROOT)/.joined && mv $(ROOT)/.joined $(ROOT)/$$split.jsonl.gz; }; done
 endif
@@ -200,6 +200,7 @@ runs/slurm: # SLURM does not make the folder of a log
 
 # What conf/slurm/job.sh asks for: what TARGET needs is made, once; its command is printed, for srun.
 needs: $(NEEDS_$(TARGET))
+	@:
 
 COMMAND_pretrain-ctc = $(PRETRAIN)
 COMMAND_finetune     = $(FINETUNE)
@@ -209,6 +210,7 @@ command:
 	@echo $(call quote,$(COMMAND_$(TARGET)))
 
 part: $(if $(PART),$(ROOT)/parts/$(word $(PART),$(PARTS))/train.jsonl.gz)
+	@:
 
 # --- the whole experiment: both stages, scores, transcripts and a report in runs/NAME ---
 
@@ -257,7 +259,7 @@ test: $(INSTALLED) ## the tests: minutes, no network
 	$(PYTHON) -m pytest -m 'not long and not slurm' $(ARGS)
 
 test-slurm: $(INSTALLED) ## a job of each stage on a real SLURM (needs root, slurm-wlm and munge)
-	$(PYTHON) -m pytest -m slurm tests/slurm $(ARGS)
+	$(PYTHON) -m pytest -m slurm -rs tests/slurm $(ARGS)
 
 test-long: $(INSTALLED) ## the tests that take longer, all of SLURM's with them
 	$(PYTHON) -m pytest -m 'long or slurm' $(ARGS)

@@ -34,6 +34,8 @@ finish() { # STATUS
 }
 
 train() { # TARGET NAME=value...
+  local command
   once make needs TARGET="$@"
-  each "$(command_of "$@") --trainer.devices $SLURM_NTASKS_PER_NODE --trainer.num_nodes $SLURM_JOB_NUM_NODES"
+  command=$(command_of "$@")
+  each "$command --trainer.devices $SLURM_NTASKS_PER_NODE --trainer.num_nodes $SLURM_JOB_NUM_NODES"
 }
