@@ -13,8 +13,8 @@ export PYTHONUNBUFFERED=1 # a task that is killed leaves its last lines in the l
 
 echo "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start $((${SLURM_RESTART_COUNT:-0} + 1))"
 
-once() { # COMMAND...: on one task, which gets the signal before the time limit as all tasks do
-  srun --nodes=1 --ntasks=1 --ntasks-per-node=1 "$@" || finish $?
+once() { # COMMAND...: on one task; the signal before the time limit ends it. (make alone would hide that: it catches it.)
+  srun --nodes=1 --ntasks=1 --ntasks-per-node=1 bash -c '"$@"; exit' bash "$@" || finish $?
 }
 
 command_of() { # TARGET NAME=value...: what `make TARGET` would run
@@ -26,8 +26,8 @@ each() { # COMMAND: as every task, quoted for a shell; one that fails ends the o
   eval "srun --kill-on-bad-exit=1 --label $1" || finish $?
 }
 
-# Training requeues the job itself when it has saved (128 + SIGUSR1), but not from a container without scontrol; and
-# what prepares data just stops, and goes on from there at the next start.
+# 138 (128 + SIGUSR1) is an end before the time limit. Training has then saved and requeued the job itself, unless it
+# had not begun or its container has no scontrol; data that is being prepared is kept as far as it is.
 finish() { # STATUS
   (($1 != 138)) || scontrol requeue "$SLURM_JOB_ID"
   exit "$1"

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# A real SLURM of one node on this machine, for tests: bash cluster.sh start|stop FOLDER
+# A real SLURM of one node on this machine, for tests:
+#   bash cluster.sh start FOLDER [PID]   # stops by itself when the process PID has ended
+#   bash cluster.sh stop FOLDER
 #
 # Everything that it writes, sockets and logs included, is in FOLDER; SLURM_CONF=FOLDER/slurm.conf makes sbatch, srun
 # and scontrol use it. A cluster that this machine may already belong to is left alone: ports are free ones, munge has
@@ -81,6 +83,9 @@ start() {
   running slurmctld || slurmctld
   running slurmd || slurmd
   wait_until 60 idle
+  if [[ -n ${1-} ]]; then
+    (while kill -0 "$1" 2>/dev/null && running slurmctld; do sleep 1; done; stop) </dev/null >/dev/null 2>&1 &
+  fi
 }
 
 idle() { [[ $(sinfo --noheader --partition=test --format=%t) == idle ]]; }
@@ -100,10 +105,10 @@ case "${1-}:${2-}" in
 start:?* | stop:?*)
   folder=$(realpath -m "$2")
   export SLURM_CONF=$folder/slurm.conf
-  "$1"
+  "$1" "${3-}"
   ;;
 *)
-  echo "usage: bash cluster.sh start|stop FOLDER" >&2
+  echo "usage: bash cluster.sh start|stop FOLDER [PID]" >&2
   exit 2
   ;;
 esac

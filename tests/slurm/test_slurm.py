@@ -45,6 +45,8 @@ class Job:
     def wait_until(self, what: Callable[[], bool], name: str, seconds: float = 300) -> None:
         end = time.monotonic() + seconds
         while not what():
+            state = self.field("JobState")
+            assert what() or state not in OVER, f"job {self.number} {state} before {name}:\n{self.printed()}"
             assert time.monotonic() < end, f"gave up waiting for job {self.number} until {name}:\n{self.printed()}"
             time.sleep(0.2)
 
@@ -75,7 +77,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         pytest.skip("needs root, to start the daemons of a SLURM")
     folder = tmp_path_factory.mktemp("slurm")
     try:
-        subprocess.run(["bash", CLUSTER, "start", folder], check=True)
+        subprocess.run(["bash", CLUSTER, "start", folder, str(os.getpid())], check=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
             yield
@@ -154,9 +156,8 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True)
-    assert checkpoint["global_step"] == STEPS
-    return checkpoint["state_dict"]
+    last = run / "checkpoints" / f"step={STEPS:08d}.ckpt"
+    return torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
 
 
 def assert_same_result(run: Path, reference: Path) -> None:
@@ -275,7 +276,6 @@ def test_a_task_that_dies_ends_the_job(submit: Callable[..., Job], clone: Path, 
 def test_bad_input_fails_without_a_requeue(submit: Callable[..., Job], options: str) -> None:
     job = submit("pretrain-ctc", "DATA=table", *TWO_TASKS, "RUN=runs/bad", f"ARGS={options} --trainer.max_step 3")
     assert job.wait() == "FAILED"
-    assert job.field("ExitCode") == "2:0"
     assert "error: " in job.printed()
     assert "Did you mean trainer.max_steps?" in job.printed()
     assert not job.requeued()
