@@ -23,6 +23,7 @@ PREPARE_ARGS =
 SPEECHLLM_DATA ?= ../shared/data
 FSDD    ?= $(SPEECHLLM_DATA)/free-spoken-digit-dataset
 TABLE    =
+PARTS    =
 HOURS   ?= 3
 LANGUAGES ?=
 VOCAB   ?= $(if $(filter fsdd,$(DATA)),64,$(if $(filter tiny,$(SIZE)),256,1547))
@@ -36,9 +37,12 @@ SPLIT   ?= test
 MAX_WER ?=
 OUTPUT  ?=
 
-# `make VENV= …` uses the environment that is active (conda, a cluster's modules).
-BIN       := $(if $(VENV),$(VENV)/bin/,)
-INSTALLED := $(if $(VENV),$(VENV)/installed,)
+# `make VENV= …` uses the environment that is active (conda, a cluster's modules), CONTAINER=image one in which
+# `make install VENV=` was run when it was built.
+CONTAINER     =
+CONTAINER_RUN = apptainer exec --nv --bind $(CURDIR) --pwd $(CURDIR)
+BIN       := $(if $(CONTAINER),$(CONTAINER_RUN) $(CONTAINER) ,$(if $(VENV),$(VENV)/bin/,))
+INSTALLED := $(if $(CONTAINER),,$(if $(VENV),$(VENV)/installed,))
 PYTHON    := $(BIN)python
 SPEECHLLM := $(BIN)speechllm
 
@@ -60,7 +64,8 @@ list    = $(subst $(space),$(comma),$(strip $(1)))
 CONFIGS = --config conf/$(1).yaml --config conf/data/$(DATA).yaml --config conf/size/$(SIZE).yaml \
   $(addprefix --config ,$(wildcard conf/$(1)/$(SIZE).yaml)) --config conf/trainer/$(TRAINER).yaml \
   $(if $(filter-out data/$(DATA),$(ROOT)),--data.root $(ROOT) --model.tokenizer $(ROOT)/tokenizer.model)
-say     = @echo '$(subst ','\'',$(strip $(1)))'; $(strip $(1))
+quote   = '$(subst ','\'',$(strip $(1)))'
+say     = @echo $(call quote,$(1)); $(strip $(1))
 
 # The LLM: a file of conf/llm, or else a folder or a hub name. What is empty stays as the files have it.
 LLM_CONFIG = $(wildcard conf/llm/$(LLM).yaml)
@@ -78,10 +83,11 @@ EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAIN
   $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
 
 .PHONY: help install data tokenizer llm pretrain-ctc finetune evaluate transcribe report demo fsdd experiment \
-  lint test test-long ci clean demo-short
+  lint test test-long test-slurm ci clean demo-short slurm-prepare slurm-pretrain-ctc slurm-finetune slurm-evaluate \
+  needs command part
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv with everything in it (VENV= installs into the active environment)
 	$(if $(VENV),,python -m pip install -c constraints.txt -e '.[dev]')
@@ -101,10 +107,26 @@ PREPARE_spoken_numbers = $(PYTHON) -m data_prep.spoken_numbers --output $(ROOT) 
 PREPARE_fsdd  = $(PYTHON) -m data_prep.fsdd --corpus '$(FSDD)' --output $(ROOT) --jobs $(JOBS) $(PREPARE_ARGS)
 PREPARE_table = $(PYTHON) -m data_prep.table --table '$(TABLE)' --output $(ROOT) --copy-audio --jobs $(JOBS) $(PREPARE_ARGS)
 
+ifeq ($(PARTS),)
 $(ROOT)/train.jsonl.gz: | $(INSTALLED)
 	$(if $(PREPARE_$(DATA)),,$(error $@ does not exist: put train, dev and test.jsonl.gz (Lhotse cuts) into $(ROOT)))
 	$(if $(filter table,$(DATA)),$(if $(TABLE),,$(error DATA=table needs TABLE=<folder or table>; see README, Your own data)))
 	$(call say,$(PREPARE_$(DATA)))
+else
+# A corpus in PARTS: each is a corpus by itself in $(ROOT)/parts (side by side with `make -j` or slurm-prepare).
+# Joined they are one, as gzip files one after another are one file; train comes last, since make looks for it.
+$(ROOT)/train.jsonl.gz: $(PARTS:%=$(ROOT)/parts/%/train.jsonl.gz)
+	@for split in dev test train; do \
+	  found=$$(find $(PARTS:%=$(ROOT)/parts/%) -maxdepth 1 -name $$split.jsonl.gz); \
+	  test -z "$$found" || { cat $$found >$(ROOT)/.joined && mv $(ROOT)/.joined $(ROOT)/$$split.jsonl.gz; }; done
+endif
+
+PART_OF_spoken_numbers = LANGUAGES=$(1)
+PART_OF_table          = TABLE='$(TABLE)/$(1)'
+
+$(ROOT)/parts/%/train.jsonl.gz: | $(INSTALLED)
+	$(if $(PART_OF_$(DATA)),,$(error DATA=$(DATA) cannot be prepared in parts: leave PARTS out))
+	@$(MAKE) data PARTS= ROOT=$(ROOT)/parts/$* $(call PART_OF_$(DATA),$*)
 
 tokenizer: $(ROOT)/tokenizer.model ## train the CTC tokenizer of DATA (VOCAB pieces)
 
@@ -119,13 +141,17 @@ $(ROOT)/llm/config.json: $(ROOT)/train.jsonl.gz
 
 # --- training and what follows; the full command is printed ---
 
-pretrain-ctc: $(ROOT)/tokenizer.model ## stage 1: train the encoder with CTC
+NEEDS_pretrain-ctc = $(ROOT)/tokenizer.model
+NEEDS_finetune     = $(ROOT)/tokenizer.model $(if $(filter $(ROOT)/llm,$(LLM)),$(ROOT)/llm/config.json)
+NEEDS_evaluate     = $(INSTALLED)
+
+pretrain-ctc: $(NEEDS_pretrain-ctc) ## stage 1: train the encoder with CTC
 	$(call say,$(PRETRAIN))
 
-finetune: $(ROOT)/tokenizer.model $(if $(filter $(ROOT)/llm,$(LLM)),$(ROOT)/llm/config.json) ## stage 2: the LLM learns to listen (STRIDE in encoder frames of 80 ms, LORA_R, MASKING, LLM)
+finetune: $(NEEDS_finetune) ## stage 2: the LLM learns to listen (STRIDE in encoder frames of 80 ms, LORA_R, MASKING, LLM)
 	$(call say,$(FINETUNE))
 
-evaluate: $(INSTALLED) ## score CKPT (default: both stages of DATA and SIZE) on SPLIT
+evaluate: $(NEEDS_evaluate) ## score CKPT (default: both stages of DATA and SIZE) on SPLIT
 	$(call say,$(EVALUATE))
 
 transcribe: $(INSTALLED) ## print what is said in FILES (default checkpoint: stage 2 of DATA and SIZE)
@@ -133,6 +159,69 @@ transcribe: $(INSTALLED) ## print what is said in FILES (default checkpoint: sta
 
 report: $(INSTALLED) ## one HTML page about RUN (default runs/demo)
 	$(call say,$(SPEECHLLM) report --run $(or $(RUN),runs/demo) $(ARGS))
+
+# --- SLURM: the same as batch jobs; README, SLURM ---
+
+NODES       = 1
+GPUS        = 1
+TASKS       = 1
+CPUS        = $(if $(filter 0,$(GPUS)),1,8)
+PARTITION   =
+ACCOUNT     =
+TIME        =
+SBATCH_ARGS =
+
+# One task a device. Every task sees all GPUs of its node, as Lightning and NCCL need it (so no --gpus-per-task).
+TASKS_PER_NODE = $(if $(filter 0,$(GPUS)),$(TASKS),$(lastword $(subst :, ,$(GPUS))))
+ON_DEVICES = --nodes=$(NODES) --ntasks-per-node=$(TASKS_PER_NODE) $(if $(filter 0,$(GPUS)),,--gpus-per-node=$(GPUS)) \
+  --cpus-per-task=$(CPUS) $(if $(filter cpu,$(TRAINER)),$(if $(filter 0,$(GPUS)),,$(error \
+  TRAINER=cpu uses none of the GPUS=$(GPUS): give another TRAINER, or GPUS=0 TASKS=<processes a node>)))
+ON_ONE_DEVICE = --nodes=1 --ntasks-per-node=1 $(if $(filter 0,$(GPUS)),,--gpus-per-node=1) --cpus-per-task=$(CPUS)
+ON_CPUS       = --nodes=1 --ntasks-per-node=1 --cpus-per-task=$(JOBS)
+
+# A job is told what this make was told, and finds the rest as this make did.
+JOB_VARIABLES = DATA SIZE TRAINER LLM RUN CKPT ARGS ROOT CTC_RUN LLM_RUN SPLIT OUTPUT MAX_WER VOCAB PIECE \
+  PARTS TABLE HOURS LANGUAGES FSDD SPEECHLLM_DATA JOBS PREPARE_ARGS VENV CONTAINER CONTAINER_RUN
+told   = $(foreach name,$(JOB_VARIABLES),$(if $(filter command environment,$(firstword $(origin $(name)))),$(call quote,$(name)=$(value $(name)))))
+# Script, name, options: in that order of precedence, SBATCH_ARGS the last.
+sbatch = sbatch --job-name=$(2) $(3) $(if $(PARTITION),--partition=$(PARTITION)) $(if $(ACCOUNT),--account=$(ACCOUNT)) \
+  $(if $(TIME),--time=$(TIME)) $(SBATCH_ARGS) conf/slurm/$(1).sbatch $(told)
+# One job at a time writes to a run: the name is that of its folder, and a namesake waits (singleton).
+submit_run = $(call say,$(call sbatch,$(1),$(2),--dependency=singleton $(ON_DEVICES)))
+
+slurm-pretrain-ctc: | $(INSTALLED) runs/slurm ## submit stage 1 to SLURM (NODES, GPUS a node, PARTITION, ACCOUNT, TIME)
+	$(call submit_run,pretrain_ctc,$(or $(RUN),$(CTC_RUN)))
+
+slurm-finetune: | $(INSTALLED) runs/slurm ## submit stage 2
+	$(call submit_run,finetune,$(or $(RUN),$(LLM_RUN)))
+
+slurm-evaluate: | $(INSTALLED) runs/slurm ## submit an evaluation, on one device
+	$(call say,$(call sbatch,evaluate,evaluate,$(ON_ONE_DEVICE)))
+
+slurm-prepare: | $(INSTALLED) runs/slurm ## submit the preparation of DATA: of PARTS in a job array, then joined
+ifeq ($(PARTS),)
+	$(call say,$(call sbatch,prepare,prepare,$(ON_CPUS)))
+else
+	$(call say,parts=$$($(call sbatch,prepare,parts,--parsable --array=1-$(words $(PARTS)) --output=runs/slurm/%A_%a.out $(ON_CPUS))) \
+	  && $(call sbatch,prepare,join,--dependency=afterok:$${parts%;*} --kill-on-invalid-dep=yes $(ON_CPUS)))
+endif
+
+runs/slurm: # SLURM does not make the folder of a log
+	mkdir -p $@
+
+# What conf/slurm/job.sh asks for: what TARGET needs is made, once; its command is printed, for srun.
+needs: $(NEEDS_$(TARGET))
+	@:
+
+COMMAND_pretrain-ctc = $(PRETRAIN)
+COMMAND_finetune     = $(FINETUNE)
+COMMAND_evaluate     = $(EVALUATE)
+
+command:
+	@echo $(call quote,$(COMMAND_$(TARGET)))
+
+part: $(if $(PART),$(ROOT)/parts/$(word $(PART),$(PARTS))/train.jsonl.gz)
+	@:
 
 # --- the whole experiment: both stages, scores, transcripts and a report in runs/NAME ---
 
@@ -178,10 +267,13 @@ lint: $(INSTALLED) ## ruff, pyright and the rule that imports go down
 	$(BIN)lint-imports
 
 test: $(INSTALLED) ## the tests: minutes, no network
-	$(PYTHON) -m pytest -m 'not long' $(ARGS)
+	$(PYTHON) -m pytest -m 'not long and not slurm' $(ARGS)
 
-test-long: $(INSTALLED) ## the tests that take longer
-	$(PYTHON) -m pytest -m long $(ARGS)
+test-slurm: $(INSTALLED) ## a job of each stage on a real SLURM (needs root, slurm-wlm and munge)
+	$(PYTHON) -m pytest -m slurm -rs tests/slurm $(ARGS)
+
+test-long: $(INSTALLED) ## the tests that take longer, all of SLURM's with them
+	$(PYTHON) -m pytest -m 'long or slurm' $(ARGS)
 
 ci: ## what CI runs
 	bash .ci/run

@@ -1,6 +1,7 @@
 """Variables of make reach the command that it prints and runs; a wrong choice is told in one line."""
 
 import os
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -89,3 +90,129 @@ def test_own_data_needs_a_table() -> None:
     assert done.returncode == 2
     assert "TABLE=<folder or table>" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_container_runs_what_the_environment_would() -> None:
+    plain = last_command("evaluate", "CKPT=a.ckpt").partition("; ")[2]
+    inside = last_command("evaluate", "CKPT=a.ckpt", "CONTAINER=image.sif").partition("; ")[2]
+    assert inside == f"apptainer exec --nv --bind {ROOT} --pwd {ROOT} image.sif {plain}"
+    other = last_command("evaluate", "CKPT=a.ckpt", "CONTAINER=a", "CONTAINER_RUN=enter").partition("; ")[2]
+    assert other == f"enter a {plain}"
+
+
+# SLURM
+
+
+def submission(*arguments: str) -> list[str]:
+    """The words of the sbatch command that make would run."""
+    return shlex.split(last_command(*arguments).partition("; ")[2])
+
+
+def told(words: list[str]) -> list[str]:
+    """What the job's script is told."""
+    (script,) = (word for word in words if word.endswith(".sbatch"))
+    assert (ROOT / script).is_file()
+    return words[words.index(script) + 1 :]
+
+
+@pytest.mark.parametrize("target", ["slurm-pretrain-ctc", "slurm-finetune"])
+def test_a_training_job_has_one_task_a_device(target: str) -> None:
+    words = submission(target, "NODES=8", "GPUS=8", "TRAINER=ddp", "CPUS=16")
+    assert {"--nodes=8", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=16"} <= set(words)
+    words = submission(target, "GPUS=a100:4", "TRAINER=ddp")
+    assert {"--nodes=1", "--ntasks-per-node=4", "--gpus-per-node=a100:4"} <= set(words)
+    words = submission(target, "GPUS=0", "TASKS=2")
+    assert {"--ntasks-per-node=2", "--cpus-per-task=1"} <= set(words)
+    assert not [word for word in words if word.startswith("--gpus")]
+
+
+def test_an_evaluation_has_one_device() -> None:
+    words = submission("slurm-evaluate", "NODES=8", "GPUS=8", "SPLIT=dev")
+    assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(words)
+    assert told(words) == ["SPLIT=dev", "VENV="]
+
+
+def test_partition_account_time_and_the_rest_are_options() -> None:
+    given = ("GPUS=0", "PARTITION=gpu", "ACCOUNT=me", "TIME=1-00:00:00", "SBATCH_ARGS=--qos=long --partition=big")
+    words = submission("slurm-pretrain-ctc", *given)
+    assert words[0] == "sbatch"
+    assert {"--account=me", "--time=1-00:00:00", "--qos=long"} <= set(words)
+    assert (
+        words.index("--partition=gpu") < words.index("--partition=big") < words.index("conf/slurm/pretrain_ctc.sbatch")
+    )
+    assert not [word for word in submission("slurm-pretrain-ctc", "GPUS=0") if "partition" in word or "time" in word]
+
+
+def test_the_job_is_told_what_make_was_told() -> None:
+    given = [
+        "DATA=fsdd",
+        "SIZE=tiny",
+        "TRAINER=ddp",
+        "LLM=a/b",
+        "RUN=runs/mine",
+        "CKPT=c.ckpt",
+        "ARGS=--x '[1, 2]' --y it's",
+    ]
+    assert told(submission("slurm-finetune", *given)) == [*given, "VENV="]
+    assert told(submission("slurm-finetune", "TRAINER=ddp")) == ["TRAINER=ddp", "VENV="]
+
+
+@pytest.mark.parametrize("target", ["pretrain-ctc", "finetune", "evaluate"])
+def test_the_job_starts_the_command_that_make_runs(target: str) -> None:
+    given = ("DATA=fsdd", "TRAINER=single", "CKPT=a.ckpt", "ARGS=--x 'a b' --y c")
+    printed = last_command("command", f"TARGET={target}", *given)
+    assert printed == last_command(target, *given).partition("; ")[0]
+
+
+def test_jobs_of_one_run_wait_for_each_other() -> None:
+    words = submission("slurm-pretrain-ctc", "GPUS=0", "DATA=fsdd")
+    assert {"--job-name=runs/pretrain_ctc/fsdd-tiny", "--dependency=singleton"} <= set(words)
+    assert "--job-name=runs/mine" in submission("slurm-finetune", "GPUS=0", "RUN=runs/mine")
+
+
+def test_gpus_that_the_trainer_would_not_use_are_refused() -> None:
+    done = make("slurm-pretrain-ctc", "GPUS=8", "TRAINER=cpu")
+    assert done.returncode == 2
+    assert "GPUS=0 TASKS=" in done.stderr
+
+
+def test_parts_are_prepared_in_an_array_and_joined_after_it() -> None:
+    command = last_command("slurm-prepare", "DATA=table", "TABLE=t", "PARTS=en de fr", "JOBS=16").partition("; ")[2]
+    array, join = command.split(" && ")
+    assert {"--array=1-3", "--cpus-per-task=16", "--output=runs/slurm/%A_%a.out"} <= set(shlex.split(array))
+    assert "--array" not in join
+    assert "--dependency=afterok:${parts%;*}" in shlex.split(join)
+    assert "'PARTS=en de fr'" in array
+    assert "'PARTS=en de fr'" in join
+    alone = submission("slurm-prepare", "DATA=fsdd")
+    assert not [word for word in alone if word.startswith(("--array", "--dependency"))]
+
+
+def test_a_part_is_a_corpus_by_itself() -> None:
+    part = make("part", "PART=2", "PARTS=en de", "DATA=table", "TABLE=t", "ROOT=data/new").stdout
+    assert "data_prep.table --table 't/de' --output data/new/parts/de" in part
+    assert "'t/en'" not in part
+    whole = make("data", "PARTS=en de", "DATA=spoken_numbers", "ROOT=data/new").stdout
+    for language in ("en", "de"):
+        assert f"--output data/new/parts/{language} " in whole
+        assert f"--languages {language}" in whole
+    done = make("data", "PARTS=en de", "DATA=fsdd", "ROOT=data/new")
+    assert done.returncode == 2
+    assert "DATA=fsdd cannot be prepared in parts" in done.stderr
+
+
+def test_batch_scripts_parse_and_their_logs_have_a_folder() -> None:
+    scripts = sorted((ROOT / "conf" / "slurm").iterdir())
+    assert [path.name for path in scripts if path.suffix == ".sbatch"] == [
+        *("evaluate.sbatch", "finetune.sbatch", "prepare.sbatch", "pretrain_ctc.sbatch")
+    ]
+    for script in (*scripts, ROOT / "tests" / "slurm" / "cluster.sh", ROOT / ".ci" / "run"):
+        subprocess.run(["bash", "-n", script], check=True)
+    for script in scripts:
+        if script.suffix == ".sbatch":
+            assert (
+                "#SBATCH --output=runs/slurm/%j.out\n#SBATCH --open-mode=append\n#SBATCH --requeue\n"
+                in script.read_text()
+            )
+    for target in ("prepare", "pretrain-ctc", "finetune", "evaluate"):
+        assert make(f"slurm-{target}", "GPUS=0", "-B").stdout.startswith("mkdir -p runs/slurm\n")
