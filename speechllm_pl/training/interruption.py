@@ -127,8 +127,9 @@ class LastCheckpoints(Checkpoint):
         log.warning("%s: stopping after this step%s", name, " (again: at once)" if signum == signal.SIGINT else "")
 
     def _stop(self, trainer: L.Trainer, signum: int) -> None:
-        if signum == signal.SIGUSR1 and in_slurm() and trainer.is_global_zero:
+        if signum == signal.SIGUSR1 and in_slurm():
             requeue()
+            trainer.strategy.barrier()  # a rank that ended before would have this one killed by srun
         raise Stopped(signum)
 
 

@@ -1,0 +1,68 @@
+"""Before the first step: whether memory suffices for the largest batch of every bucket."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.batches import PlannedBatch
+from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.training.recognizer import Recognizer
+
+
+class LargestBatches(L.Callback):
+    """Tries each bucket's largest batch once, forward and backward, so that no run ends for memory in its tenth hour.
+
+    What the optimiser will hold is set aside meanwhile. Nothing is changed: every step draws from its own seed.
+
+    Args:
+        on_cpu: there too, where a lack of memory is no error but the end of the process.
+    """
+
+    def __init__(self, on_cpu: bool = False):
+        self.on_cpu = on_cpu
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """
+        Raises:
+            UserError: a batch does not fit; the message names it and the largest duration that did.
+        """
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if not isinstance(datamodule, SpeechDataModule) or (pl_module.device.type == "cpu" and not self.on_cpu):
+            return
+        dataset = SpeechDataset(datamodule.cuts("train"))
+        trained = sum(_local(p).numel() for p in pl_module.parameters() if p.requires_grad)
+        reserve = torch.empty(2 * trained, device=pl_module.device)  # Adam's two running means, in fp32
+        fitted = 0.0
+        for indices in datamodule.buckets("train").largest_batches():
+            batch = move_data_to_device(dataset[PlannedBatch(indices, seed=0)], pl_module.device)
+            seconds = batch.waveforms.numel() / 16_000
+            try:
+                self._try(trainer, pl_module, batch)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"a batch of {len(indices)} utterances, {seconds:.0f} s with padding, does not fit the memory of"
+                    f" {pl_module.device}; the largest that did has {fitted:.0f} s. Lower data.max_duration"
+                    f" (--data.max_duration {max(fitted, seconds / 2):.0f}), or see `speechllm plan`"
+                ) from error
+            fitted = max(fitted, seconds)
+        del reserve
+        rank_zero_info(f"the largest batch of every bucket fits: up to {fitted:.1f} s of audio with padding")
+
+    def _try(self, trainer: L.Trainer, module: Recognizer, batch: Any) -> None:
+        if not batch.ids:
+            return
+        with trainer.precision_plugin.forward_context():
+            terms = module.loss_terms(batch).values()
+            loss = torch.stack([weight * term.total for term, weight in terms]).sum()
+        loss.backward()
+        module.zero_grad(set_to_none=True)
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    """This rank's part of it."""
+    to_local = getattr(parameter, "to_local", None)
+    return to_local() if to_local else parameter

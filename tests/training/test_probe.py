@@ -1,0 +1,68 @@
+"""The largest batch of every bucket is tried before training, and what does not fit is told."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.probe import LargestBatches
+
+
+class Limited(CtcPretraining):
+    """Has memory for so many seconds of padded audio."""
+
+    def __init__(self, *arguments: Any, limit: float, **more: Any):
+        super().__init__(*arguments, **more)
+        self.limit = limit
+        self.tried: list[float] = []
+
+    def loss_terms(self, batch: Batch) -> Any:
+        seconds = batch.waveforms.numel() / 16_000
+        self.tried.append(round(seconds, 2))
+        if seconds > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().loss_terms(batch)
+
+
+def probed(corpus: Path, tokenizer: CtcTokenizer, limit: float) -> Limited:
+    module = Limited(tokenizer, ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=limit)
+    module.configure_model()
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.datamodule = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3)  # type: ignore[attr-defined]
+    LargestBatches(on_cpu=True).on_fit_start(trainer, module)
+    return module
+
+
+def test_every_bucket_is_tried_with_its_longest_utterances(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    module = probed(corpus, ctc_tokenizer, limit=99)
+    buckets = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3).buckets("train")
+    longest = [float(seconds) * int(size) for seconds, size in zip(buckets.longest, buckets.batch_sizes, strict=True)]
+    assert len(module.tried) == len(longest) > 1
+    assert all(tried <= most + 0.01 for tried, most in zip(module.tried, longest, strict=True))
+    assert max(module.tried) > 0.9 * max(longest)
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_what_does_not_fit_is_told_with_what_does(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    tried = sorted(probed(corpus, ctc_tokenizer, limit=99).tried)
+    with pytest.raises(UserError, match=r"does not fit the memory of cpu; .*--data.max_duration"):
+        probed(corpus, ctc_tokenizer, limit=tried[-1] - 0.05)
+
+
+def test_other_models_and_processors_are_left_alone(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    LargestBatches(on_cpu=True).on_fit_start(L.Trainer(accelerator="cpu", logger=False), BoringModel())  # type: ignore[arg-type]
+    module = Limited(ctc_tokenizer, ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=0)
+    module.configure_model()
+    trainer = L.Trainer(accelerator="cpu", logger=False)
+    trainer.datamodule = SpeechDataModule(str(corpus))  # type: ignore[attr-defined]
+    LargestBatches().on_fit_start(trainer, module)
+    assert module.tried == []
