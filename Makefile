@@ -179,10 +179,10 @@ ON_DEVICES = --nodes=$(NODES) --ntasks-per-node=$(TASKS_PER_NODE) $(if $(filter 
 ON_ONE_DEVICE = --nodes=1 --ntasks-per-node=1 $(if $(filter 0,$(GPUS)),,--gpus-per-node=1) --cpus-per-task=$(CPUS)
 ON_CPUS       = --nodes=1 --ntasks-per-node=1 --cpus-per-task=$(JOBS)
 
-# A job is told what this make was told, and finds the rest as this make did.
-JOB_VARIABLES = DATA SIZE TRAINER LLM RUN CKPT ARGS ROOT CTC_RUN LLM_RUN SPLIT OUTPUT MAX_WER VOCAB PIECE \
-  PARTS TABLE HOURS LANGUAGES FSDD SPEECHLLM_DATA JOBS PREPARE_ARGS VENV CONTAINER CONTAINER_RUN
-told   = $(foreach name,$(JOB_VARIABLES),$(if $(filter command environment,$(firstword $(origin $(name)))),$(call quote,$(name)=$(value $(name)))))
+# A job is told what this make was told, but for what sbatch has from it, and finds the rest as this make did.
+SBATCH_HAS = NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME SBATCH_ARGS
+told   = $(foreach name,$(sort $(filter-out $(SBATCH_HAS),$(.VARIABLES))), \
+  $(if $(filter command,$(firstword $(origin $(name)))),$(call quote,$(name)=$(value $(name)))))
 # Script, name, options: in that order of precedence, SBATCH_ARGS the last.
 sbatch = sbatch --job-name=$(2) $(3) $(if $(PARTITION),--partition=$(PARTITION)) $(if $(ACCOUNT),--account=$(ACCOUNT)) \
   $(if $(TIME),--time=$(TIME)) $(SBATCH_ARGS) conf/slurm/$(1).sbatch $(told)
