@@ -59,7 +59,9 @@ def _run_command() -> None:
         sys.argv.append("--help")
     command, programs = sys.argv[1], _programs()
     commands = (*TRAINER_COMMANDS, *programs)
-    if command in programs:
+    if command == "plan":
+        programs[command](sys.argv[2:], _fit_configuration)
+    elif command in programs:
         _run_program(programs[command], sys.argv[2:])
     elif command in commands or command.startswith("-"):
         _trainer_cli(programs)
@@ -78,10 +80,11 @@ def _user_error(error: BaseException | None) -> str | None:
 
 def _programs() -> dict[str, Any]:
     from speechllm_pl.apps.evaluate import evaluate
+    from speechllm_pl.apps.plan import plan
     from speechllm_pl.apps.report import report
     from speechllm_pl.apps.transcribe import transcribe
 
-    return {"evaluate": evaluate, "transcribe": transcribe, "report": report}
+    return {"evaluate": evaluate, "transcribe": transcribe, "report": report, "plan": plan}
 
 
 def _run_program(program: Any, arguments: list[str]) -> None:
@@ -145,7 +148,13 @@ def _constructor_arguments() -> set[str]:
     return {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 
-def _trainer_cli(programs: dict[str, Any]) -> None:
+def _fit_configuration(arguments: list[str]) -> Any:
+    """The configuration that `fit` would run with; nothing is built."""
+    sys.argv = ["speechllm", "fit", *arguments]
+    return _trainer_cli({}, build=False).config.fit
+
+
+def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
 
@@ -204,7 +213,16 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
 
         before_validate = before_test = before_predict = _use_best
 
-    SpeechCLI(
+    class ParsedOnly(SpeechCLI):
+        def instantiate_classes(self) -> None:
+            """Nothing: the configuration is all that is wanted."""
+
+        _set_seed = instantiate_classes
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Nothing."""
+
+    return (SpeechCLI if build else ParsedOnly)(
         Recognizer,
         SpeechDataModule,
         subclass_mode_model=True,
