@@ -16,6 +16,7 @@ import argparse
 import gc
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -149,11 +150,13 @@ class Bench:
             shape.audio_seconds,
             UTTERANCE_SECONDS,
             OPTIMIZER,
+            sharding="fsdp" if variant.fsdp else "none",
             checkpointing=variant.checkpointing,
             quantize="nf4" if variant.nf4 else "none",
         )
-        planned = memory(setup, meta_model(system), step_cost(system, shape, checkpointing=variant.checkpointing))
-        flops = step_cost(system, shape).flops
+        cost = step_cost(system, shape, checkpointing=variant.checkpointing)
+        flops = step_cost(system, shape).flops if variant.checkpointing else cost.flops
+        planned = memory(setup, meta_model(system), cost)
         self._reset()
         seconds = self._time_steps(self.build(variant), silence(shape, self.device))
         peak = torch.cuda.max_memory_allocated() / GIB if self._on_gpu else None
@@ -282,7 +285,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5, help="timed ones")
     parser.add_argument("--scale", type=float, default=1.0, help="of every batch's seconds")
     parser.add_argument("--output", type=Path, help="a file for the JSON object, which is printed too")
-    parser.add_argument("--without", nargs="*", default=[], help="leave out variants that have this option")
+    parser.add_argument("--only", default="", help="rows whose name this regular expression finds, such as 'fsdp|nf4'")
     args = parser.parse_args()
     try:
         device = find_device(args.shape)
@@ -290,7 +293,7 @@ def main() -> None:
         parser.exit(2, f"error: {error}\n")
     bench = Bench(args.shape, device, peak_flops(device), args.steps, args.scale)
     with one_rank(device):
-        run(bench, [v for v in VARIANTS if not any(getattr(v, option) for option in args.without)], args.output)
+        run(bench, [variant for variant in VARIANTS if re.search(args.only, variant.name)], args.output)
 
 
 def find_device(shape: str) -> torch.device:

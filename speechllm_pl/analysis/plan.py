@@ -137,7 +137,7 @@ def estimate(setup: Setup) -> Plan:
 
 def memory(setup: Setup, model: nn.Module, cost: StepCost) -> Memory:
     """Bytes on each GPU: what follows from the parameters of `model`, beside the `cost` of activations."""
-    quantized = quantized_weights(model) if setup.quantize == "nf4" else {}
+    quantized = quantized_weights(model) if setup.quantize == "nf4" else set()
     trained = [p for p in model.parameters() if p.requires_grad]
     shards = setup.gpus if setup.sharding == "fsdp" else 1
     gradients = tensor_bytes(trained) / shards
@@ -199,12 +199,12 @@ def _gathered_bytes(model: nn.Module) -> float:
 
 def optimizer_bytes(model: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer]) -> float:
     """Of the optimiser's state for everything that `model` trains."""
-    speech = model.speech if isinstance(model, SpeechLLM) else model
+    blocks = repeated_layers(model)[0]
     trained = [p for p in model.parameters() if p.requires_grad]
     hidden, rest = _state_bytes_a_weight(optimizer)
     return sum(
         (hidden if group["hidden_matrices"] else rest) * sum(p.numel() for p in group["params"])
-        for group in grouped(trained, speech.encoder.blocks)  # pyright: ignore[reportAttributeAccessIssue]
+        for group in grouped(trained, blocks)
     )
 
 
@@ -214,7 +214,7 @@ def _state_bytes_a_weight(optimizer: Callable[[Any], torch.optim.Optimizer]) -> 
     A table of optimisers would grow old. The layers are large enough for 8-bit optimisers to quantise their state.
     """
     hidden, other = nn.Linear(512, 512, bias=False), nn.Linear(512, 512, bias=False)
-    built = optimizer(grouped([hidden.weight, other.weight], inside=hidden))
+    built = optimizer(grouped([*hidden.parameters(), *other.parameters()], inside=hidden))
     for weight in (hidden.weight, other.weight):
         weight.grad = torch.ones_like(weight)
     built.step()

@@ -35,7 +35,8 @@ SHAPES = Path("conf/llm")
 """A folder with a config.json for each LLM whose shape is known without a download."""
 PAPER_CLASSES = 1548
 """The paper's CTC vocabulary and the blank: what is assumed where the tokenizer has not been trained yet."""
-AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None, "32": None}
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None, None: None}
+"""What `trainer.precision` computes in."""
 
 
 def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
@@ -109,9 +110,11 @@ def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.
     """
     model, trainer = config.model.init_args, config.trainer
     if trainer.precision not in AUTOCAST:
-        raise UserError(f"plan knows the precisions {', '.join(AUTOCAST)}, not {trainer.precision}")
-    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
-    gpus = gpus or devices * trainer.num_nodes
+        known = ", ".join(filter(None, AUTOCAST))
+        raise UserError(f"plan knows the precisions {known}, not {trainer.precision}: give --trainer.precision")
+    if gpus is None:
+        devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
+        gpus = devices * int(trainer.num_nodes)
     strategy, settings = _strategy(trainer.strategy)
     return Setup(
         system=system_of(model),

@@ -25,7 +25,8 @@ def _names(*owners: Any, names: str) -> set[Callable]:
 FP32_UNDER_AUTOCAST = _names(
     torch,
     Tensor,
-    names="pow __pow__ __rpow__ rsqrt reciprocal exp log log10 log2 log1p cumsum cumprod sum prod norm softmax log_softmax",
+    names="pow __pow__ __rpow__ rsqrt reciprocal exp log log10 log2 log1p cumsum cumprod sum prod norm softmax"
+    " log_softmax",
 ) | _names(F, names="layer_norm group_norm softmax log_softmax normalize cosine_similarity cross_entropy nll_loss")
 """https://docs.pytorch.org/docs/stable/amp.html, CUDA ops that autocast to float32: those that models call."""
 
@@ -37,7 +38,7 @@ class GpuKernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return attention(*args, **kwargs)
-        if func in (F.dropout, torch.dropout):
+        if func is F.dropout:
             return _dropout(*args, **kwargs)
         if func in FP32_UNDER_AUTOCAST and torch.is_autocast_enabled("cpu"):
             args, kwargs = tree_map(_as_fp32, (args, kwargs))
@@ -73,12 +74,14 @@ def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
     """The mask as the kernel takes it: in the dtype of the queries, its rows padded, broadcast without a copy."""
     columns = mask.shape[-1]
     bias = torch.zeros_like(mask, dtype=query.dtype)
-    bias = F.pad(bias, (0, -columns % MASK_ALIGNMENT))[..., :columns]
+    if columns % MASK_ALIGNMENT:
+        bias = F.pad(bias, (0, -columns % MASK_ALIGNMENT))[..., :columns]
     return bias.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
 
 
-def _dropout(input: Tensor, p: float = 0.5, training: bool = True, train: bool = True, inplace: bool = False) -> Tensor:
-    return torch.native_dropout(input, p, True)[0] if training and train and p else input
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """With a mask of booleans, where a CPU keeps one of numbers."""
+    return torch.native_dropout(input, p, True)[0] if training and p else input
 
 
 def _as_fp32(value: Any) -> Any:

@@ -172,7 +172,10 @@ def step_cost(
 
 
 def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:
-    """Gradients of weights are not the step's; what heads and losses make, until a head's input has its gradient, is."""
+    """Take weights' gradients out of the count, and tell logits from activations.
+
+    What a head and its loss make counts as logits, and in the backward pass until the head's input has its gradient.
+    """
 
     def settled(weight: Tensor) -> None:
         live.count_as(cast(Tensor, weight.grad), GRADIENTS)
