@@ -48,6 +48,10 @@ def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
     """
     options, rest = _parser().parse_known_args(arguments)
     gpu = find_gpu(options.gpu)
+    if not 0 < options.utilisation <= 1:
+        raise UserError(f"--utilisation {options.utilisation:g} is a share: give more than 0 and at most 1")
+    if options.gpus is not None and options.gpus < 1:
+        raise UserError(f"--gpus {options.gpus}: give at least 1")
     config = parse_fit(rest)
     setup = setup_of(config, options.gpus, options.tokens_per_second)
     found = estimate(setup)

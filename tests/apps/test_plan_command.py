@@ -61,3 +61,5 @@ def test_an_unknown_llm_gpu_or_precision_is_refused_by_name(speechllm: Callable,
     assert "bf16-true" in speechllm("plan", *known, "--trainer.precision", "bf16-true").error()
     assert "Did you mean" in speechllm("plan", *known, "--model.strid", 3).error()
     assert "utilisation" in speechllm("plan", *known, "--utilisation", "much").error()
+    assert "more than 0" in speechllm("plan", *known, "--utilisation", 0).error()
+    assert "at least 1" in speechllm("plan", *known, "--gpus", 0).error()
