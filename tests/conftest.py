@@ -1,6 +1,7 @@
 """What many tests share: a tokenizer, a random LLM, a corpus in which words are tones, and the command itself."""
 
 import io
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -216,3 +217,17 @@ data: {{root: {corpus}, max_duration: 4.0, num_buckets: 2}}
 """
     )
     return path
+
+
+@pytest.fixture
+def profiled_peak() -> Callable[[Callable[[], None]], int]:
+    """The most bytes that torch's profiler sees allocated on the CPU while a function runs."""
+
+    def measure(run: Callable[[], None]) -> int:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            run()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+        sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+        return max(itertools.accumulate(sizes))
+
+    return measure

@@ -106,7 +106,9 @@ def _run_command() -> None:
         sys.argv.append("--help")
     command, programs = sys.argv[1], _programs()
     commands = (*TRAINER_COMMANDS, *programs)
-    if command in programs:
+    if command == "plan":
+        programs[command](sys.argv[2:], _fit_configuration)
+    elif command in programs:
         _run_program(programs[command], sys.argv[2:])
     elif command in commands or command.startswith("-"):
         _trainer_cli(programs)
@@ -127,16 +129,12 @@ def _programs() -> dict[str, Any]:
     from speechllm_pl.apps.average import average
     from speechllm_pl.apps.consolidate import consolidate
     from speechllm_pl.apps.evaluate import evaluate
+    from speechllm_pl.apps.plan import plan
     from speechllm_pl.apps.report import report
     from speechllm_pl.apps.transcribe import transcribe
 
-    return {
-        "evaluate": evaluate,
-        "transcribe": transcribe,
-        "report": report,
-        "average": average,
-        "consolidate": consolidate,
-    }
+    programs = (evaluate, transcribe, report, plan, average, consolidate)
+    return {program.__name__: program for program in programs}
 
 
 def _run_program(program: Any, arguments: list[str]) -> None:
@@ -200,15 +198,23 @@ def _constructor_arguments() -> set[str]:
     return {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 
-def _trainer_cli(programs: dict[str, Any]) -> None:
+def _fit_configuration(arguments: list[str]) -> Any:
+    """The configuration that `fit` would run with; nothing is built."""
+    sys.argv = ["speechllm", "fit", *arguments]
+    return _trainer_cli({}, build=False).config.fit
+
+
+def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
 
+    from speechllm_pl.apps.plan import fitting_duration
     from speechllm_pl.data.datamodule import SpeechDataModule
     from speechllm_pl.training.callbacks import Finished, Predictions, RunRecord, Samples, Speed
     from speechllm_pl.training.checkpoints import AtomicCheckpointIO, newest_complete
     from speechllm_pl.training.interruption import LastCheckpoints
+    from speechllm_pl.training.probe import LargestBatches
     from speechllm_pl.training.recognizer import Recognizer
 
     class SpeechCLI(LightningCLI):
@@ -225,6 +231,7 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
                 }
             )
             parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
+            parser.add_lightning_class_args(LargestBatches, "largest_batches")
             parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/checkpoints")
 
         def _parse_ckpt_path(self) -> None:
@@ -232,6 +239,8 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
 
         def before_instantiate_classes(self) -> None:
             config = self.config[str(self.subcommand)]
+            if self.subcommand == "fit" and config.data.max_duration == "auto":
+                config.data.max_duration = fitting_duration(config)
             if config.trainer.logger is None:
                 from jsonargparse import Namespace
 
@@ -266,7 +275,16 @@ def _trainer_cli(programs: dict[str, Any]) -> None:
 
         before_validate = before_test = before_predict = _use_best
 
-    SpeechCLI(
+    class ParsedOnly(SpeechCLI):
+        def instantiate_classes(self) -> None:
+            """Nothing: the configuration is all that is wanted."""
+
+        _set_seed = instantiate_classes
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            """Nothing."""
+
+    return (SpeechCLI if build else ParsedOnly)(
         Recognizer,
         SpeechDataModule,
         subclass_mode_model=True,

@@ -1,7 +1,7 @@
 """A LightningDataModule built on Lhotse cuts."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -22,7 +22,8 @@ class SpeechDataModule(L.LightningDataModule):
         train: manifest of the training cuts, relative to root.
         dev: manifest to validate on, relative to root.
         test: manifest for `test` and `predict`, relative to root.
-        max_duration: seconds of audio a batch, padding included, on each device.
+        max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
+            replaces, is what the plan says fits the device's memory.
         max_seconds: training utterances longer than this are left out, and counted aloud.
         num_buckets: buckets of utterances of like durations.
         shortest_first_epochs: epochs at the start that go from short utterances to long ones.
@@ -36,7 +37,7 @@ class SpeechDataModule(L.LightningDataModule):
         train: str = "train.jsonl.gz",
         dev: str = "dev.jsonl.gz",
         test: str = "test.jsonl.gz",
-        max_duration: float = 60.0,
+        max_duration: float | Literal["auto"] = 60.0,
         max_seconds: float = 30.0,
         num_buckets: int = 10,
         shortest_first_epochs: int = 0,
@@ -46,6 +47,8 @@ class SpeechDataModule(L.LightningDataModule):
         super().__init__()
         self.root = Path(root)
         self.manifests = {"train": train, "dev": dev, "test": test}
+        if max_duration == "auto":
+            raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
         self.max_duration = max_duration
         self.max_seconds = max_seconds
         self.num_buckets = num_buckets

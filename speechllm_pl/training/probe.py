@@ -19,7 +19,7 @@ class LargestBatches(L.Callback):
     What the optimiser will hold is set aside meanwhile. Nothing is changed: every step draws from its own seed.
 
     Args:
-        on_cpu: there too, where a lack of memory is no error but the end of the process.
+        on_cpu: there too, where a lack of memory is not an error but the end of the process.
     """
 
     def __init__(self, on_cpu: bool = False):

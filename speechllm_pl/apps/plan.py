@@ -1,0 +1,299 @@
+"""What a configuration needs of a GPU, before anything is read or started (`speechllm plan`)."""
+
+import argparse
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers
+import yaml
+
+from speechllm_pl.analysis.plan import (
+    FRAGMENTATION,
+    GIB,
+    GPUS,
+    RESERVED,
+    Gpu,
+    Memory,
+    Parameters,
+    Plan,
+    Setup,
+    Sharding,
+    estimate,
+    largest_batch,
+    needed,
+    remedies,
+)
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.training.memory import System
+
+SHAPES = Path("conf/llm")
+"""A folder with a config.json for each LLM whose shape is known without a download."""
+PAPER_CLASSES = 1548
+"""The paper's CTC vocabulary and the blank: what is assumed where the tokenizer has not been trained yet."""
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None, None: None}
+"""What `trainer.precision` computes in."""
+
+
+def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
+    """Print the memory and time that a configuration of `fit` needs, and what to change if it does not fit.
+
+    Args:
+        arguments: those of `fit`, and our own: see `--help`.
+        parse_fit: arguments of `fit` → its configuration, without building anything.
+    """
+    options, rest = _parser().parse_known_args(arguments)
+    gpu = find_gpu(options.gpu)
+    if not 0 < options.utilisation <= 1:
+        raise UserError(f"--utilisation {options.utilisation:g} is a share: give more than 0 and at most 1")
+    if options.gpus is not None and options.gpus < 1:
+        raise UserError(f"--gpus {options.gpus}: give at least 1")
+    config = parse_fit(rest)
+    setup = setup_of(config, options.gpus, options.tokens_per_second)
+    found = estimate(setup)
+    print("\n".join(describe(setup, found, options.gpu, gpu, options.utilisation)))
+    if not found.fits(gpu):
+        print("\nwhat to change, and what each GPU would then need:")
+        for remedy in remedies(setup):
+            changed = estimate(remedy.setup)
+            verdict = "fits" if changed.fits(gpu) else "does not fit"
+            print(f"  {gib(needed(changed.memory.total))}  {verdict:<13} {remedy.what}", flush=True)
+    elif seconds := largest_batch(setup, gpu):
+        print(f"the largest batch that fits, of utterances of {setup.max_seconds:g} s: --data.max_duration {seconds:g}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"plan: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="speechllm plan",
+        description=(plan.__doc__ or "").splitlines()[0],
+        epilog="All other arguments are those of `speechllm fit`: several --config, then dotted overrides.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--gpu", default="A100-80", help=f"one of {', '.join(GPUS)}, or its memory in GiB")
+    parser.add_argument("--gpus", type=int, help="how many, of all nodes (default: the trainer's devices, or 1)")
+    parser.add_argument(
+        "--utilisation", type=float, default=0.4, help="share of the datasheet's bf16 rate that training reaches"
+    )
+    parser.add_argument("--tokens_per_second", type=float, default=5.0, help="of text, in speech")
+    return parser
+
+
+def find_gpu(name: str) -> Gpu:
+    """
+    Raises:
+        UserError: neither a known GPU nor a number of GiB.
+    """
+    if name in GPUS:
+        return GPUS[name]
+    try:
+        return Gpu(float(name) * GIB, None)
+    except ValueError:
+        raise UserError(f"--gpu {name} is not known: give one of {', '.join(GPUS)}, or its memory in GiB") from None
+
+
+def fitting_duration(config: Any) -> float:
+    """What `--data.max_duration auto` stands for: the largest batch that fits this machine's devices.
+
+    A run that goes on keeps what it began with, since its place in the data depends on it.
+
+    Raises:
+        UserError: not one utterance of `data.max_seconds` fits.
+    """
+    recorded = Path(config.run, "config.yaml")
+    if recorded.is_file() and newest_complete(Path(config.run, "checkpoints")):
+        return yaml.safe_load(recorded.read_text())["data"]["max_duration"]
+    setup = setup_of(config)
+    memory = _device_memory(setup.gpus // config.trainer.num_nodes)
+    seconds = largest_batch(setup, Gpu(memory, None))
+    if not seconds:
+        raise UserError(
+            f"data.max_duration auto: not one utterance of data.max_seconds = {config.data.max_seconds:g} s fits"
+            f" {memory / GIB:.1f} GiB; see what `speechllm plan` advises, or lower data.max_seconds"
+        )
+    print(f"data.max_duration auto: {seconds:g} s of audio a batch fill {memory / GIB:.1f} GiB", flush=True)
+    return seconds
+
+
+def _device_memory(processes: int) -> float:
+    """Bytes of a GPU, or of a process's share of a CPU's memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / max(1, processes)
+
+
+# from the configuration of `fit` to what it needs
+
+
+def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.0) -> Setup:
+    """
+    Args:
+        config: of `fit`, parsed, nothing built.
+        gpus: of all nodes; else the trainer's, where it says a number.
+
+    Raises:
+        UserError: the LLM's shape is not known here, or the precision is none that is trained with.
+    """
+    model, trainer, data = config.model.init_args, config.trainer, config.data
+    if trainer.precision not in AUTOCAST:
+        known = ", ".join(filter(None, AUTOCAST))
+        raise UserError(f"plan knows the precisions {known}, not {trainer.precision}: give --trainer.precision")
+    if gpus is None:
+        devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
+        gpus = devices * int(trainer.num_nodes)
+    strategy, settings = _strategy(trainer.strategy)
+    return Setup(
+        system=system_of(model),
+        max_duration=data.max_seconds if data.max_duration == "auto" else data.max_duration,
+        max_seconds=data.max_seconds,
+        optimizer=partial(_class(model.optimizer.class_path), **(model.optimizer.get("init_args") or {})),
+        sharding=strategy if gpus > 1 else "none",
+        gpus=gpus,
+        bucket_view=bool(settings.get("gradient_as_bucket_view")),
+        checkpointing=bool(model.get("activation_checkpointing")),
+        quantize=model.get("quantize") or "none",
+        autocast=AUTOCAST[trainer.precision],
+        tokens_per_second=tokens_per_second,
+    )
+
+
+def system_of(model: Any) -> System:
+    """The system that the arguments of a module's constructor describe.
+
+    Raises:
+        UserError: the LLM's shape is not known here.
+    """
+    encoder, classes = ConformerConfig(**model.encoder.as_dict()), ctc_classes(model.tokenizer)
+    if "llm" not in model:
+        return System(encoder, classes)
+    return System(
+        encoder,
+        classes,
+        llm=llm_shape(model.llm),
+        llm_dtype=getattr(torch, model.llm_dtype),
+        stride=model.stride,
+        lora_r=model.lora_r,
+        train_llm=model.train_llm,
+        freeze_encoder=model.freeze_encoder,
+        alignment=model.alignment_weight > 0,
+        ctc=model.ctc_weight > 0,
+    )
+
+
+def ctc_classes(tokenizer: str) -> int:
+    """Of the tokenizer's file; the paper's where it does not exist yet."""
+    return CtcTokenizer.from_file(tokenizer).vocab_size if Path(tokenizer).is_file() else PAPER_CLASSES
+
+
+def llm_shape(name: str) -> transformers.PretrainedConfig:
+    """The configuration of a folder, of `conf/llm`, or of the local hub cache. Nothing is downloaded.
+
+    Raises:
+        UserError: none of these has it.
+    """
+    ours = SHAPES / Path(name).name
+    for place in (Path(name), ours):
+        if (place / "config.json").is_file():
+            return transformers.AutoConfig.from_pretrained(place)
+    try:
+        return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError):
+        raise UserError(
+            f"the shape of LLM {name} is not known here: put its config.json into {ours}, or give a folder that has"
+            " one with --model.llm"
+        ) from None
+
+
+def _strategy(strategy: Any) -> tuple[Sharding, dict[str, Any]]:
+    """What the trainer's strategy does with weights, and its settings."""
+    from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+
+    if isinstance(strategy, str):
+        return ("fsdp" if "fsdp" in strategy else "ddp"), {}
+    kind = _class(strategy.class_path)
+    sharded = issubclass(kind, ModelParallelStrategy | FSDPStrategy)
+    return ("fsdp" if sharded else "ddp"), dict(strategy.get("init_args") or {})
+
+
+def _class(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+# the page
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:7.2f} GiB"
+
+
+def describe(setup: Setup, found: Plan, name: str, gpu: Gpu, utilisation: float) -> list[str]:
+    """The plan's lines."""
+    shape, total = setup.shape, found.memory.total
+    return [
+        *_parameter_lines(found.parameters),
+        "",
+        f"memory on each of {setup.gpus} x {name}, {_parallel(setup)}, the largest batch"
+        f" ({shape.utterances} x {shape.seconds:.3g} s of audio, {shape.tokens} tokens of text each):",
+        *_memory_lines(found.memory),
+        f"  {'and':<13} {gib(needed(total) - total)}  {FRAGMENTATION:.0%} lost between blocks, and"
+        f" {RESERVED / GIB:g} GiB for CUDA and its libraries",
+        f"  {'needed':<13} {gib(needed(total))}  of {gpu.memory / GIB:.1f} GiB:"
+        f" {'it fits' if found.fits(gpu) else 'IT DOES NOT FIT'}",
+        "",
+        *_time_lines(setup, found, gpu, utilisation),
+    ]
+
+
+def _parallel(setup: Setup) -> str:
+    return {"none": "a whole model", "ddp": "DDP, a whole model on each", "fsdp": "FSDP"}[setup.sharding]
+
+
+def _parameter_lines(parameters: Parameters) -> list[str]:
+    rows = (
+        ("trained", parameters.trained, parameters.trained_bytes),
+        ("frozen", parameters.frozen, parameters.frozen_bytes),
+    )
+    return [
+        f"parameters, {what}: {count / 1e6:,.1f} M"
+        + "".join(f", {gib(size).strip()} in {dtype}" for dtype, size in sizes.items())
+        for what, count, sizes in rows
+    ]
+
+
+def _memory_lines(memory: Memory) -> list[str]:
+    notes = {
+        "weights": "",
+        "gathered": "whole layers in use, and what is in no layer",
+        "gradients": "of the trained weights, with DDP's buckets if there are any",
+        "optimiser": "its state",
+        "activations": "at the peak of forward and backward",
+        "logits": "at the same moment, with the losses' tensors",
+    }
+    sizes = {name: getattr(memory, name.replace("optimiser", "optimizer")) for name in notes}
+    rows = [f"  {name:<13} {gib(size)}  {notes[name]}".rstrip() for name, size in sizes.items() if size]
+    return [*rows, f"  {'in all':<13} {gib(memory.total)}"]
+
+
+def _time_lines(setup: Setup, found: Plan, gpu: Gpu, utilisation: float) -> list[str]:
+    work = f"a step: {found.flops / 1e12:.1f} TFLOP on each GPU for {found.audio_seconds:g} s of audio"
+    seconds = found.step_seconds(gpu, utilisation)
+    if seconds is None or gpu.flops is None:
+        return [f"{work}; its time is not known for a GPU that has no name here"]
+    hours = setup.gpus * found.audio_seconds / seconds * 86_400 / 3_600
+    return [
+        work,
+        f"expected at {utilisation:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s (--utilisation): {seconds:.3g} s a step,"
+        f" {hours:,.0f} hours of audio a day on {setup.gpus} GPU{'s' if setup.gpus > 1 else ''}",
+    ]
