@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -30,7 +31,6 @@ import transformers
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from speechllm_pl.analysis.plan import GIB, GPUS, Setup, memory
 from speechllm_pl.core.errors import UserError
@@ -41,13 +41,13 @@ from speechllm_pl.training.memory import (
     SilentBatch,
     StepShape,
     System,
-    checkpoint_layers,
     loss_terms,
     meta_model,
     repeated_layers,
     silence,
     step_cost,
 )
+from speechllm_pl.training.sharding import checkpoint_activations, shard
 
 ROOT = Path(__file__).parents[1]
 TINY_LLM = transformers.LlamaConfig(
@@ -134,12 +134,13 @@ class Bench:
         if variant.nf4:
             quantize(model, self.device)
         if variant.checkpointing:
-            checkpoint_layers(model)
+            checkpoint_activations(chain.from_iterable(repeated_layers(model)))
         if variant.compiled:
             model.speech.encoder.compile()
         loss = Loss(model)
         if variant.fsdp:
-            shard(loss, self.device)
+            layers = chain.from_iterable(repeated_layers(model))
+            shard(loss, layers, init_device_mesh(self.device.type, (1,)))
         return loss
 
     def train(self, variant: Variant) -> Training:
@@ -258,15 +259,6 @@ def _nf4(linear: nn.Linear, device: torch.device) -> Linear4bit:
     )
     made.weight = Params4bit(linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
     return made.to(device)
-
-
-def shard(loss: Loss, device: torch.device) -> None:
-    """FSDP2 over the one rank there is."""
-    mesh = init_device_mesh(device.type, (1,))
-    for layers in repeated_layers(loss.model):
-        for layer in layers:
-            fully_shard(layer, mesh=mesh)
-    fully_shard(loss, mesh=mesh)
 
 
 @contextmanager

@@ -199,7 +199,7 @@ def _gathered_bytes(model: nn.Module) -> float:
 
 def optimizer_bytes(model: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer]) -> float:
     """Of the optimiser's state for everything that `model` trains."""
-    blocks = repeated_layers(model)[0]
+    blocks = nn.ModuleList(repeated_layers(model)[0])
     trained = [p for p in model.parameters() if p.requires_grad]
     hidden, rest = _state_bytes_a_weight(optimizer)
     return sum(

@@ -7,13 +7,13 @@ the step's own forward and backward run, so any architecture, kernel, LoRA or ch
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import transformers
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -21,10 +21,12 @@ from torch.overrides import TorchFunctionMode
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import FFT, HOP, SAMPLING_RATE
+from speechllm_pl.models.llm import decoder_layers
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.gpu_kernels import GpuKernels
 from speechllm_pl.training.live_bytes import LiveBytes
+from speechllm_pl.training.sharding import checkpoint_activations
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
 
@@ -156,7 +158,10 @@ def step_cost(
     with FakeTensorMode(), _kernels(kernels):
         _to_fake_cpu(model)
         if checkpointing:
-            checkpoint_layers(model, context_fn=lambda: (nullcontext(), _kernels(kernels)))  # backward leaves them
+            layers = chain.from_iterable(repeated_layers(model))
+            checkpoint_activations(
+                layers, context_fn=lambda: (nullcontext(), _kernels(kernels))
+            )  # backward leaves them
         live = LiveBytes([*model.parameters(), *model.buffers()], peak_of=(ACTIVATIONS, LOGITS))
         _mark_gradients_and_logits(model, live)
         with live:
@@ -240,24 +245,12 @@ def loss_terms(model: nn.Module, batch: SilentBatch) -> Iterator[LossTerm]:
 # activation checkpointing
 
 
-def checkpoint_layers(model: nn.Module, **settings: Any) -> None:
-    """Wrap the encoder's blocks and the LLM's layers in place: they keep their inputs and are computed twice.
-
-    Args:
-        settings: of `torch.utils.checkpoint.checkpoint`.
-    """
-    for layers in repeated_layers(model):
-        for number, layer in enumerate(layers):
-            layers[number] = checkpoint_wrapper(layer, **settings)
-
-
-def repeated_layers(model: nn.Module) -> list[nn.ModuleList]:
+def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
     """The encoder's blocks, and the LLM's layers where there is one."""
     if isinstance(model, CtcModel):
-        return [model.encoder.blocks]
+        return [list(model.encoder.blocks)]
     assert isinstance(model, SpeechLLM)
-    stacks = [module for module in model.llm.modules() if isinstance(module, nn.ModuleList)]
-    return [model.speech.encoder.blocks, max(stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))]
+    return [list(model.speech.encoder.blocks), decoder_layers(model.llm)]
 
 
 # what fake tensors cannot do

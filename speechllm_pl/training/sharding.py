@@ -54,6 +54,8 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> No
     if any(p.is_meta for p in model.parameters()) or any(b.is_meta for b in model.buffers()):
         model.to_empty(device=device)
     model.to(device)
+    if mesh.size() == 1:
+        return
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             _scatter(cast(DTensor, parameter), whole.pop(name, None), mesh, device)
@@ -69,10 +71,15 @@ def _scatter(shards: DTensor, whole: Tensor | None, mesh: DeviceMesh, device: to
     shards.to_local().copy_(distribute_tensor(source, mesh, shards.placements).to_local())
 
 
-def checkpoint_activations(layers: Iterable[nn.Module]) -> None:
-    """Keep only the inputs of each layer for the backward pass, and compute the rest again there."""
+def checkpoint_activations(layers: Iterable[nn.Module], **settings: Any) -> None:
+    """Keep only the inputs of each layer for the backward pass, and compute the rest again there.
+
+    Args:
+        layers: changed in place; the names of their parameters stay.
+        settings: of `torch.utils.checkpoint.checkpoint`.
+    """
     for layer in layers:
-        layer.forward = partial(checkpointed, layer.forward, use_reentrant=False)
+        layer.forward = partial(checkpointed, layer.forward, use_reentrant=False, **settings)
 
 
 def gather(model: nn.Module) -> None:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -11,12 +12,13 @@ from speechllm_pl.training.memory import (
     StepShape,
     System,
     activation_bytes,
-    checkpoint_layers,
     loss_terms,
     meta_model,
+    repeated_layers,
     silence,
     step_cost,
 )
+from speechllm_pl.training.sharding import checkpoint_activations
 
 LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
 SYSTEM = System(ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256), ctc_classes=40, llm=LLM)
@@ -82,7 +84,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            checkpoint_layers(model)
+            checkpoint_activations(chain.from_iterable(repeated_layers(model)))
         model.zero_grad()
         torch.stack([term.total for term in loss_terms(model, batch)]).sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
