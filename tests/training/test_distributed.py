@@ -107,3 +107,19 @@ def test_ranks_train_as_one_process_does(fit: Fit, stage: str, way: str) -> None
         torch.testing.assert_close(
             theirs[name], value, rtol=0, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+def test_error_rates_of_two_ranks_are_exactly_those_of_one(fit: Fit, small_config: Path, tmp_path: Path) -> None:
+    """Two utterances a rank and then one for both: the second rank's last batch is empty."""
+    best = fit("finetune", "one") / "checkpoints" / "best.ckpt"
+    recorded = fit("finetune", "one") / "config.yaml"
+    found = []
+    for way in ((), DDP, FSDP):
+        text = speechllm(
+            *("test", "--config", recorded, *way[:2], "--config", small_config, *way[2:], "--run", tmp_path),
+            *("--ckpt_path", best, "--data.test", "train.jsonl.gz", "--data.max_duration", 3.3),
+        )
+        found.append([line for line in text.splitlines() if line.startswith("test, ")])
+    assert len(found[0]) == 2
+    assert "WER de" in found[0][0]
+    assert found[0] == found[1] == found[2]

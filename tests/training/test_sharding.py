@@ -1,0 +1,175 @@
+"""Sharded weights and checkpoints: what one rank reads all have, what two wrote others resume, nothing frozen moves."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from command import command, finish, rows
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from speechllm_pl.models.llm import add_lora, decoder_layers, empty_llm, load_llm
+from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
+from speechllm_pl.training.sharding import gather, release, shard
+
+ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")
+SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, *ADAM)  # seven batches an epoch
+WAYS = {
+    "one": {"more": ("--trainer.accumulate_grad_batches", 2)},
+    "one, one batch a step": {},
+    "ddp on 2": {"trainer": "ddp", "devices": 2},
+    "fsdp on 1": {"trainer": "fsdp"},
+    "fsdp on 2": {"trainer": "fsdp", "devices": 2},
+    "fsdp on 4": {"trainer": "fsdp", "devices": 4},
+}
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def train(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """`train(way, steps, resumed)` → the folder of a stage-1 run, `resumed` being one to go on from."""
+
+    def run(way: str, steps: int, resumed: Path | None = None) -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        start = () if resumed is None else ("--ckpt_path", newest_complete(resumed / "checkpoints"))
+        settings = dict(WAYS[way])
+        more = (*SHORT, "--trainer.max_steps", steps, *start, *settings.pop("more", ()))
+        finish(command("pretrain_ctc", small_config, folder, *more, **settings))
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def saved(train: Train) -> Path:
+    """A run of two sharded ranks, stopped after two steps: four of seven batches."""
+    return train("fsdp on 2", 2)
+
+
+def ids(run: Path, ranks: int) -> list[str]:
+    """Of the first epoch, over all ranks."""
+    return [id_ for rank in range(ranks) for row in rows(run, rank) if row["epoch"] == 0 for id_ in row["ids"]]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    path = newest_complete(run / "checkpoints")
+    assert path is not None
+    return read_checkpoint(path)["state_dict"]
+
+
+@pytest.mark.parametrize(("way", "ranks"), [("fsdp on 1", 1), ("fsdp on 4", 4)])
+def test_another_number_of_ranks_goes_on_with_just_the_rest(train: Train, saved: Path, way: str, ranks: int) -> None:
+    done = ids(saved, 2)
+    rest = ids(train(way, 6 if ranks == 1 else 3, saved), ranks)
+    assert len(done) == len(set(done))
+    assert set(done) | set(rest) == {f"train-{number}" for number in range(8)}
+    assert set(done).isdisjoint(rest) == (ranks == 1)  # four ranks, three batches left: one is repeated
+
+
+def test_sharded_and_single_checkpoints_resume_each_other(train: Train, saved: Path) -> None:
+    whole = weights(train("fsdp on 2", 3))
+    single = train("one", 2)
+    resumed = {
+        "sharded, by shards": train("fsdp on 2", 3, saved),
+        "sharded, by copies": train("ddp on 2", 3, saved),
+        "single, by shards": train("fsdp on 2", 3, single),
+    }
+    for way, run in resumed.items():
+        found = weights(run)
+        assert set(found) == set(whole)
+        for name, value in whole.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=f"{way}: {name}")
+    before = weights(saved)
+    assert any((before[name] - value).abs().max() > 1e-3 for name, value in whole.items())
+
+
+def test_what_shards_hold_can_be_evaluated_averaged_and_consolidated(
+    speechllm, corpus: Path, saved: Path, tmp_path: Path
+) -> None:
+    checkpoint = newest_complete(saved / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.is_dir()
+    assert speechllm("consolidate", "--checkpoint", checkpoint, "--output", tmp_path / "folder").status == 0
+    given = ("--cuts", corpus / "test.jsonl.gz", "--output")
+    scores = []
+    for path in (checkpoint, tmp_path / "folder"):
+        assert speechllm("evaluate", "--checkpoint", path, *given, tmp_path / "scores").status == 0
+        scores.append((tmp_path / "scores" / "hypotheses.jsonl").read_text())
+    assert scores[0] == scores[1]
+    state, again = read_checkpoint(checkpoint)["state_dict"], read_checkpoint(tmp_path / "folder")["state_dict"]
+    assert set(state) == set(again)
+    assert all(torch.equal(value, again[name]) for name, value in state.items())
+
+
+# one process group in a test
+
+
+def in_ranks(function: Callable[..., None], ranks: int, folder: Path, *arguments: object) -> None:
+    mp.spawn(_rank, (ranks, folder, function, *arguments), nprocs=ranks)  # type: ignore[attr-defined]
+
+
+def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., None], *arguments: object) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    function(rank, ranks, *arguments)
+    dist.destroy_process_group()
+
+
+def _train_sharded(rank: int, ranks: int, folder: str) -> None:
+    whole = load_llm(folder, torch.bfloat16)
+    llm = load_llm(folder, torch.bfloat16) if rank == 0 else empty_llm(folder, torch.bfloat16)
+    model = add_lora(llm, r=4, alpha=8, dropout=0.0)
+    shard(model, decoder_layers(model), init_device_mesh("cpu", (ranks,)))
+    assert all(isinstance(p, DTensor) and not p.is_meta for p in model.parameters())
+    local = sum(p.to_local().numel() for p in model.parameters())
+    assert local < 0.6 * sum(p.numel() for p in model.parameters())
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    ids = torch.arange(6)[None] + rank
+    with torch.no_grad():
+        expected = whole(ids).logits
+    losses = []
+    for _ in range(2):
+        loss = model(input_ids=ids, labels=ids).loss
+        losses.append(loss.item())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[1] < losses[0]  # in bf16, what LoRA learnt is seen at once
+    frozen = dict(whole.named_parameters())
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            former = frozen[name.removeprefix("base_model.model.").replace(".base_layer", "")]
+            assert torch.equal(parameter.full_tensor(), former), name  # type: ignore[attr-defined]
+        else:
+            assert parameter.dtype == torch.float32
+    gather(model)
+    with torch.no_grad(), model.disable_adapter():
+        for _ in range(rank + 1):  # other numbers of forward passes on each rank, and none waits
+            torch.testing.assert_close(model(ids).logits, expected)
+    release(model)
+    assert all(isinstance(p, DTensor) for p in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_frozen_weights_come_from_one_rank_and_stay_as_they_were(tmp_path: Path, tied: bool) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=41,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        initializer_range=0.2,
+        tie_word_embeddings=tied,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "llm")
+    in_ranks(_train_sharded, 2, tmp_path, str(tmp_path / "llm"))
