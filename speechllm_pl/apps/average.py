@@ -9,8 +9,10 @@ from speechllm_pl.training.checkpoints import (
     AtomicCheckpointIO,
     by_error_rate,
     by_steps,
+    is_whole,
     read_checkpoint,
 )
+from speechllm_pl.training.consolidated import OF_WEIGHTS_ALONE
 
 
 def average(run: str, last: int | None = None, best: int | None = None, output: str | None = None) -> None:
@@ -28,7 +30,7 @@ def average(run: str, last: int | None = None, best: int | None = None, output: 
     if (last is None) == (best is None):
         raise UserError("say which checkpoints: --last 5 for the newest, or --best 5 for the lowest error rates on dev")
     folder = Path(run, "checkpoints")
-    found = list(reversed(by_steps(folder))) if last is not None else by_error_rate(folder)
+    found = [path for path in (by_error_rate(folder) if last is None else by_steps(folder)[::-1]) if is_whole(path)]
     wanted = last if last is not None else best
     if not wanted or wanted < 1 or len(found) < wanted:
         raise UserError(
@@ -36,6 +38,8 @@ def average(run: str, last: int | None = None, best: int | None = None, output: 
             " train with more of them kept (LastCheckpoints.keep_newest, keep_best)"
         )
     path = Path(output) if output else folder / "average.ckpt"
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give a file with --output")
     AtomicCheckpointIO().save_checkpoint(mean(found[:wanted]), path)
     print(f"{path}: the mean of {', '.join(each.name for each in found[:wanted])}")
 
@@ -52,4 +56,4 @@ def mean(paths: list[Path]) -> dict[str, Any]:
             total[name] += value
     kinds = {name: value.dtype for name, value in first["state_dict"].items()}
     averaged = {name: (value / len(paths)).to(kinds[name]) for name, value in total.items()}
-    return {RECORD: first[RECORD], "state_dict": averaged}
+    return {**OF_WEIGHTS_ALONE, RECORD: first[RECORD], "state_dict": averaged}

@@ -17,14 +17,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import LOST, UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 BEST = "best.ckpt"
 HARMLESS = ".*(num_workers|srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
 """Warnings of the libraries that a user can do nothing about."""
-LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
-"""What a rank's error says when it was another one that failed."""
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
 """How jsonargparse names what it does not know."""
 OPTIONAL = re.compile(
@@ -45,7 +43,7 @@ def main() -> None:
     try:
         _run_command()
     except Exception as error:
-        if type(error).__name__ == "Stopped":
+        if type(error).__name__ == "Stopped":  # imported with torch, which a misspelt command need not wait for
             _stopped(error)
         message = _user_error(error)
         if message is not None:
@@ -55,7 +53,7 @@ def main() -> None:
             raise
         if LOST.search(str(error)):
             time.sleep(10)  # in which the launcher ends this process too; the message to read is the other's
-            print(f"{_rank()}another rank is gone: see its message", file=sys.stderr)
+            print(f"{_rank()}perhaps another rank is gone (see its message): {error!r}", file=sys.stderr)
         else:
             print(f"{_rank()}{traceback.format_exc()}", file=sys.stderr)
         _end(1)
@@ -228,6 +226,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
                     "checkpoint.monitor": "val/wer",
                     "checkpoint.mode": "min",
                     "checkpoint.enable_version_counter": False,
+                    "checkpoint.save_on_train_epoch_end": False,  # but after validation, before the last state is saved
                 }
             )
             parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
@@ -260,8 +259,9 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
             last = newest_complete(Path(config.run, "checkpoints"))
             if config.ckpt_path == "last" and last is None:
                 raise UserError(f"--ckpt_path last: there is no checkpoint in {config.run}/checkpoints yet")
-            if config.ckpt_path in (None, "last") and last:
-                print(f"resuming {last}; to start anew give another folder with --run (RUN=)", flush=True)
+            if last and str(config.ckpt_path) != str(last):  # a requeued job has the arguments that it began with
+                instead = "" if config.ckpt_path in (None, "last") else f", not {config.ckpt_path}"
+                print(f"resuming {last}{instead}; to start anew give another folder with --run (RUN=)", flush=True)
                 config.ckpt_path = str(last)
 
         def _use_best(self) -> None:
@@ -297,6 +297,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
             "callbacks": [*(LearningRateMonitor("step"), Speed(), Samples(), Predictions(), Finished())],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,
+            "inference_mode": False,  # in which sharded weights cannot be gathered
         },
     )
 

@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""What may go wrong, in the words of whoever can mend it."""
+
+import re
 
 
 class UserError(ValueError):
@@ -6,3 +8,7 @@ class UserError(ValueError):
 
     Programs print the message alone, without a traceback, and exit with status 2.
     """
+
+
+LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
+"""What a rank's error says when it was another one that failed."""

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import LOST, UserError
+
+REMEDY = "free disk space and run the same command again; whatever was there before is untouched"
 
 
 def partial_name(target: Path) -> Path:
@@ -36,9 +39,12 @@ def rename(temporary: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint of either kind, if it is there."""
+    """Delete a checkpoint of either kind, if it is there; a folder under another name, lest half of one be found."""
     if path.is_dir():
-        shutil.rmtree(path)
+        doomed = path if path.name.endswith(".partial") else partial_name(path)
+        shutil.rmtree(doomed, ignore_errors=doomed != path)
+        path.replace(doomed)
+        shutil.rmtree(doomed)
     else:
         path.unlink(missing_ok=True)
 
@@ -47,8 +53,10 @@ def remove(path: Path) -> None:
 def named_errors(target: Path) -> Iterator[None]:
     try:
         yield
+    except CheckpointException as error:  # of several ranks, and no Exception
+        first = next(iter(error.failures.values()))[0]
+        raise UserError(f"checkpoint {target} could not be written ({first!r}): {REMEDY}") from error
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError when a write falls short
-        raise UserError(
-            f"checkpoint {target} could not be written ({error}): free disk space and run the same command"
-            " again; it resumes from the previous checkpoint, which is untouched"
-        ) from error
+        if LOST.search(str(error)):
+            raise
+        raise UserError(f"checkpoint {target} could not be written ({error}): {REMEDY}") from error

@@ -78,7 +78,7 @@ def newest_complete(folder: Path) -> Path | None:
 
     Unfinished ones have other names; one that a full disk or a crash of the machine has damaged is passed over.
     """
-    return next((path for path in reversed(by_steps(folder)) if _is_whole(path)), None)
+    return next((path for path in reversed(by_steps(folder)) if is_whole(path)), None)
 
 
 def mend(folder: Path) -> None:
@@ -92,7 +92,7 @@ def mend(folder: Path) -> None:
 
 def by_steps(folder: Path) -> list[Path]:
     """A run's checkpoints but the best one, the earliest first."""
-    return sorted(folder.glob("step=*.ckpt"))
+    return sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stem)  # a step's state after validation is last
 
 
 def by_error_rate(folder: Path) -> list[Path]:
@@ -100,7 +100,8 @@ def by_error_rate(folder: Path) -> list[Path]:
     return sorted(folder.glob("step=*-wer=*.ckpt"), key=lambda path: float(path.stem.rpartition("=")[2]))
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint's end is there; its record is written last."""
     return zipfile.is_zipfile(path / RECORD_FILE if path.is_dir() else path)
 
 

@@ -1,15 +1,20 @@
 """What was trained as one folder to keep and to share: safetensors, a readable configuration, the tokenizer."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import llm_digest
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "speechllm.json", "tokenizer.model"
+OF_WEIGHTS_ALONE = {"pytorch-lightning_version": version("lightning"), "optimizer_states": []}
+"""What Lightning's `validate`, `test` and `predict` expect of a checkpoint besides."""
+
 LLM = "llm"
 """Folder of a merged LLM, inside."""
 
@@ -23,8 +28,10 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
         llm: a merged LLM and its tokenizer, to be put inside, where the settings look for it.
 
     Raises:
-        UserError: it could not be written.
+        UserError: it could not be written, or something else of this name is there.
     """
+    if folder.exists() and not is_consolidated(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not such a folder: give another --output")
     partial = partial_name(folder)
     with named_errors(folder):
         remove(partial)
@@ -51,4 +58,4 @@ def read_consolidated(folder: Path) -> dict[str, Any]:
     record["settings"]["tokenizer"] = (folder / TOKENIZER).read_bytes()
     if (folder / LLM).is_dir():
         record["settings"]["llm"] = str(folder / LLM)
-    return {"speechllm": record, "state_dict": load_file(folder / WEIGHTS)}
+    return {**OF_WEIGHTS_ALONE, "speechllm": record, "state_dict": load_file(folder / WEIGHTS)}

@@ -9,9 +9,10 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -38,7 +39,7 @@ class Stopped(Exception):
 class LastCheckpoints(Checkpoint):
     """Saves the run's state every few steps, after each validation and before a stop; resuming takes the newest.
 
-    None is saved at an epoch's last step if a validation follows, which a resumed run would leave out. Lightning
+    None is saved at a step that a validation follows, which a resumed run would leave out. Lightning
     calls checkpoint callbacks after all others and in their order: put this one after the one that keeps the best.
 
     Args:
@@ -55,6 +56,7 @@ class LastCheckpoints(Checkpoint):
         self.keep_best = keep_best
         self.saved_at = 0
         self.received = 0
+        self.requeued = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
@@ -72,7 +74,8 @@ class LastCheckpoints(Checkpoint):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Recognizer, *_: Any) -> None:
         step = trainer.global_step
-        if step == self.saved_at or _validation_is_next(trainer):  # in the midst of an accumulated step, or see above
+        loop = trainer.fit_loop.epoch_loop
+        if step == self.saved_at or loop._should_accumulate() or _validation_is_next(trainer):  # see above
             return
         stop = pl_module.agreed_signal
         if stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
@@ -82,7 +85,8 @@ class LastCheckpoints(Checkpoint):
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """The time limit is near, and validation may last longer: go now, the steps since the last save again."""
-        if self.received == signal.SIGUSR1 and trainer.state.fn == "fit" and in_slurm():
+        if self.received == signal.SIGUSR1 and trainer.state.fn == "fit" and in_slurm() and not self.requeued:
+            self.requeued = True
             requeue()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
@@ -139,12 +143,13 @@ def _give_up(rank: int, exception: BaseException) -> None:
 
 
 def _validation_is_next(trainer: L.Trainer) -> bool:
-    loop = trainer.fit_loop.epoch_loop
-    return loop.batch_progress.is_last_batch and loop._should_check_val_epoch()
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(cast(Any, loop._data_fetcher))
 
 
 def in_slurm() -> bool:
-    return "SLURM_JOB_ID" in os.environ
+    """Whether srun has started this process, rather than a person in an interactive job."""
+    return SLURMEnvironment.detect()
 
 
 @rank_zero_only

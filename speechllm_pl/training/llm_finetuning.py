@@ -106,6 +106,8 @@ class LlmFinetuning(Recognizer):
             raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
         if train_llm and quantize != "none":
             raise UserError(f"quantize {quantize} keeps the LLM frozen: train it with LoRA, or set quantize to none")
+        if train_llm and llm_dtype != "float32":
+            raise UserError(f"train_llm in {llm_dtype} would round its steps away: set llm_dtype to float32 with it")
         if not 0 <= text_masking < 1:
             raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
         self.llm = llm

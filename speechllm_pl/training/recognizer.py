@@ -110,6 +110,18 @@ class Recognizer(L.LightningModule):
 
     # how it lies on devices
 
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            UserError: the optimiser does not work on shards; told before any weight is read.
+        """
+        kind = type(self.make_optimizer([torch.zeros(1)]))
+        if self._mesh is not None and kind.__module__.startswith("bitsandbytes"):
+            raise UserError(
+                f"{kind.__name__} does not go with FSDP (ShardedStrategy): its state cannot be sharded. Use TRAINER=ddp,"
+                " or an optimiser of torch (--model.optimizer torch.optim.AdamW)"
+            )
+
     @property
     def receives_weights(self) -> bool:
         """Whether this rank gets its weights from the first one, and may build the model without them."""
@@ -153,12 +165,12 @@ class Recognizer(L.LightningModule):
         """The loss as a *sum* over this rank's tokens; `on_before_optimizer_step` divides once by all of them."""
         torch.manual_seed(batch.seed)  # the same draws whichever rank has this batch, however often it resumed
         self.speech.augment.epoch = self.current_epoch
-        readable = bool(batch.ids)
+        ids, readable = batch.ids, bool(batch.ids)
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part
             batch = _silence(batch, self.device)
         terms = self.loss_terms(batch)
         loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
-        self._step.add(batch.ids, finite=bool(loss.isfinite()))
+        self._step.add(ids, finite=bool(loss.isfinite()))
         self._pool(terms, readable)
         if not loss.isfinite():
             loss = loss * torch.nan  # some infinities have finite gradients, which would pass for good ones
@@ -252,7 +264,7 @@ class Recognizer(L.LightningModule):
         return True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings()}
+        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings(), "skipped_steps": self.skipped_steps}
         if self._trainer is not None and self._trainer.optimizers:
             checkpoint[RECORD]["optimizer"] = _optimizer_name(self._trainer.optimizers[0])
         state = checkpoint["state_dict"]
@@ -263,6 +275,7 @@ class Recognizer(L.LightningModule):
         if found != self.stage:
             what = STAGES.get(found, "another project")
             raise UserError(f"the checkpoint is of {what}, but one of {STAGES[self.stage]} is needed here")
+        self.skipped_steps = checkpoint[RECORD].get("skipped_steps", 0)
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")

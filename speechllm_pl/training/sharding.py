@@ -22,8 +22,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from speechllm_pl.training.checkpoints import read_checkpoint, read_record
+from speechllm_pl.training.consolidated import is_consolidated
 from speechllm_pl.training.shards import (
     MODEL,
+    has_optimizer,
     load_shards,
     optimizer_groups,
     optimizer_tensors,
@@ -142,11 +144,12 @@ class ShardedStrategy(ModelParallelStrategy):
         """Restore weights and optimiser; return the rest. Collective."""
         path = Path(self.broadcast(str(checkpoint_path)))
         module = cast(Any, self.lightning_module)
-        checkpoint = read_record(path) if path.is_dir() else read_checkpoint(path)
+        shards = path.is_dir() and not is_consolidated(path)
+        checkpoint = read_record(path) if shards else read_checkpoint(path)
         module.on_load_checkpoint(checkpoint)  # before anything is overwritten
         for optimizer in self.optimizers:  # its state exists after its first step only
             get_optimizer_state_dict(module, _plain(optimizer))
-        if path.is_dir():
+        if shards:
             self._load_sharded(path, checkpoint)
         else:
             self._load_whole(checkpoint)
@@ -155,9 +158,10 @@ class ShardedStrategy(ModelParallelStrategy):
     def _load_sharded(self, path: Path, checkpoint: dict[str, Any]) -> None:
         module = cast(Any, self.lightning_module)
         tensors = {MODEL + name: value for name, value in module.state_dict().items() if module.is_saved(name)}
-        for optimizer in self.optimizers:
+        stepped = self.optimizers and has_optimizer(path)
+        for optimizer in self.optimizers if stepped else ():
             tensors |= optimizer_tensors(self._names(), _plain(optimizer))
-        load_shards(path, tensors, only=None if self.optimizers else MODEL)
+        load_shards(path, tensors, only=None if stepped else MODEL)
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             _restore_groups(_plain(optimizer), saved)
 
@@ -169,7 +173,8 @@ class ShardedStrategy(ModelParallelStrategy):
             _fill({name: value for name, value in module.state_dict().items() if name in state}, state)
             for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
                 plain = _plain(optimizer)
-                _fill(optimizer_tensors(self._names(), plain), state_by_name(self._names(), plain, saved))
+                if saved["state"]:  # none when no step was taken yet
+                    _fill(optimizer_tensors(self._names(), plain), state_by_name(self._names(), plain, saved))
                 _restore_groups(plain, saved)
 
     def _names(self) -> dict[nn.Parameter, str]:

@@ -61,6 +61,12 @@ def load_shards(path: Path, tensors: dict[str, Tensor], only: str | None = None)
     load_distributed(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
 
+def has_optimizer(path: Path) -> bool:
+    """Whether the optimiser had taken a step, and so had a state to save."""
+    names = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+    return any(name.startswith(OPTIMIZER) for name in names)
+
+
 def join_shards(path: Path, checkpoint: dict[str, Any]) -> None:
     """Add to the record of a folder what a single file would hold besides."""
     found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata

@@ -19,7 +19,15 @@ from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
 from speechllm_pl.training.sharding import gather, release, shard
 
 ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")
-SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, *ADAM)  # seven batches an epoch
+SHORT = (
+    "--trainer.max_epochs",
+    99,
+    "--data.max_duration",
+    1.6,
+    *ADAM,
+    "--last_checkpoints.every_n_steps",
+    1,
+)  # seven batches an epoch
 WAYS = {
     "one": {"more": ("--trainer.accumulate_grad_batches", 2)},
     "one, one batch a step": {},
@@ -34,11 +42,11 @@ Train = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def train(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """`train(way, steps, resumed)` → the folder of a stage-1 run, `resumed` being one to go on from."""
+    """`train(way, resumed)` → the folder of a stage-1 run of three steps, perhaps from the second of another run on."""
 
-    def run(way: str, steps: int, resumed: Path | None = None) -> Path:
+    def run(way: str, resumed: Path | None = None, steps: int = 3) -> Path:
         folder = tmp_path_factory.mktemp("run")
-        start = () if resumed is None else ("--ckpt_path", newest_complete(resumed / "checkpoints"))
+        start = () if resumed is None else ("--ckpt_path", resumed / "checkpoints" / "step=00000002.ckpt")
         settings = dict(WAYS[way])
         more = (*SHORT, "--trainer.max_steps", steps, *start, *settings.pop("more", ()))
         finish(command("pretrain_ctc", small_config, folder, *more, **settings))
@@ -49,13 +57,14 @@ def train(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
 
 @pytest.fixture(scope="module")
 def saved(train: Train) -> Path:
-    """A run of two sharded ranks, stopped after two steps: four of seven batches."""
-    return train("fsdp on 2", 2)
+    """A run of two sharded ranks; its second step is four of seven batches on."""
+    return train("fsdp on 2")
 
 
-def ids(run: Path, ranks: int) -> list[str]:
-    """Of the first epoch, over all ranks."""
-    return [id_ for rank in range(ranks) for row in rows(run, rank) if row["epoch"] == 0 for id_ in row["ids"]]
+def ids(run: Path, ranks: int, until: int = 99) -> list[str]:
+    """Of the first epoch, over all ranks, up to a step."""
+    found = [row for rank in range(ranks) for row in rows(run, rank) if row["epoch"] == 0 and row["step"] <= until]
+    return [id_ for row in found for id_ in row["ids"]]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -66,27 +75,26 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("way", "ranks"), [("fsdp on 1", 1), ("fsdp on 4", 4)])
 def test_another_number_of_ranks_goes_on_with_just_the_rest(train: Train, saved: Path, way: str, ranks: int) -> None:
-    done = ids(saved, 2)
-    rest = ids(train(way, 6 if ranks == 1 else 3, saved), ranks)
+    done = ids(saved, 2, until=2)
+    rest = ids(train(way, saved, steps=6), ranks)
     assert len(done) == len(set(done))
     assert set(done) | set(rest) == {f"train-{number}" for number in range(8)}
     assert set(done).isdisjoint(rest) == (ranks == 1)  # four ranks, three batches left: one is repeated
 
 
 def test_sharded_and_single_checkpoints_resume_each_other(train: Train, saved: Path) -> None:
-    whole = weights(train("fsdp on 2", 3))
-    single = train("one", 2)
+    whole, single = weights(saved), train("one")
     resumed = {
-        "sharded, by shards": train("fsdp on 2", 3, saved),
-        "sharded, by copies": train("ddp on 2", 3, saved),
-        "single, by shards": train("fsdp on 2", 3, single),
+        "sharded, by shards": train("fsdp on 2", saved),
+        "sharded, by copies": train("ddp on 2", saved),
+        "single, by shards": train("fsdp on 2", single),
     }
     for way, run in resumed.items():
         found = weights(run)
         assert set(found) == set(whole)
         for name, value in whole.items():
             torch.testing.assert_close(found[name], value, rtol=0, atol=1e-4, msg=f"{way}: {name}")
-    before = weights(saved)
+    before = read_checkpoint(saved / "checkpoints" / "step=00000002.ckpt")["state_dict"]
     assert any((before[name] - value).abs().max() > 1e-3 for name, value in whole.items())
 
 
