@@ -140,6 +140,8 @@ class SpeechDataModule(L.LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict or None
+        if self._plan is not None:  # sharded models are restored late, when Lightning has asked for batches already
+            cast(Any, self.trainer).fit_loop._combined_loader = None  # let it ask again
 
     def _batches(self, split: str, **plan: Any) -> EpochBatches:
         rank, world_size = self._place()

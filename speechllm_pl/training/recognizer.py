@@ -118,7 +118,7 @@ class Recognizer(L.LightningModule):
         kind = type(self.make_optimizer([torch.zeros(1)]))
         if self._mesh is not None and kind.__module__.startswith("bitsandbytes"):
             raise UserError(
-                f"{kind.__name__} does not go with FSDP (ShardedStrategy): its state cannot be sharded. Use TRAINER=ddp,"
+                f"{kind.__name__} does not go with FSDP (ShardedStrategy): its state is not sharded. Take TRAINER=ddp,"
                 " or an optimiser of torch (--model.optimizer torch.optim.AdamW)"
             )
 

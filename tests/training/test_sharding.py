@@ -19,15 +19,8 @@ from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
 from speechllm_pl.training.sharding import gather, release, shard
 
 ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")
-SHORT = (
-    "--trainer.max_epochs",
-    99,
-    "--data.max_duration",
-    1.6,
-    *ADAM,
-    "--last_checkpoints.every_n_steps",
-    1,
-)  # seven batches an epoch
+SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, *ADAM)  # seven batches
+EACH_STEP = ("--last_checkpoints.every_n_steps", 1)
 WAYS = {
     "one": {"more": ("--trainer.accumulate_grad_batches", 2)},
     "one, one batch a step": {},
@@ -48,7 +41,7 @@ def train(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
         folder = tmp_path_factory.mktemp("run")
         start = () if resumed is None else ("--ckpt_path", resumed / "checkpoints" / "step=00000002.ckpt")
         settings = dict(WAYS[way])
-        more = (*SHORT, "--trainer.max_steps", steps, *start, *settings.pop("more", ()))
+        more = (*SHORT, *EACH_STEP, "--trainer.max_steps", steps, *start, *settings.pop("more", ()))
         finish(command("pretrain_ctc", small_config, folder, *more, **settings))
         return folder
 
