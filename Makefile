@@ -95,7 +95,7 @@ install: $(INSTALLED) ## make .venv with everything in it (VENV= installs into t
 $(VENV)/installed: pyproject.toml constraints.txt
 	command -v uv >/dev/null || { python3 -m venv $(VENV) && $(PYTHON) -m pip install --quiet uv; }
 	test -x $(PYTHON) || uv venv --quiet --python '>=3.11' $(VENV)
-	$$(command -v uv || echo $(PYTHON) -m uv) pip install --quiet --python $(PYTHON) -c constraints.txt -e '.[dev]'
+	$$(command -v uv || echo $(PYTHON) -m uv) pip install --quiet --compile-bytecode --python $(PYTHON) -c constraints.txt -e '.[dev]'
 	touch $@
 
 # --- data: every corpus becomes $(ROOT)/{train,dev,test}.jsonl.gz ---
