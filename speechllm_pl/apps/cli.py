@@ -88,10 +88,12 @@ def _end(status: int) -> NoReturn:
 
 
 def _stopped(stop: Any) -> NoReturn:
+    from speechllm_pl.training.interruption import EXIT_BASE
+
     first = not _rank() or _rank() == "rank 0: "
     if first:
         print(f"{stop}, and saved: run the same command again to continue", file=sys.stderr)
-    _end(128 + stop.signum if first else 0)  # Lightning would take another status for a crash
+    _end(EXIT_BASE + stop.signum if first else 0)  # Lightning would take another status for a crash
 
 
 def _interrupted() -> NoReturn:

@@ -205,3 +205,69 @@ def test_transcribe_takes_a_folder_and_a_stage_one_checkpoint(speechllm, corpus:
     done = speechllm("transcribe", corpus, "--checkpoint", stage_one / "checkpoints" / "best.ckpt")
     assert done.status == 0
     assert len(done.out.splitlines()) == len(list(corpus.glob("*.wav")))
+
+
+# average and consolidate
+
+
+def states(run: Path) -> list[tuple[Path, dict[str, torch.Tensor]]]:
+    """Of each checkpoint but the best one, the earliest first."""
+    paths = sorted((run / "checkpoints").glob("step=*.ckpt"))
+    return [(path, torch.load(path, map_location="cpu", weights_only=True)["state_dict"]) for path in paths]
+
+
+def test_average_is_the_mean_of_the_weights(speechllm, corpus: Path, stage_one: Path, tmp_path: Path) -> None:
+    found = states(stage_one)
+    assert len(found) >= 2
+    path = tmp_path / "average.ckpt"
+    assert speechllm("average", "--run", stage_one, "--last", 2, "--output", path).status == 0
+    averaged = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    (_, one), (_, other) = found[-2:]
+    assert set(averaged) == set(one)
+    for name, value in averaged.items():
+        torch.testing.assert_close(value, (one[name] + other[name]) / 2)
+    assert any((one[name] != other[name]).any() for name in one)
+    assert speechllm("evaluate", "--checkpoint", path, "--cuts", corpus / "test.jsonl.gz").status == 0
+
+
+def test_the_best_checkpoints_are_those_with_the_lowest_error_rates(speechllm, stage_one: Path, tmp_path: Path) -> None:
+    rates = {path: float(path.stem.split("wer=")[1]) for path, _ in states(stage_one) if "wer=" in path.name}
+    assert rates
+    path = tmp_path / "average.ckpt"
+    done = speechllm("average", "--run", stage_one, "--best", 1, "--output", path)
+    assert rates[stage_one / "checkpoints" / done.out.split()[-1]] == min(rates.values())
+    many = speechllm("average", "--run", stage_one, "--best", 99)
+    assert f"has {len(rates)} such checkpoints, and 99 were asked for" in many.error()
+    assert "say which checkpoints" in speechllm("average", "--run", stage_one).error()
+
+
+def hypotheses(speechllm, checkpoint: Path, corpus: Path, folder: Path) -> str:
+    done = speechllm("evaluate", "--checkpoint", checkpoint, "--cuts", corpus / "train.jsonl.gz", "--output", folder)
+    assert done.status == 0, done.err
+    return (folder / "hypotheses.jsonl").read_text()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_consolidated_folder_recognises_the_same(
+    speechllm, corpus: Path, stage_two: tuple[Path, str], tmp_path: Path, merge: bool
+) -> None:
+    checkpoint, folder = stage_two[0] / "checkpoints" / "best.ckpt", tmp_path / "folder"
+    again = ("consolidate", "--checkpoint", checkpoint, "--output", folder, "--merge", str(merge).lower())
+    assert speechllm(*again).status == 0
+    assert speechllm(*again).status == 0  # one of its own kind is replaced
+    assert not list(folder.rglob("*.ckpt")) + list(folder.rglob("*.bin")) + list(folder.rglob("*.pt"))
+    assert (folder / "llm" / "config.json").is_file() == merge
+    assert hypotheses(speechllm, folder, corpus, tmp_path / "after") == hypotheses(
+        speechllm, checkpoint, corpus, tmp_path / "before"
+    )
+
+
+def test_consolidate_replaces_no_other_folder(speechllm, stage_one: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").write_text("")
+    checkpoint = stage_one / "checkpoints" / "best.ckpt"
+    done = speechllm("consolidate", "--checkpoint", checkpoint, "--output", tmp_path / "precious")
+    assert "exists and is not such a folder" in done.error()
+    assert (tmp_path / "precious" / "thesis.tex").is_file()
+    merged = speechllm("consolidate", "--checkpoint", checkpoint, "--output", tmp_path / "x", "--merge", "true")
+    assert "is of stage 1 and has no LLM to merge" in merged.error()

@@ -4,26 +4,21 @@ All runs are of the installed command, five optimiser steps long, in fp32; one p
 two processes have one each. What they are compared with is only each other and the run of one process.
 """
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import COMMAND, LOGGED, ROOT, finish, rows
 
 from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
 
-ROOT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("speechllm")
 STEPS = 5
 DDP = ("--config", ROOT / "conf" / "trainer" / "ddp.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 2)
 FSDP = ("--config", ROOT / "conf" / "trainer" / "fsdp.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 2)
 EXACT = ("--trainer.precision", "32-true", "--trainer.gradient_clip_val", 0.1)
 ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")  # the paper's: Muon rounds to bf16
-LOG = ("--trainer.callbacks+=speechllm_pl.training.callbacks.StepLog",)
 SHORT = ("--trainer.max_epochs", 99, "--trainer.max_steps", STEPS, "--data.max_duration", 2.2)  # six batches an epoch
 WAYS = {
     "one": ("--trainer.accumulate_grad_batches", 2),
@@ -33,28 +28,26 @@ WAYS = {
 }
 
 
-def speechllm(*arguments: object, status: int = 0) -> str:
-    done = subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == status, done.stderr[-4000:]
-    return done.stdout + done.stderr
+def speechllm(*arguments: object) -> str:
+    return finish([str(COMMAND), *map(str, arguments)])
 
 
-def rows(run: Path) -> list[dict[str, Any]]:
-    """A row of each batch of each rank."""
-    return [json.loads(line) for path in sorted(run.glob("steps-*.jsonl")) for line in path.read_text().splitlines()]
+def both(run: Path) -> list[dict[str, Any]]:
+    """A row of each batch of each rank there is."""
+    return rows(run) + rows(run, 1)
 
 
 def utterances(run: Path) -> dict[int, set[str]]:
     """Of each step, over all ranks."""
     steps: dict[int, set[str]] = {}
-    for row in rows(run):
+    for row in both(run):
         steps.setdefault(row["step"], set()).update(row["ids"])
     return steps
 
 
 def losses(run: Path) -> list[float]:
     """Of each step, as every rank has it after its last batch."""
-    return list({row["step"]: row["loss"] for row in rows(run)}.values())
+    return list({row["step"]: row["loss"] for row in both(run)}.values())
 
 
 def trained(run: Path) -> dict[str, torch.Tensor]:
@@ -85,7 +78,7 @@ def fit(small_config: Path, llm_folder: Path, tmp_path_factory: pytest.TempPathF
             trainer = [part for part in WAYS[way] if part != "one"]
             before, after = (trainer[:2], trainer[2:]) if trainer[0] == "--config" else ([], trainer)
             speechllm(
-                *("fit", *given, *before, "--config", small_config, *after, *start, *SHORT, *EXACT, *ADAM, *LOG),
+                *("fit", *given, *before, "--config", small_config, *after, *start, *SHORT, *EXACT, *ADAM, LOGGED),
                 *("--run", path),
             )
         return runs[stage, way]
