@@ -116,3 +116,19 @@ def test_error_rates_of_two_ranks_are_exactly_those_of_one(fit: Fit, small_confi
     assert len(found[0]) == 2
     assert "WER de" in found[0][0]
     assert found[0] == found[1] == found[2]
+
+
+def test_in_bf16_trained_weights_stay_fp32_and_ranks_agree_nearly(
+    small_config: Path, llm_folder: Path, fit: Fit, tmp_path: Path
+) -> None:
+    """A frozen LLM in bf16 and bf16 products, as on GPUs; sharded and not, within what bf16 rounds."""
+    best = fit("pretrain_ctc", "one") / "checkpoints" / "best.ckpt"
+    files = (ROOT / "conf" / "finetune.yaml", ROOT / "conf" / "size" / "tiny.yaml")
+    given = [part for file in files for part in ("--config", file)]
+    start = ("--model.llm", llm_folder, "--model.encoder_checkpoint", best, "--model.llm_dtype", "bfloat16")
+    for name, way in (("ddp", DDP), ("fsdp", FSDP)):
+        options = (*start, *SHORT, *ADAM, LOGGED, "--trainer.precision", "bf16-mixed", "--run", tmp_path / name)
+        speechllm("fit", *given, *way[:2], "--config", small_config, *way[2:], *options)
+        assert {value.dtype for key, value in trained(tmp_path / name).items() if "lora_" in key} == {torch.float32}
+    assert losses(tmp_path / "fsdp") == pytest.approx(losses(tmp_path / "ddp"), rel=0.03)
+    assert len(set(losses(tmp_path / "fsdp"))) == STEPS
