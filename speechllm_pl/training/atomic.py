@@ -41,9 +41,12 @@ def rename(temporary: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a checkpoint of either kind, if it is there; a folder under another name, lest half of one be found."""
     if path.is_dir():
-        doomed = path if path.name.endswith(".partial") else partial_name(path)
-        shutil.rmtree(doomed, ignore_errors=doomed != path)
-        path.replace(doomed)
+        doomed = partial_name(path)
+        if path.suffix == doomed.suffix:  # under such a name already
+            doomed = path
+        else:
+            shutil.rmtree(doomed, ignore_errors=True)
+            path.replace(doomed)
         shutil.rmtree(doomed)
     else:
         path.unlink(missing_ok=True)

@@ -19,7 +19,8 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.llm import llm_digest
-from speechllm_pl.training.checkpoints import RECORD, AtomicCheckpointIO, newest, read_checkpoint
+from speechllm_pl.training.atomic import remove
+from speechllm_pl.training.checkpoints import RECORD, AtomicCheckpointIO, mend, newest, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
@@ -317,3 +318,18 @@ def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path: Path, mon
         AtomicCheckpointIO().save_checkpoint({"weights": torch.arange(6)}, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["last.ckpt"]
+
+
+def test_what_a_killed_run_left_is_mended(tmp_path: Path) -> None:
+    """Unfinished checkpoints of either kind go; one that was being replaced is put back unless the new one is there."""
+    for name in (".step=1.ckpt.partial", ".best.ckpt.former", ".step=2.ckpt.former", "step=2.ckpt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "inside").write_text(name)
+    (tmp_path / ".step=3.ckpt.partial").write_text("")
+    mend(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["best.ckpt", "step=2.ckpt"]
+    assert (tmp_path / "best.ckpt" / "inside").read_text() == ".best.ckpt.former"
+    assert (tmp_path / "step=2.ckpt" / "inside").read_text() == "step=2.ckpt"
+    remove(tmp_path / "step=2.ckpt")
+    remove(tmp_path / "not there")
+    assert os.listdir(tmp_path) == ["best.ckpt"]
