@@ -52,8 +52,14 @@ def in_a_process(*given: object) -> subprocess.CompletedProcess:
     )
 
 
+def newest(run: Path) -> Path:
+    path = newest_complete(run / "checkpoints")
+    assert path is not None
+    return path
+
+
 def last(run: Path) -> dict[str, Any]:
-    return read_checkpoint(run / "checkpoints" / "last.ckpt")
+    return read_checkpoint(newest(run))
 
 
 def test_make_puts_the_file_after_the_others() -> None:
@@ -83,7 +89,7 @@ def test_a_run_is_saved_resumed_and_transcribed_with(speechllm, corpus: Path, st
 
 
 def transcribed(speechllm, corpus: Path, run: Path) -> list[str]:
-    checkpoint = run / "checkpoints" / "last.ckpt"
+    checkpoint = newest(run)
     done = speechllm("transcribe", "--checkpoint", checkpoint, "--format", "json", corpus / "test-0.wav")
     assert done.status == 0, done.err
     return done.out.splitlines()
