@@ -15,7 +15,7 @@ from test_makefile import last_command
 
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.training.checkpoints import RECORD, newest_complete, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 ROOT = Path(__file__).parents[2]
