@@ -69,7 +69,7 @@ def test_a_signal_to_the_whole_job_leaves_workers_to_their_work(corpus: Path, si
     """The training process decides when to stop, and needs batches until then."""
     data = SpeechDataModule(str(corpus), max_duration=1, num_workers=2)
     loader = iter(data.train_dataloader())
-    batches = [next(loader)]
+    batches = [next(loader), next(loader)]  # one of each worker, which has then begun
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     subprocess.run(["kill", f"-{signal}", *(str(worker.pid) for worker in workers)], check=True)
