@@ -11,11 +11,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
-from speechllm_pl.training.consolidated import is_consolidated, read_consolidated
+from speechllm_pl.training.consolidated import RECORD, is_consolidated, read_consolidated
 from speechllm_pl.training.shards import RECORD_FILE, join_shards
-
-RECORD = "speechllm"
-"""The entry of a checkpoint that rebuilds its model: the stage and the module's settings."""
 
 STAGES = {"ctc": "stage 1 (make pretrain-ctc)", "llm": "stage 2 (make finetune)"}
 
@@ -36,15 +33,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Whatever the arguments: on the CPU, and without running pickled code."""
-        return read_checkpoint(path)
+        return read_checkpoint(path, optimizer=True)
 
 
-def read_checkpoint(path: str | Path, stage: str | None = None) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bool = False) -> dict[str, Any]:
     """A checkpoint's contents, sharded or not, on the CPU, without running pickled code.
 
     Args:
         path: a file, a folder of shards, whose tensors are put together here, or a consolidated folder.
         stage: `ctc` or `llm` where only that stage will do.
+        optimizer: whether its state is needed, which is twice as large as the weights.
 
     Raises:
         UserError: missing, unreadable, not ours, or of the wrong stage.
@@ -54,7 +52,7 @@ def read_checkpoint(path: str | Path, stage: str | None = None) -> dict[str, Any
         found = STAGES[checkpoint[RECORD]["stage"]]
         raise UserError(f"checkpoint {path} is of {found}, but one of {STAGES[stage]} is needed here")
     if Path(path).is_dir() and not is_consolidated(Path(path)):
-        join_shards(Path(path), checkpoint)
+        join_shards(Path(path), checkpoint, optimizer=optimizer)
     return checkpoint
 
 

@@ -12,6 +12,9 @@ from speechllm_pl.models.llm import llm_digest
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "speechllm.json", "tokenizer.model"
+RECORD = "speechllm"
+"""The entry of a checkpoint that rebuilds its model: the stage and the module's settings."""
+
 OF_WEIGHTS_ALONE = {"pytorch-lightning_version": version("lightning"), "optimizer_states": []}
 """What Lightning's `validate`, `test` and `predict` expect of a checkpoint besides."""
 
@@ -58,4 +61,4 @@ def read_consolidated(folder: Path) -> dict[str, Any]:
     record["settings"]["tokenizer"] = (folder / TOKENIZER).read_bytes()
     if (folder / LLM).is_dir():
         record["settings"]["llm"] = str(folder / LLM)
-    return {**OF_WEIGHTS_ALONE, "speechllm": record, "state_dict": load_file(folder / WEIGHTS)}
+    return {**OF_WEIGHTS_ALONE, RECORD: record, "state_dict": load_file(folder / WEIGHTS)}

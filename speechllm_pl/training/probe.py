@@ -10,6 +10,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.recognizer import Recognizer
 
 
@@ -39,7 +40,7 @@ class LargestBatches(L.Callback):
         fitted = 0.0
         for indices in datamodule.buckets("train").largest_batches():
             batch = move_data_to_device(dataset[PlannedBatch(indices, seed=0)], pl_module.device)
-            seconds = batch.waveforms.numel() / 16_000
+            seconds = batch.waveforms.numel() / SAMPLING_RATE
             try:
                 self._try(trainer, pl_module, batch)
             except torch.OutOfMemoryError as error:

@@ -170,9 +170,10 @@ class Recognizer(L.LightningModule):
             batch = _silence(batch, self.device)
         terms = self.loss_terms(batch)
         loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
-        self._step.add(ids, finite=bool(loss.isfinite()))
         self._pool(terms, readable)
-        if not loss.isfinite():
+        finite = bool(loss.isfinite())
+        self._step.add(ids, finite=finite)
+        if not finite:
             loss = loss * torch.nan  # some infinities have finite gradients, which would pass for good ones
         return loss * self.trainer.accumulate_grad_batches  # by which Lightning divides
 

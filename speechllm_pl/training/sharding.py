@@ -25,7 +25,6 @@ from speechllm_pl.training.checkpoints import read_checkpoint, read_record
 from speechllm_pl.training.consolidated import is_consolidated
 from speechllm_pl.training.shards import (
     MODEL,
-    has_optimizer,
     load_shards,
     optimizer_groups,
     optimizer_tensors,
@@ -158,10 +157,9 @@ class ShardedStrategy(ModelParallelStrategy):
     def _load_sharded(self, path: Path, checkpoint: dict[str, Any]) -> None:
         module = cast(Any, self.lightning_module)
         tensors = {MODEL + name: value for name, value in module.state_dict().items() if module.is_saved(name)}
-        stepped = self.optimizers and has_optimizer(path)
-        for optimizer in self.optimizers if stepped else ():
+        for optimizer in self.optimizers:
             tensors |= optimizer_tensors(self._names(), _plain(optimizer))
-        load_shards(path, tensors, only=None if stepped else MODEL)
+        load_shards(path, tensors)
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             _restore_groups(_plain(optimizer), saved)
 

@@ -46,45 +46,46 @@ def save_shards(target: Path, record: dict[str, Any], tensors: dict[str, Tensor]
     _wait()
 
 
-def load_shards(path: Path, tensors: dict[str, Tensor], only: str | None = None) -> None:
+def load_shards(path: Path, tensors: dict[str, Tensor]) -> None:
     """Fill `tensors` in place from a checkpoint folder, however many ranks wrote it.
 
-    Args:
-        only: compare and load just the names that begin with it.
+    The optimiser's state is left alone where it is not asked for, or the run had not taken a step to have one.
 
     Raises:
         UserError: it lacks one of them, or has others.
     """
     reader = HuggingFaceStorageReader(str(path))
-    found = {name for name in reader.read_metadata().state_dict_metadata if name.startswith(only or "")}
+    found = set(reader.read_metadata().state_dict_metadata)
+    if not all(any(name.startswith(OPTIMIZER) for name in names) for names in (tensors, found)):
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+        found = {name for name in found if name.startswith(MODEL)}
     refuse_other_keys(set(tensors), found)
     load_distributed(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
 
 
-def has_optimizer(path: Path) -> bool:
-    """Whether the optimiser had taken a step, and so had a state to save."""
-    names = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-    return any(name.startswith(OPTIMIZER) for name in names)
-
-
-def join_shards(path: Path, checkpoint: dict[str, Any]) -> None:
-    """Add to the record of a folder what a single file would hold besides."""
+def join_shards(path: Path, checkpoint: dict[str, Any], *, optimizer: bool) -> None:
+    """Add to the record of a folder what a single file would hold besides; the optimiser's state where asked for."""
     found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
-    tensors = {name: torch.empty(cast(Any, m).size, dtype=cast(Any, m).properties.dtype) for name, m in found.items()}
+    tensors = {
+        name: torch.empty(cast(Any, m).size, dtype=cast(Any, m).properties.dtype)
+        for name, m in found.items()
+        if optimizer or name.startswith(MODEL)
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no process group is needed is what we want
         load_distributed(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
     checkpoint["state_dict"] = {n.removeprefix(MODEL): t for n, t in tensors.items() if n.startswith(MODEL)}
-    for optimizer in checkpoint.get("optimizer_states", []):
-        optimizer["state"], place = {}, 0
-        for group in optimizer["param_groups"]:
-            for name in group["params"]:
-                prefix = f"{OPTIMIZER}{name}/"
-                optimizer["state"][place] = {
-                    n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
-                }
-                place += 1
-            group["params"] = list(range(place - len(group["params"]), place))
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(OPTIMIZER):
+            parameter, _, key = name.removeprefix(OPTIMIZER).rpartition("/")
+            by_parameter.setdefault(parameter, {})[key] = tensor
+    for saved in checkpoint.get("optimizer_states", []):
+        names = [name for group in saved["param_groups"] for name in group["params"]]
+        saved["state"] = {place: by_parameter[name] for place, name in enumerate(names) if name in by_parameter}
+        places = iter(range(len(names)))
+        for group in saved["param_groups"]:
+            group["params"] = [next(places) for _ in group["params"]]
 
 
 def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
