@@ -14,8 +14,9 @@ from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.models.losses import ctc_loss
-from speechllm_pl.training.recognizer import Recognizer, WeightedTerm
+from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
+from speechllm_pl.training.step import WeightedTerm
 
 
 class CtcPretraining(Recognizer):

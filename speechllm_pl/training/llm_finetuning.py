@@ -24,14 +24,10 @@ from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.training.optimizers import grouped
-from speechllm_pl.training.recognizer import (
-    Recognizer,
-    WeightedTerm,
-    check_tokenizer,
-    refuse_other_settings,
-)
+from speechllm_pl.training.recognizer import Recognizer, check_tokenizer, refuse_other_settings
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
 from speechllm_pl.training.shards import refuse_other_keys
+from speechllm_pl.training.step import WeightedTerm
 
 
 class LlmFinetuning(Recognizer):

@@ -3,14 +3,11 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from math import isfinite
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
@@ -24,22 +21,19 @@ from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.losses import LossTerm, Tokens
+from speechllm_pl.models.features import SAMPLING_RATE
+from speechllm_pl.models.losses import Tokens
 from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.schedules import Schedule
 from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, shard
 from speechllm_pl.training.shards import refuse_other_keys
+from speechllm_pl.training.step import OptimizerStep, WeightedTerm
 
 SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
 
 log = logging.getLogger(__name__)
-
-
-class WeightedTerm(NamedTuple):
-    term: LossTerm
-    weight: float
 
 
 class Recognizer(L.LightningModule):
@@ -74,7 +68,7 @@ class Recognizer(L.LightningModule):
         self.stop_signal = 0  # of this process, set from outside
         self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
         self.skipped_steps = 0
-        self._step = _Step()
+        self._step = OptimizerStep()
         self.step_loss = 0.0  # of the optimiser step so far, over all ranks
 
     # what a stage is
@@ -172,7 +166,7 @@ class Recognizer(L.LightningModule):
         loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
         self._pool(terms, readable)
         finite = bool(loss.isfinite())
-        self._step.add(ids, finite=finite)
+        self._step.note(ids, finite=finite)
         if not finite:
             loss = loss * torch.nan  # some infinities have finite gradients, which would pass for good ones
         return loss * self.trainer.accumulate_grad_batches  # by which Lightning divides
@@ -234,7 +228,7 @@ class Recognizer(L.LightningModule):
         elif gradient_clip_val:
             nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
         self.log("train/gradient_norm", norm, batch_size=1)
-        self._step = _Step()
+        self._step = OptimizerStep()
 
     def _skip_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave weights and optimiser as they are: without gradients it moves nothing, not even by momentum.
@@ -245,11 +239,9 @@ class Recognizer(L.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.skipped_steps += 1
         self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
-        step, seen = self.global_step + 1, self._step
-        if seen.broken_ids:
-            log.warning(SKIPPED, step, "loss", self.global_rank, ", ".join(seen.broken_ids))
-        elif isfinite(seen.total):  # on all ranks: then any of the batches may be the cause
-            log.warning(SKIPPED, step, "gradient", self.global_rank, ", ".join(seen.ids))
+        what, suspects = self._step.suspects()
+        if suspects:
+            log.warning(SKIPPED, self.global_step + 1, what, self.global_rank, ", ".join(suspects))
         if self.skipped_steps > self.max_skipped_steps:
             last = newest_complete(Path(self.trainer.default_root_dir, "checkpoints"))
             raise UserError(
@@ -325,26 +317,11 @@ class Recognizer(L.LightningModule):
             )
 
     def _pool(self, terms: dict[str, WeightedTerm], readable: bool) -> None:
-        """Sums and counts over ranks, in one message together with what else all of them must agree on."""
-        own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
-        own = torch.stack([value.double() * readable for value in own])
-        signal = torch.zeros(1, device=own.device, dtype=own.dtype).fill_(self.stop_signal)
-        pooled = self._over_ranks(torch.cat([own, signal]))
-        totals, counts, (self.agreed_signal,) = pooled[:-1:2], pooled[1:-1:2], map(int, pooled[-1:])
-        self._step.tokens += counts[0]
-        for (name, (_, weight)), total, count in zip(terms.items(), totals, counts, strict=True):
-            self.log(f"train/{name}", total / max(count, 1.0), batch_size=1)
-            self._step.total += weight * total
-        self.step_loss = self._step.total / max(self._step.tokens, 1.0)
+        means, self.agreed_signal = self._step.pool(terms, counts=readable, signal=self.stop_signal)
+        self.step_loss = self._step.loss
+        for name, mean in means.items():
+            self.log(f"train/{name}", mean, batch_size=1)
         self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
-
-    def _over_ranks(self, values: Tensor) -> list[float]:
-        """The sum over ranks of each value but the last, and the largest last one."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return values.tolist()
-        gathered = torch.empty(dist.get_world_size(), len(values), dtype=values.dtype, device=values.device)
-        dist.all_gather_into_tensor(gathered, values[None])
-        return [*gathered[:, :-1].sum(0).tolist(), gathered[:, -1].max().item()]
 
     def _score(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         if not batch.ids:
@@ -373,21 +350,6 @@ class Recognizer(L.LightningModule):
                 self.log(f"{split}/wer", rates["average"]["wer"], prog_bar=True)
             if not self.trainer.sanity_checking:
                 rank_zero_info(f"{split}, epoch {self.current_epoch}, {summary_line(system, rates)}")
-
-
-@dataclass
-class _Step:
-    """What one optimiser step has seen so far: several batches when gradients are accumulated."""
-
-    total: float = 0.0  # of the weighted losses, over all ranks
-    tokens: float = 0.0  # over all ranks
-    ids: list[str] = field(default_factory=list)  # of this rank
-    broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
-
-    def add(self, ids: list[str], *, finite: bool) -> None:
-        self.ids += ids
-        if not finite:
-            self.broken_ids += ids
 
 
 def _with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
@@ -436,6 +398,6 @@ def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis]) -> None:
 
 def _silence(batch: Batch, device: torch.device) -> Batch:
     """A second of nothing, in place of a batch of which no recording could be read."""
-    waveforms = torch.zeros(1, 16_000, device=device)
-    lengths = torch.tensor([16_000], device=device)
+    waveforms = torch.zeros(1, SAMPLING_RATE, device=device)
+    lengths = torch.tensor([SAMPLING_RATE], device=device)
     return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""])

@@ -1,0 +1,73 @@
+"""One optimiser step over all ranks and accumulated batches: its loss, and whose batches broke it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from speechllm_pl.models.losses import LossTerm
+
+
+class WeightedTerm(NamedTuple):
+    term: LossTerm
+    weight: float
+
+
+@dataclass
+class OptimizerStep:
+    """What has been seen of a step so far: several batches when gradients are accumulated."""
+
+    total: float = 0.0  # of the weighted losses, over all ranks
+    tokens: float = 0.0  # of the first term, over all ranks
+    ids: list[str] = field(default_factory=list)  # of this rank
+    broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
+
+    @property
+    def loss(self) -> float:
+        """The weighted loss a token."""
+        return self.total / max(self.tokens, 1.0)
+
+    def pool(self, terms: Mapping[str, WeightedTerm], *, counts: bool, signal: int) -> tuple[dict[str, float], int]:
+        """Add a batch of every rank, in one message together with what else all ranks must agree on.
+
+        Args:
+            terms: of this rank's batch; the same names on every rank.
+            counts: whether this rank's batch counts; false when none of its recordings could be read.
+            signal: this rank's, 0 for none.
+
+        Returns:
+            The mean of each term over all ranks' tokens, and the largest signal of any rank.
+        """
+        own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
+        own = torch.stack([value.double() * counts for value in own])
+        pooled = _over_ranks(torch.cat([own, own.new_tensor([signal])]))
+        totals, numbers = pooled[:-1:2], pooled[1:-1:2]
+        self.tokens += numbers[0]
+        self.total += sum(weight * total for (_, weight), total in zip(terms.values(), totals, strict=True))
+        means = (total / max(number, 1.0) for total, number in zip(totals, numbers, strict=True))
+        return dict(zip(terms, means, strict=True)), int(pooled[-1])
+
+    def note(self, ids: list[str], *, finite: bool) -> None:
+        """Remember whose loss this rank has computed, and whether it was finite."""
+        self.ids += ids
+        if not finite:
+            self.broken_ids += ids
+
+    def suspects(self) -> tuple[str, list[str]]:
+        """→ what of a step that failed is not finite, and this rank's cuts that may be the cause (or none)."""
+        if self.broken_ids or not isfinite(self.total):
+            return "loss", self.broken_ids
+        return "gradient", self.ids  # the loss was finite on all ranks, so any batch may be the cause
+
+
+def _over_ranks(values: Tensor) -> list[float]:
+    """The sum over ranks of each value but the last, and the largest last one."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values.tolist()
+    gathered = torch.empty(dist.get_world_size(), len(values), dtype=values.dtype, device=values.device)
+    dist.all_gather_into_tensor(gathered, values[None])
+    return [*gathered[:, :-1].sum(0).tolist(), gathered[:, -1].max().item()]
