@@ -365,19 +365,22 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             raise Rejected(f"truncated: the WAV header promises {missing} bytes more than there are")
         with soundfile.SoundFile(path) as file:
             if file.format == "OGG" and not ends_as_ogg(path):
-                raise Rejected("truncated: no Ogg page says that it is the last")
+                raise Rejected("truncated: it does not end with a whole Ogg page that is marked as the last")
             yield file
     except (soundfile.LibsndfileError, OSError) as error:
         raise Rejected(f"unreadable: {getattr(error, 'error_string', error)}") from error
 
 
 def ends_as_ogg(path: Path) -> bool:
-    """Whether an Ogg file has its last page. libsndfile takes one that was cut short for a shorter recording."""
+    """Whether an Ogg file has the whole of its last page. libsndfile takes a file cut short for a short recording."""
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 2 * OGG_PAGE))
+        file.seek(max(0, path.stat().st_size - OGG_PAGE))
         tail = file.read()
-    page = tail.rfind(b"OggS")
-    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)  # the flag "end of stream"
+    page = tail[max(0, tail.rfind(b"OggS\0")) :]
+    if len(page) < 27 or not page[5] & 4:  # the flag "end of stream"
+        return False
+    lengths = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(lengths)
 
 
 def _bounds(file: soundfile.SoundFile, start: float, end: float | None, max_seconds: float) -> tuple[int, int]:

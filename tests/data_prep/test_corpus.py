@@ -192,6 +192,19 @@ def test_a_file_cut_short_is_rejected(tmp_path, suffix, make_cut):
         make_cut(utterance(short), max_seconds=30)
 
 
+@pytest.mark.parametrize("suffix", ["opus", "vorbis.ogg"])
+def test_ogg_cut_anywhere_is_rejected(tmp_path, suffix):
+    whole, short = tmp_path / f"whole.{suffix}", tmp_path / f"short.{suffix}"
+    kind, subtype = FORMATS[suffix]
+    soundfile.write(whole, tone(16000, seconds=3.3), 16000, format=kind, subtype=subtype)
+    content = whole.read_bytes()
+    for length in range(0, len(content), max(1, len(content) // 50)):
+        short.write_bytes(content[:length])
+        assert reason(utterance(short)).startswith(("empty", "unreadable", "truncated"))
+    short.write_bytes(content[:-1])
+    assert reason(utterance(short)).startswith("truncated")
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("rate", [8000, 16000, 48000])
 def test_the_header_gives_the_same_cut_as_decoding(tmp_path, suffix, rate):
