@@ -23,6 +23,7 @@ PREPARE_ARGS =
 SPEECHLLM_DATA ?= ../shared/data
 FSDD    ?= $(SPEECHLLM_DATA)/free-spoken-digit-dataset
 TABLE    =
+CORPUS   =
 PARTS    =
 HOURS   ?= 3
 LANGUAGES ?=
@@ -100,17 +101,24 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 # --- data: every corpus becomes $(ROOT)/{train,dev,test}.jsonl.gz ---
 
-data: $(ROOT)/train.jsonl.gz ## prepare DATA (spoken_numbers, fsdd, table with TABLE=folder)
+data: $(ROOT)/train.jsonl.gz ## prepare DATA (spoken_numbers, fsdd, table with TABLE=folder; mls and others with CORPUS=folder)
 
 PREPARE_spoken_numbers = $(PYTHON) -m data_prep.spoken_numbers --output $(ROOT) --hours $(HOURS) --jobs $(JOBS) \
   $(if $(LANGUAGES),--languages $(LANGUAGES)) $(PREPARE_ARGS)
 PREPARE_fsdd  = $(PYTHON) -m data_prep.fsdd --corpus '$(FSDD)' --output $(ROOT) --jobs $(JOBS) $(PREPARE_ARGS)
 PREPARE_table = $(PYTHON) -m data_prep.table --table '$(TABLE)' --output $(ROOT) --copy-audio --jobs $(JOBS) $(PREPARE_ARGS)
+# Published corpora as they were unpacked: docs/data.md
+OF_LANGUAGES = mls common_voice voxpopuli
+PUBLISHED    = $(OF_LANGUAGES) librispeech
+PREPARE_published = $(PYTHON) -m data_prep.$(DATA) --corpus '$(CORPUS)' --output $(ROOT) --jobs $(JOBS) \
+  $(if $(LANGUAGES),--languages $(LANGUAGES)) $(PREPARE_ARGS)
+$(foreach name,$(PUBLISHED),$(eval PREPARE_$(name) = $$(PREPARE_published)))
 
 ifeq ($(PARTS),)
 $(ROOT)/train.jsonl.gz: | $(INSTALLED)
 	$(if $(PREPARE_$(DATA)),,$(error $@ does not exist: put train, dev and test.jsonl.gz (Lhotse cuts) into $(ROOT)))
 	$(if $(filter table,$(DATA)),$(if $(TABLE),,$(error DATA=table needs TABLE=<folder or table>; see README, Your own data)))
+	$(if $(filter $(PUBLISHED),$(DATA)),$(if $(CORPUS),,$(error DATA=$(DATA) needs CORPUS=<folder in which it was unpacked>, or your own train, dev and test.jsonl.gz in $(ROOT); see docs/data.md)))
 	$(call say,$(PREPARE_$(DATA)))
 else
 # A corpus in PARTS: each is a corpus by itself in $(ROOT)/parts (side by side with `make -j` or slurm-prepare).
@@ -123,6 +131,7 @@ endif
 
 PART_OF_spoken_numbers = LANGUAGES=$(1)
 PART_OF_table          = TABLE='$(TABLE)/$(1)'
+$(foreach name,$(OF_LANGUAGES),$(eval PART_OF_$(name) = LANGUAGES=$$(1)))
 
 $(ROOT)/parts/%/train.jsonl.gz: | $(INSTALLED)
 	$(if $(PART_OF_$(DATA)),,$(error DATA=$(DATA) cannot be prepared in parts: leave PARTS out))

@@ -22,6 +22,7 @@ from lhotse import MonoCut
 from num2words import num2words
 
 from data_prep.corpus import (
+    LABELS,
     SAMPLING_RATE,
     Rejected,
     Utterance,
@@ -169,7 +170,8 @@ def _draw(language: str, split: str, index: int, seed: int, taken: set[str], out
 
 def _digest(utterance: SpokenNumber) -> str:
     versions = {"recipe": RECIPE, "espeak": importlib.metadata.version("espeakng-loader")}
-    return digest(asdict(utterance) | versions)
+    heard = {name: value for name, value in asdict(utterance).items() if name not in LABELS}
+    return digest(heard | versions)
 
 
 def _expected_seconds(utterance: SpokenNumber) -> float:

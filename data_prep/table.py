@@ -31,6 +31,7 @@ from data_prep.corpus import (
     prepare,
     run,
 )
+from data_prep.lines import BrokenLine, as_text, count_lines, numbered_lines, tsv_records
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import LANGUAGES, normalize, strange_characters
 
@@ -63,10 +64,6 @@ Row = dict[str, str]
 """Column of `COLUMNS` → cell; an absent or empty cell has no entry."""
 
 
-class BrokenLine(Exception):
-    """A line that is no row; the message says where and why."""
-
-
 # ---------------------------------------------------------------- reading a table
 
 
@@ -90,11 +87,11 @@ def read_table(path: Path) -> Iterator[Row | BrokenLine]:
 
 def _read_jsonl(path: Path) -> Iterator[Row | BrokenLine]:
     checked = False
-    for where, line in _lines(path):
+    for where, line in numbered_lines(path):
         if not line.strip():
             continue
         try:
-            fields = json.loads(_as_text(line))
+            fields = json.loads(as_text(line))
             if not isinstance(fields, dict):
                 raise ValueError("not a JSON object")
             for name, value in fields.items():
@@ -113,7 +110,7 @@ def _read_jsonl(path: Path) -> Iterator[Row | BrokenLine]:
 
 def _read_columns(path: Path) -> Iterator[Row | BrokenLine]:
     """TSV (a tab always separates, quotes are ordinary characters) or CSV (with quotes)."""
-    records = _csv_records(path) if path.suffix.lower() == ".csv" else _tsv_records(path)
+    records = _csv_records(path) if path.suffix.lower() == ".csv" else tsv_records(path)
     header: list[str] | None = None
     for where, cells in records:
         if isinstance(cells, BrokenLine):
@@ -134,16 +131,6 @@ def _read_columns(path: Path) -> Iterator[Row | BrokenLine]:
         raise UserError(f"table {path} holds no rows")
 
 
-def _tsv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
-    for where, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            yield where, _as_text(line).rstrip("\r\n").split("\t")
-        except ValueError as error:
-            yield where, BrokenLine(f"{where}: {error}")
-
-
 def _csv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -161,19 +148,6 @@ def _csv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
                 where = f"{path}:{first}" + (f"-{reader.line_num}" if reader.line_num > first else "")
                 reason = "not UTF-8" if isinstance(error, UnicodeEncodeError) else error
                 yield where, BrokenLine(f"{where}: {reason}")
-
-
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            yield f"{path}:{number}", line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-
-
-def _as_text(line: bytes) -> str:
-    try:
-        return line.decode()
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
 
 
 def _column(header: str) -> str | None:
@@ -414,20 +388,24 @@ def main(argv: list[str] | None = None) -> None:
     if not 0 <= args.dev_fraction <= 1:
         raise UserError(f"--dev-fraction {args.dev_fraction} is not between 0 and 1")
     strange = StrangeCharacters()
-    rows = _all_utterances(args, strange)
+    sources = find_sources(args.table, args.audio)
+    rows = _all_utterances(args, sources, strange)
     make_cut = functools.partial(
         cut_from_utterance,
         max_seconds=args.max_seconds,
         copies=args.output / "audio",
         copy_all=args.copy_audio,
     )
-    prepare(rows, args.output, jobs=args.jobs, max_seconds=args.max_seconds, make_cut=make_cut)
+    total = sum(count_lines(source.table) for source in sources)
+    prepare(rows, args.output, jobs=args.jobs, max_seconds=args.max_seconds, make_cut=make_cut, total=total)
     if strange.counts:
         print(strange.report())
 
 
-def _all_utterances(args: argparse.Namespace, strange: StrangeCharacters) -> Iterable[Utterance | Rejection]:
-    for source in find_sources(args.table, args.audio):
+def _all_utterances(
+    args: argparse.Namespace, sources: Iterable[Source], strange: StrangeCharacters
+) -> Iterator[Utterance | Rejection]:
+    for source in sources:
         yield from utterances(
             source,
             language=args.language,

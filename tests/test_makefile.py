@@ -92,6 +92,32 @@ def test_own_data_needs_a_table() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("data", ["mls", "common_voice", "voxpopuli", "librispeech"])
+def test_a_published_corpus_is_prepared_from_where_it_was_unpacked(data: str) -> None:
+    given = (f"DATA={data}", "CORPUS=/my corpora/x", "ROOT=data/new", "JOBS=7", "PREPARE_ARGS=--check header")
+    command = shlex.split(last_command("data", *given).partition("; ")[2])
+    assert (ROOT / "data_prep" / f"{data}.py").is_file()
+    options = ["--corpus", "/my corpora/x", "--output", "data/new", "--jobs", "7", "--check", "header"]
+    assert command == ["python", "-m", f"data_prep.{data}", *options]
+    without = make("data", f"DATA={data}", "ROOT=data/new")
+    assert without.returncode == 2
+    assert f"DATA={data} needs CORPUS=<folder" in without.stderr
+
+
+@pytest.mark.parametrize("data", ["mls", "common_voice", "voxpopuli"])
+def test_languages_of_a_published_corpus_are_parts_of_it(data: str) -> None:
+    given = (f"DATA={data}", "CORPUS=/x", "PARTS=en pl", "ROOT=data/new")
+    whole = make("data", *given).stdout
+    for language in ("en", "pl"):
+        assert f"data_prep.{data} --corpus '/x' --output data/new/parts/{language} " in whole
+        assert f"--languages {language}" in whole
+    part = make("part", "PART=2", *given).stdout
+    assert "--languages pl" in part
+    assert "--languages en" not in part
+    (array, _) = last_command("slurm-prepare", *given).partition("; ")[2].split(" && ")
+    assert "--array=1-2" in shlex.split(array)
+
+
 def test_a_container_runs_what_the_environment_would() -> None:
     plain = last_command("evaluate", "CKPT=a.ckpt").partition("; ")[2]
     inside = last_command("evaluate", "CKPT=a.ckpt", "CONTAINER=image.sif").partition("; ")[2]

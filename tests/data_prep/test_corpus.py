@@ -1,28 +1,32 @@
 """Checks, manifests and quarantine, on recordings made here with numpy and soundfile."""
 
+import contextlib
+import dataclasses
 import functools
 import gzip
 import struct
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 
 from data_prep.corpus import (
+    Refused,
     Rejected,
     Rejection,
     Utterance,
     check_samples,
     check_transcript,
+    cut_from_header,
     cut_from_utterance,
     prepare,
     run,
-    summary_table,
     write_audio,
-    write_cuts,
 )
 from speechllm_pl.core.errors import UserError
 
@@ -176,13 +180,63 @@ def test_missing_empty_and_fake_files_are_rejected(tmp_path, monkeypatch):
     assert "ffmpeg" in reason(utterance(tmp_path / "a.m4a"))
 
 
-@pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_a_file_cut_short_is_rejected(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("make_cut", [cut_from_utterance, cut_from_header])
+def test_a_file_cut_short_is_rejected(tmp_path, suffix, make_cut):
     whole, short = tmp_path / f"whole.{suffix}", tmp_path / f"short.{suffix}"
-    soundfile.write(whole, np.random.default_rng(0).normal(size=48000) * 0.1, 16000)
-    short.write_bytes(whole.read_bytes()[:-30000])
-    cut_from_utterance(utterance(whole), max_seconds=30)
-    assert reason(utterance(short)).startswith(("truncated", "unreadable"))
+    kind, subtype = FORMATS[suffix]
+    soundfile.write(whole, np.random.default_rng(0).normal(size=160_000) * 0.1, 16000, format=kind, subtype=subtype)
+    short.write_bytes(whole.read_bytes()[: -whole.stat().st_size // 3])
+    make_cut(utterance(whole), max_seconds=30)
+    with pytest.raises(Rejected, match=r"^(truncated|unreadable)"):
+        make_cut(utterance(short), max_seconds=30)
+
+
+@pytest.mark.parametrize("suffix", ["opus", "vorbis.ogg"])
+def test_ogg_cut_anywhere_is_rejected(tmp_path, suffix):
+    whole, short = tmp_path / f"whole.{suffix}", tmp_path / f"short.{suffix}"
+    kind, subtype = FORMATS[suffix]
+    soundfile.write(whole, tone(16000, seconds=3.3), 16000, format=kind, subtype=subtype)
+    content = whole.read_bytes()
+    for length in range(0, len(content), max(1, len(content) // 50)):
+        short.write_bytes(content[:length])
+        assert reason(utterance(short)).startswith(("empty", "unreadable", "truncated"))
+    short.write_bytes(content[:-1])
+    assert reason(utterance(short)).startswith("truncated")
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("rate", [8000, 16000, 48000])
+def test_the_header_gives_the_same_cut_as_decoding(tmp_path, suffix, rate):
+    kind, subtype = FORMATS[suffix]
+    path = tmp_path / f"tone.{suffix}"
+    soundfile.write(path, tone(rate, seconds=1.2345), rate, format=kind, subtype=subtype)
+    for stretch in ({}, {"start": 0.25, "end": 1.0}):
+        utt = utterance(path, gender="female", **stretch)
+        assert cut_from_header(utt, max_seconds=30) == cut_from_utterance(utt, max_seconds=30)
+
+
+def test_what_the_header_tells_is_enough_for_these_reasons(tmp_path):
+    soundfile.write(tmp_path / "a.flac", tone(8000, 3.0), 8000)
+    soundfile.write(tmp_path / "short.flac", tone(16000, 0.05), 16000)
+    soundfile.write(tmp_path / "stereo.flac", np.stack([tone(16000)] * 2, 1), 16000)
+    (tmp_path / "empty.flac").touch()
+    cases = {
+        "wrong sampling rate": utterance(tmp_path / "a.flac"),
+        "too short": utterance(tmp_path / "short.flac"),
+        "not mono": utterance(tmp_path / "stereo.flac"),
+        "empty": utterance(tmp_path / "empty.flac"),
+        "missing": utterance(tmp_path / "none.flac"),
+        "transcript too long": utterance(tmp_path / "a.flac", "a " * 40),
+        "no transcript": utterance(tmp_path / "a.flac", " "),
+    }
+    for expected, utt in cases.items():
+        rates = (16000, 48000) if expected == "wrong sampling rate" else None
+        for make_cut in (cut_from_header, cut_from_utterance):
+            with pytest.raises(Rejected, match=expected):
+                make_cut(utt, max_seconds=30, rates=rates)
+    with pytest.raises(Rejected, match="too long"):
+        cut_from_header(utterance(tmp_path / "a.flac"), max_seconds=2.9)
 
 
 def test_a_wav_written_to_a_pipe_has_no_length_and_is_accepted(tmp_path):
@@ -266,6 +320,11 @@ def manifests(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(output.iterdir()) if path.is_file()}
 
 
+def lines(path: Path) -> list[bytes]:
+    content = path.read_bytes()
+    return (gzip.decompress(content) if path.suffix == ".gz" else content).splitlines()
+
+
 def test_any_number_of_jobs_and_any_rerun_gives_the_same_bytes(tmp_path, corpus):
     for output, jobs in (("one", 1), ("two", 2)):
         prepare(corpus, tmp_path / output, jobs=jobs, max_seconds=30)
@@ -283,13 +342,13 @@ def test_every_entry_is_in_a_manifest_or_in_the_quarantine_in_the_order_given(tm
     assert dev == [str(number) for number in range(0, 40, 4)]
     assert train == [str(number) for number in range(40) if number % 4]
     header, *lines = (tmp_path / "out" / "quarantine.tsv").read_text().splitlines()
-    assert header.split("\t") == ["split", "id", "path", "reason"]
+    assert header.split("\t") == ["split", "id", "path", "reason", "source"]
     rows = [line.split("\t") for line in lines]
     assert [row[1] for row in rows] == ["bad", "line", "7", "other"]
-    assert all(len(row) == 4 for row in rows)
+    assert all(len(row) == 5 for row in rows)
     kinds = [row[3].split(":")[0] for row in rows]
     assert kinds == ["unreadable", "broken line", "duplicate id", "unknown split"]
-    assert len(summary.rejected) + len(dev) + len(train) == len(corpus)
+    assert summary.rejected.total() + len(dev) + len(train) == len(corpus)
     printed = capsys.readouterr().out
     assert all(kind in printed for kind in kinds)
     assert "rejected: 4" in printed
@@ -313,13 +372,92 @@ def test_an_interrupted_run_leaves_the_old_manifests_and_can_be_repeated(tmp_pat
     assert manifests(output) == manifests(tmp_path / "never_stopped")
 
 
-def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path, corpus):
-    summary = prepare(corpus, tmp_path / "out", jobs=1, max_seconds=30)
-    before = manifests(tmp_path / "out")
-    cuts = [*summary.cuts_by_split["train"], None]  # the last one fails in the middle of writing
-    with pytest.raises(AttributeError):
-        write_cuts({"train": cuts}, tmp_path / "out")
-    assert manifests(tmp_path / "out") == before
+def test_manifests_that_cannot_be_written_leave_the_old_ones_and_nothing_is_checked_twice(
+    tmp_path, corpus, monkeypatch
+):
+    output = tmp_path / "out"
+    prepare(corpus[:20], output, jobs=1, max_seconds=30)
+    before = manifests(output)
+
+    def full_disk(paths: list[Path], target) -> None:
+        target.write(b"half of it")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.corpus.join_files", full_disk)
+        with pytest.raises(OSError):
+            prepare(corpus, output, jobs=1, max_seconds=30)
+    assert manifests(output) == before
+    monkeypatch.setattr("data_prep.corpus.read_audio", None)  # would fail at the first recording
+    prepare(corpus, output, jobs=1, max_seconds=30)
+    monkeypatch.undo()
+    prepare(corpus, tmp_path / "never_stopped", jobs=1, max_seconds=30)
+    assert manifests(output) == manifests(tmp_path / "never_stopped")
+
+
+@pytest.mark.parametrize("piece", [1, 7, 43, 44, 45])
+def test_pieces_of_any_size_give_the_same_manifests_and_an_interrupted_run_goes_on(
+    tmp_path, corpus, monkeypatch, piece
+):
+    prepare(corpus, tmp_path / "whole", jobs=1, max_seconds=30)
+    monkeypatch.setattr("data_prep.corpus.PIECE", piece)
+    opened = []
+
+    def make_cut(utt: Utterance) -> MonoCut:
+        if utt.id == "30" and "30" not in opened:
+            opened.append("30")
+            raise KeyboardInterrupt
+        opened.append(utt.id)
+        return cut_from_utterance(utt, max_seconds=30)
+
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt):
+            prepare(corpus, tmp_path / "out", jobs=1, max_seconds=30, make_cut=make_cut)
+    assert {name: lines(tmp_path / "out" / name) for name in manifests(tmp_path / "whole")} == {
+        name: lines(tmp_path / "whole" / name) for name in manifests(tmp_path / "whole")
+    }
+    assert len(opened) - len(set(opened)) <= piece  # of the unfinished piece alone
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(manifests(tmp_path / "whole"))
+
+
+def test_pieces_of_other_utterances_or_settings_are_not_used(tmp_path, corpus, monkeypatch):
+    def fail(paths: list[Path], target) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data_prep.corpus.join_files", fail)
+        with pytest.raises(OSError):
+            prepare(corpus, tmp_path / "out", jobs=1, max_seconds=0.7)
+    corpus[5] = dataclasses.replace(corpus[5], text="another text")
+    prepare(corpus, tmp_path / "out", jobs=1, max_seconds=30)
+    prepare(corpus, tmp_path / "anew", jobs=1, max_seconds=30)
+    assert manifests(tmp_path / "out") == manifests(tmp_path / "anew")
+
+
+def test_a_strict_run_stops_at_the_first_rejection_in_the_order_of_the_corpus(tmp_path, corpus):
+    corpus[3] = dataclasses.replace(corpus[3], source="table.tsv:5")
+    for jobs in (1, 2):
+        with pytest.raises(Refused, match=r"table.tsv:5 bad: unreadable.*bad.wav"):
+            prepare(corpus, tmp_path / "out", jobs=jobs, max_seconds=30, strict=True)
+    assert not list((tmp_path).glob("out/*.*"))
+
+
+def test_utterances_are_read_as_they_are_checked_and_not_held(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
+    monkeypatch.setattr("data_prep.corpus.PIECE", 10)
+    alive: weakref.WeakSet[Utterance] = weakref.WeakSet()
+    most = 0
+
+    def endless() -> Iterator[Utterance]:
+        nonlocal most
+        for number in range(100):
+            item = utterance(tmp_path / "a.wav", id=str(number))
+            alive.add(item)
+            most = max(most, len(alive))
+            yield item
+
+    prepare(endless(), tmp_path / "out", jobs=1, max_seconds=30)
+    assert most <= 2 * 10 + 1
 
 
 def test_a_split_that_is_gone_from_the_corpus_is_gone_from_the_output(tmp_path, corpus):
@@ -339,8 +477,8 @@ def test_a_corpus_without_a_usable_recording_is_an_error_and_keeps_the_manifests
 
 
 def test_the_summary_counts_utterances_and_seconds_per_language(tmp_path, corpus):
-    cuts_by_split = prepare(corpus, tmp_path / "out", jobs=1, max_seconds=30).cuts_by_split
-    rows = [line.split() for line in summary_table(cuts_by_split, []).splitlines()]
+    summary = prepare(corpus, tmp_path / "out", jobs=1, max_seconds=30)
+    rows = [line.split() for line in summary.table().splitlines()]
     table = {(row[0], row[1]): (int(row[2]), float(row[4])) for row in rows if len(row) == 5 and row[2].isdigit()}
     lengths = {number: 0.5 + number / 100 for number in range(40)}
     german = [seconds for number, seconds in lengths.items() if number % 2]
@@ -357,6 +495,7 @@ def test_the_manifest_is_plain_utf_8_json_lines(tmp_path, corpus):
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [
+        (Refused("--strict: t.tsv:5: silent"), 1, "error: --strict: t.tsv:5: silent"),
         (UserError("table x has no text column"), 2, "error: table x has no text column"),
         (OSError(28, "No space left on device", "out"), 2, "No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted"),

@@ -1,0 +1,186 @@
+"""Multilingual LibriSpeech (MLS) → Lhotse manifests: read audiobooks, en de nl fr es it pt pl.
+
+    python -m data_prep.mls --corpus /corpora/mls --languages pl --output data/mls
+
+CORPUS is the folder that the archives were unpacked in, with mls_polish (FLAC) or mls_polish_opus in it, or
+one of these itself. Where both are there, FLAC is read; name the folder with Opus to read that.
+
+Where    https://www.openslr.org/94 (mls_polish.tar.gz, mls_polish_opus.tar.gz and so on)
+Licence  CC BY 4.0
+Size     50,834 hours of train, dev and test; archives in GB, FLAC/Opus, and hours of train:
+         en 2400/651, 44,660 h    de 115/29, 1,967 h    nl 86/23, 1,554 h    fr 61/16, 1,077 h
+         es 50/14, 918 h          it 15/3.8, 247 h      pt 9.3/2.5, 161 h    pl 6.2/1.6, 104 h
+Time     an hour of audio takes one core 1.4 s as FLAC, 5.4 s as Opus: all of MLS 20 or 76 hours of one core;
+         --check header 1.2 or 5 hours (docs/data.md has the command that measured this)
+
+The subsets for limited supervision replace train: 9h, 1h (its six folds together), 10h (both) and 10min (one
+fold of the 1h, --fold 0 to 5).
+
+Why not lhotse.recipes: prepare_mls ends at the first missing recording, speaker or tab, and holds the corpus.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from data_prep.corpus import SPLITS, Rejection, Utterance, run
+from data_prep.lines import BrokenLine, count_lines, text_lines, tsv_records
+from data_prep.published import gender, languages_to_prepare, parser_of, prepare_published
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.text import normalize
+
+NAMES: Mapping[str, str] = {
+    "en": "english",
+    "de": "german",
+    "nl": "dutch",
+    "fr": "french",
+    "es": "spanish",
+    "it": "italian",
+    "pt": "portuguese",
+    "pl": "polish",
+}
+"""Language → what the corpus calls it."""
+
+RATES = (16_000, 48_000)
+"""Hz: all is 16 kHz, but Opus may say 48 kHz of whatever it was made from."""
+
+FOLDS = range(6)
+"""Of the hour of limited supervision: ten minutes each."""
+
+
+def find_languages(corpus: Path) -> dict[str, Path]:
+    """Language → its folder.
+
+    Raises:
+        UserError: there is none; says where to get them.
+    """
+    found = {}
+    for language, name in NAMES.items():
+        spelt = (f"mls_{name}", f"mls_{name}_opus")
+        candidates = [corpus] if corpus.resolve().name in spelt else [corpus / folder for folder in spelt]
+        folders = [folder for folder in candidates if (folder / "train" / "transcripts.txt").is_file()]
+        if folders:
+            found[language] = folders[0]
+    if not found:
+        raise UserError(
+            f"no MLS in {corpus} (looked for mls_polish/train/transcripts.txt, mls_polish_opus/… and so on): get it "
+            "from https://www.openslr.org/94, unpack it, and give the folder as CORPUS=<folder> to make or "
+            "--corpus <folder> here"
+        )
+    return found
+
+
+def read_genders(folder: Path) -> dict[str, str]:
+    """Speaker → male or female, from metainfo.txt, which has a line a chapter; without the file nothing."""
+    path = folder / "metainfo.txt"
+    genders = {}
+    for _, line in text_lines(path) if path.is_file() else ():
+        fields = [] if isinstance(line, BrokenLine) else line.split("|")
+        if len(fields) > 1:
+            genders[fields[0].strip()] = gender(fields[1])
+    return genders
+
+
+def handle_files(folder: Path, limited: str, fold: int) -> list[Path]:
+    """The files that name the recordings of a subset: 9h, 1h, 10h or 10min.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    root = folder / "train" / "limited_supervision"
+    nine_hours, folds = root / "9hr" / "handles.txt", [root / "1hr" / str(i) / "handles.txt" for i in FOLDS]
+    files = {"9h": [nine_hours], "1h": folds, "10h": [nine_hours, *folds], "10min": [folds[fold]]}[limited]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"{path} does not exist: unpack the archive again, or leave --limited out")
+    return files
+
+
+def read_handles(files: list[Path]) -> dict[str, str]:
+    """Recording → the place that names it."""
+    return {str(line).strip(): place for path in files for place, line in text_lines(path)}
+
+
+def utterances(
+    folder: Path, language: str, split: str, handles: Mapping[str, str] | None = None
+) -> Iterator[Utterance | Rejection]:
+    """One split in the order of its transcripts.txt; only those of `handles` (`read_handles`), if any are given."""
+    genders = read_genders(folder)
+    audio = folder / split / "audio"
+    suffix = _suffix(audio)
+    left = dict(handles or {})
+    for place, fields in tsv_records(folder / split / "transcripts.txt"):
+        try:
+            name, speaker, book, text = _parsed(fields)
+        except BrokenLine as error:
+            yield Rejection(split, "", str(audio), f"broken line: {error}", place)
+            continue
+        if handles is not None and name not in handles:
+            continue
+        left.pop(name, None)
+        yield Utterance(
+            id=name,
+            path=f"{audio}/{speaker}/{book}/{name}{suffix}",
+            text=normalize(text, language),
+            language=language,
+            speaker=speaker,
+            split=split,
+            gender=genders.get(speaker, ""),
+            source=place,
+        )
+    for name, place in left.items():
+        yield Rejection(split, name, str(audio), "no transcript: transcripts.txt has no such line", place)
+
+
+def _parsed(fields: list[str] | BrokenLine) -> tuple[str, str, str, str]:
+    """The recording's name, its speaker and book, and the transcript."""
+    if isinstance(fields, BrokenLine):
+        raise fields
+    parts = fields[0].split("_")
+    if len(fields) != 2 or len(parts) != 3:
+        raise BrokenLine("expected speaker_book_number, a tab and the transcript")
+    return fields[0], parts[0], parts[1], fields[1]
+
+
+def _suffix(audio: Path) -> str:
+    """Of all recordings: an archive holds one kind. Looking for each would ask the file system twelve million times."""
+    return next((path.suffix for path in audio.glob("*/*/*") if path.suffix in (".flac", ".opus")), ".flac")
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = parser_of("mls", __doc__, list(NAMES))
+    parser.add_argument("--limited", choices=("9h", "1h", "10h", "10min"), help="a subset of train, instead of it")
+    parser.add_argument("--fold", type=int, choices=FOLDS, default=0, help="of 10min (default: 0)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_arguments(argv)
+    if args.fold and args.limited != "10min":
+        raise UserError(f"--fold {args.fold} has no effect: it is for --limited 10min")
+    folders = languages_to_prepare(args.languages, find_languages(args.corpus), "MLS")
+    handles = {language: _handles(folder, args) for language, folder in folders.items()}
+
+    def all_utterances() -> Iterator[Utterance | Rejection]:
+        for language, folder in folders.items():
+            for split in SPLITS:
+                yield from utterances(folder, language, split, handles[language] if split == "train" else None)
+
+    prepare_published(args, all_utterances(), total=_total(folders, handles), rates=RATES)
+
+
+def _handles(folder: Path, args: argparse.Namespace) -> dict[str, str] | None:
+    return read_handles(handle_files(folder, args.limited, args.fold)) if args.limited else None
+
+
+def _total(folders: Mapping[str, Path], handles: Mapping[str, Mapping[str, str] | None]) -> int:
+    total = 0
+    for language, folder in folders.items():
+        named = handles[language]
+        splits = SPLITS if named is None else SPLITS[1:]
+        total += sum(count_lines(folder / split / "transcripts.txt") for split in splits) + len(named or ())
+    return total
+
+
+if __name__ == "__main__":
+    run(main)

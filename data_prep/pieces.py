@@ -1,0 +1,51 @@
+"""Long work in pieces: what an interrupted run has finished, the next one need not do again.
+
+A piece is a folder of files, named by its number and by a digest of all that it depends on, and appears when it is
+complete. In the end the files of all pieces, one after another, are the result. Files are gzipped piece by piece:
+gzip files one after another are a gzip file.
+"""
+
+import contextlib
+import gzip
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replace_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def compressed(lines: Sequence[bytes]) -> bytes:
+    """Gzipped without name and time: the same lines give the same bytes."""
+    return gzip.compress(b"".join(lines), compresslevel=6, mtime=0)
+
+
+def write_piece(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make `folder` with these files, all of them or nothing."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for name, content in files.items():
+        (temporary / name).write_bytes(content)
+    with contextlib.suppress(OSError):  # another process was faster, with the same content
+        temporary.rename(folder)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def join_files(paths: Sequence[Path], target: BinaryIO) -> None:
+    """Append all of them to `target`, in order."""
+    for path in paths:
+        with path.open("rb") as source:
+            shutil.copyfileobj(source, target, 2**20)

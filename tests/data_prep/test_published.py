@@ -1,0 +1,59 @@
+"""What all programs for published corpora promise: their help, their options, and how their lines are read."""
+
+import pytest
+
+from data_prep import common_voice, librispeech, mls, voxpopuli
+from data_prep.lines import BrokenLine, count_lines, text_lines, tsv_rows
+from data_prep.published import LANGUAGES, gender
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.text import LANGUAGES as WITH_RULES
+
+PROGRAMS = (mls, common_voice, voxpopuli, librispeech)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_says_where_to_get_it_its_licence_size_and_time(program, capsys):
+    with pytest.raises(SystemExit) as end:
+        program.main(["--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines() if line.strip()}
+    assert "https://" in lines["Where"]
+    assert "CC" in lines["Licence"]
+    assert "Size" in lines
+    assert "hour of audio" in lines["Time"]
+    assert f"python -m data_prep.{program.__name__.split('.')[1]} " in printed
+    for option in ("--corpus", "--output", "--jobs", "--check", "--strict", "--max-seconds"):
+        assert option in printed
+
+
+def test_all_languages_of_the_project_have_rules_for_their_text():
+    assert set(LANGUAGES) == set(WITH_RULES) == set(mls.NAMES)
+
+
+def test_what_speakers_say_of_themselves_is_kept_where_all_corpora_have_a_word_for_it():
+    assert [gender(label) for label in ("M", " female ", "male_masculine", "non-binary", "", "other")] == [
+        *("male", "female", "male", "", "", "")
+    ]
+
+
+def test_a_line_ends_with_a_line_feed_and_with_nothing_else(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_bytes("\ufeffone\u2028a\u0085b\x0bc\r\n\n two \nthree".encode() + b"\n\xff\n")
+    (first, *middle, last) = text_lines(path)
+    assert first == (f"{path}:1", "one\u2028a\u0085b\x0bc")
+    assert middle == [(f"{path}:3", " two "), (f"{path}:4", "three")]
+    assert last[0] == f"{path}:5"
+    assert isinstance(last[1], BrokenLine)
+    assert count_lines(path) == 5
+
+
+def test_rows_have_the_cells_of_their_columns_and_quotes_are_letters(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text('b\ta\n"1\t2\n3\n\t\n4\t5"\n')
+    rows = [row if isinstance(row, BrokenLine) else row["a"] + row["b"] for _, row in tsv_rows(path, ["a", "b"])]
+    assert rows[0] == '2"1'
+    assert "rows.tsv:3: 1 fields where 2" in str(rows[1])
+    assert rows[2:] == ['5"4']  # a row of empty cells is an empty line
+    with pytest.raises(UserError, match="no column c; columns found: b, a"):
+        list(tsv_rows(path, ["a", "c"]))
