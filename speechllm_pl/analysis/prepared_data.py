@@ -217,5 +217,3 @@ def _texts(data: PreparedData, chunk: int) -> Iterator[tuple[slice, list[str]]]:
                 begin, texts = begin + len(texts), []
     if texts:
         yield slice(begin, begin + len(texts)), texts
-
-
