@@ -169,7 +169,7 @@ def _examples_of_both(data: PreparedData, column: np.ndarray, touched: Mapping[s
 
 
 def _repeated_ids(data: PreparedData) -> dict[str, Any]:
-    values, first, counts = np.unique(data.id, return_index=True, return_counts=True)
+    _, first, counts = np.unique(data.id, return_index=True, return_counts=True)
     again = counts > 1
     examples = [data.cut(int(utterance)).id for utterance in first[again][:LISTED]]
     return {"values": int(again.sum()), "utterances": int(counts[again].sum()), "examples": examples}

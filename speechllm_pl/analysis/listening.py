@@ -5,9 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 from lhotse.cut import Cut
-from tqdm import tqdm
 
-from speechllm_pl.analysis.prepared_data import PreparedData
+from speechllm_pl.analysis.prepared_data import PreparedData, progress
 from speechllm_pl.analysis.recordings import Measures, measure
 from speechllm_pl.analysis.transcript_scores import TranscriptScore, transcript_scores
 from speechllm_pl.data.dataset import collate, read
@@ -60,7 +59,7 @@ def listen(
     """
     shortest_first = utterances[np.argsort(data.seconds[utterances], kind="stable")]
     found: dict[int, Heard] = {}
-    with tqdm(total=len(utterances), desc="recordings", unit=" recordings") as bar:
+    with progress("recordings", len(utterances), "recordings") as bar:
         for batch in _batches(data.seconds, shortest_first, max_duration):
             found |= _heard([(number, data.cut(number)) for number in batch], module)
             bar.update(len(batch))

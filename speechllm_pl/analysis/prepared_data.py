@@ -98,16 +98,22 @@ def read_through(splits: Mapping[str, Sequence[Cut]]) -> tuple[PreparedData, Let
     """
     reader = _Reader()
     for number, (split, cuts) in enumerate(splits.items()):
-        for cut in progress(cuts, f"transcripts of {split}"):
+        for cut in in_turn(cuts, f"transcripts of {split}"):
             reader.add(cut, number)
     return reader.data(splits), reader.letters
 
 
-def progress(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
+def progress(what: str, total: int, unit: str) -> tqdm:
+    """A bar; in a log file every refresh is a line, so there they are seldom."""
+    return tqdm(desc=what, total=total, unit=f" {unit}", mininterval=0.5 if sys.stderr.isatty() else 30.0)
+
+
+def in_turn(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
     """The cuts one by one, with a bar."""
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-    for position in tqdm(range(len(cuts)), desc=what, unit=" utterances", mininterval=seldom):
-        yield cuts[position]
+    with progress(what, len(cuts), "utterances") as bar:
+        for position in range(len(cuts)):
+            yield cuts[position]
+            bar.update()
 
 
 def transcript(cut: Cut) -> str:
@@ -210,7 +216,7 @@ def _texts(data: PreparedData, chunk: int) -> Iterator[tuple[slice, list[str]]]:
     texts: list[str] = []
     begin = 0
     for split, cuts in data.splits.items():
-        for cut in progress(cuts, f"languages of {split}"):
+        for cut in in_turn(cuts, f"languages of {split}"):
             texts.append(transcript(cut))
             if len(texts) == chunk:
                 yield slice(begin, begin + len(texts)), texts
