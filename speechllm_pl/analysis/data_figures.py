@@ -139,7 +139,7 @@ def overlaps(data: PreparedData) -> dict[str, Any]:
 def _shared(data: PreparedData, column: np.ndarray, pair: tuple[str, str]) -> dict[str, Any]:
     """How many values of a column of hashes both splits have, and in how many utterances of each."""
     inside = {split: data.in_split(split) & (column != 0) for split in pair}
-    common = np.intersect1d(*(column[inside[split]] for split in pair))
+    common = np.intersect1d(column[inside[pair[0]]], column[inside[pair[1]]])
     touched = {split: inside[split] & np.isin(column, common) for split in pair}
     utterances = {split: int(np.count_nonzero(touched[split])) for split in pair}
     return {

@@ -235,21 +235,21 @@ def _shared(figures: Figures) -> str:
 def _overlap(what: str, rows: Sequence[Figures]) -> str:
     if not rows:
         return f"<p>{what}: there is one split alone.</p>"
-    heads = ("Splits", what, "Utterances of each", "Share of each", "Of five words or more")
+    columns = {"utterances": ("Utterances of each", number), "share": ("Share of each", percent)}
+    if what == "Texts":
+        columns["long"] = ("Of five words or more", number)
     body = [
         (
             "",
             (
                 " ∩ ".join(row["splits"]),
                 number(row["values"]),
-                *(
-                    " / ".join(shown(row[key][split]) for split in row["splits"])
-                    for key, shown in (("utterances", number), ("share", percent), ("long", number))
-                ),
+                *(" / ".join(shown(row[key][split]) for split in row["splits"]) for key, (_, shown) in columns.items()),
             ),
         )
         for row in rows
     ]
+    heads = ("Splits", what, *(title for title, _ in columns.values()))
     examples = "".join(_overlap_example(what, example) for row in rows for example in row["examples"])
     table = _table(f"{what} in two splits, and the utterances that have them.", heads, body)
     return table + (
@@ -290,7 +290,7 @@ def _recordings(figures: Figures) -> str:
         "Medians over recordings. Loud over quiet: between the 95th and the 5th percentile of the levels of frames"
         " of 20 ms."
     )
-    judged = "; ".join(f"{title} {text}" for title, text in figures["limits"]["sound"].items())
+    judged = "; ".join(f"{title} ({text})" for title, text in figures["limits"]["sound"].items())
     return (
         f"<p>{count(sample['decoded'], 'recording')} decoded: {which}. Suspected: {escape(judged)}.</p>"
         + _table(caption, heads, rows, 2)
@@ -338,7 +338,7 @@ def _players(rows: Sequence[Figures], sources: Mapping[int, str]) -> str:
 def _player(row: Figures, sources: Mapping[int, str]) -> str:
     source = sources.get(row["utterance"])
     audio = (
-        f'<audio controls preload="none" src="{source}" aria-label="{escape(row["id"])}"></audio>'
+        f'<audio controls preload="metadata" src="{source}" aria-label="{escape(row["id"])}"></audio>'
         if source
         else '<span class="flag">cannot be played</span>'
     )
@@ -388,4 +388,4 @@ def _hours(hours: float) -> str:
 
 
 def _decibels(value: float | None, unit: str) -> str:
-    return "–" if value is None else f"{value:.0f} {unit}"
+    return "–" if value is None else f"{value:.0f} {unit}".replace("-", "−")

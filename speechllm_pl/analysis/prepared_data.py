@@ -38,7 +38,7 @@ class PreparedData:
     """
 
     splits: Mapping[str, Sequence[Cut]]
-    languages: Sequence[str]
+    languages: list[str]
     split: np.ndarray  # (N,) uint8
     language: np.ndarray  # (N,) uint16
     seconds: np.ndarray  # (N,) float32
@@ -55,9 +55,8 @@ class PreparedData:
         return len(self.split)
 
     def cut(self, utterance: int) -> Cut:
-        name = self.split_of(utterance)
         first = int(np.searchsorted(self.split, self.split[utterance]))
-        return self.splits[name][utterance - first]
+        return self.splits[self.split_of(utterance)][int(utterance) - first]
 
     def split_of(self, utterance: int) -> str:
         return list(self.splits)[self.split[utterance]]

@@ -38,10 +38,10 @@ FEWEST_FRAMES = 50
 FLOOR_DB = -120.0
 
 LIMITS = {
-    "silent": f"below {SILENT_DBFS:g} dBFS",
+    "silent": f"below −{-SILENT_DBFS:g} dBFS",
     "constant": f"{100 * DEAD_SHARE:g} % in stretches of {DEAD_SECONDS:g} s without any change",
     "clipped": f"{100 * CLIPPED_SHARE:g} % of the samples at full scale or on flat tops of the peak",
-    "DC offset": f"{OFFSET:g} of full scale",
+    "DC offset": f"a mean of {OFFSET:g} of full scale",
     "noisy": f"loud frames less than {NOISY_DB:g} dB above quiet ones",
 }
 """In words."""

@@ -119,6 +119,7 @@ summary { cursor: pointer; margin-bottom: 0.6rem; }
   background: var(--raised); }
 .alphabet small { color: var(--muted); font-size: 0.74rem; margin-left: 0.3rem; }
 .alphabet li.strange { background: var(--replaced); border-color: var(--llm); }
+.figures + details, .scroll + details { margin: 0.6rem 0 1.6rem; }
 .suspects td { vertical-align: top; }
 .suspects td:first-child { width: 17rem; }
 .suspects audio { display: block; width: 16rem; height: 2.2rem; }
