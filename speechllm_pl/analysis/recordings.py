@@ -77,7 +77,9 @@ def measure(samples: np.ndarray) -> Measures:
 def faults(measures: Measures) -> dict[str, tuple[float, str]]:
     """By kind: how bad it is, and in words. What holds no sound is not judged further."""
     if measures.level < SILENT_DBFS:
-        return {"silent": (-measures.level, f"level {measures.level:.0f} dBFS")}
+        still = abs(measures.offset) >= OFFSET
+        where = f" around {measures.offset:+.3f} of full scale" if still else ""
+        return {"constant" if still else "silent": (-measures.level, f"level {measures.level:.0f} dBFS{where}")}
     found = {}
     if measures.dead >= DEAD_SHARE:
         found["constant"] = (measures.dead, f"{100 * measures.dead:.0f} % of it does not move")
