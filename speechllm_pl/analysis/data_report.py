@@ -319,7 +319,8 @@ def _suspects(figures: Figures, sources: Mapping[int, str]) -> str:
         if found["count"]:
             shown = "" if found["count"] == len(found["worst"]) else f", the worst {len(found['worst'])} of them"
             parts.append(f"<h3>{words.title}: {number(found['count'])}{shown}</h3>{_players(found['worst'], sources)}")
-    none = [words.title.lower() for kind, words in KINDS.items() if not figures["suspects"][kind]["count"]]
+    judged = [kind for kind in KINDS if kind != "ctc" or figures["checkpoint"]]
+    none = [KINDS[kind].title.lower() for kind in judged if not figures["suspects"][kind]["count"]]
     rest = f'<p class="legend">None: {escape(", ".join(none))}.</p>' if none else ""
     seconds = f"<p>Players hold the first {figures['players']['seconds']:g} seconds at most.</p>" if parts else ""
     return seconds + "".join(parts) + rest

@@ -85,7 +85,8 @@ def _heard(batch: list[tuple[int, Cut]], module: Recognizer | None) -> dict[int,
         try:
             samples = read(cut)
         except Exception as error:  # whatever a decoder throws
-            found[number] = Heard(None, (str(error).splitlines() or [type(error).__name__])[0], None)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            found[number] = Heard(None, reason.removesuffix(" Details:"), None)  # of each of Lhotse's decoders
         else:
             loaded.append((number, cut, samples))
             found[number] = Heard(measure(samples), "", None)

@@ -80,9 +80,9 @@ def faults(measures: Measures) -> dict[str, tuple[float, str]]:
         still = abs(measures.offset) >= OFFSET
         where = f" around {measures.offset:+.3f} of full scale" if still else ""
         return {"constant" if still else "silent": (-measures.level, f"level {measures.level:.0f} dBFS{where}")}
-    found = {}
     if measures.dead >= DEAD_SHARE:
-        found["constant"] = (measures.dead, f"{100 * measures.dead:.0f} % of it does not move")
+        return {"constant": (measures.dead, f"{100 * measures.dead:.0f} % of it does not move")}
+    found = {}
     if measures.clipped >= CLIPPED_SHARE:
         found["clipped"] = (measures.clipped, f"{100 * measures.clipped:.2f} % of the samples are cut off")
     if abs(measures.offset) >= OFFSET:

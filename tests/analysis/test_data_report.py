@@ -46,7 +46,10 @@ def test_clean_data_raise_nothing(clean):
     figures, source = clean
     assert figures["findings"] == []
     assert {kind: each["count"] for kind, each in figures["suspects"].items()} == dict.fromkeys(KINDS, 0)
-    assert "Nothing was found." in Page(source).text
+    text = Page(source).text
+    assert "Nothing was found." in text
+    (none,) = re.findall(r"None: (.*?)\.", text)
+    assert none.split(", ") == [words.title.lower() for kind, words in KINDS.items() if kind != "ctc"]  # no checkpoint
 
 
 def test_every_planted_fault_is_found_by_name_and_no_other(planted):
