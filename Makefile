@@ -83,7 +83,7 @@ TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/be
 EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) \
   $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
 
-.PHONY: help install data tokenizer llm pretrain-ctc finetune evaluate transcribe report demo fsdd experiment \
+.PHONY: help install data tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd experiment \
   lint test test-long test-slurm ci clean demo-short slurm-prepare slurm-pretrain-ctc slurm-finetune slurm-evaluate \
   needs command part
 
@@ -168,6 +168,9 @@ transcribe: $(INSTALLED) ## print what is said in FILES (default checkpoint: sta
 
 report: $(INSTALLED) ## one HTML page about RUN (default runs/demo)
 	$(call say,$(SPEECHLLM) report --run $(or $(RUN),runs/demo) $(ARGS))
+
+data-report: $(INSTALLED) ## one HTML page about the prepared DATA, data/DATA/report.html (CKPT also compares audio and text)
+	$(call say,$(SPEECHLLM) data report --root $(ROOT) $(if $(CKPT),--checkpoint $(CKPT)) $(if $(OUTPUT),--output $(OUTPUT)) $(ARGS))
 
 # --- SLURM: the same as batch jobs; README, SLURM ---
 

@@ -66,8 +66,8 @@ def parses(monkeypatch: pytest.MonkeyPatch):
         raise Parsed
 
     monkeypatch.setattr(LightningCLI, "parse_arguments", parse_and_stop)
-    for module in ("evaluate", "transcribe", "report"):
-        first = {"evaluate": "read_manifest", "transcribe": "restore", "report": "read_run"}[module]
+    firsts = {"evaluate": "read_manifest", "transcribe": "restore", "report": "read_run", "data_report": "open_splits"}
+    for module, first in firsts.items():
         monkeypatch.setattr(f"speechllm_pl.apps.{module}.{first}", stop)
 
     def parses(arguments: list[str]) -> None:

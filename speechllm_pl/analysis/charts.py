@@ -179,6 +179,31 @@ def error_rate_chart(scores: Mapping[str, Any], rows: list[str], *, name: str) -
     return inline_svg(paint, size=(4.2, 1.0 + 0.36 * len(rows)), name=name, label=label)
 
 
+def histogram_chart(histogram: Mapping[str, Any], unit: str, *, name: str, label: str) -> str:
+    """Counts by language, one above the other on a common axis; in another colour all that lies beyond it.
+
+    Args:
+        histogram: `edges` between bars; `counts` by language, with one more than there are bars when it is `open`.
+    """
+    edges, counts = np.array(histogram["edges"]), histogram["counts"]
+    width = edges[1] - edges[0]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots(len(counts), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, (language, bars) in zip(axes, counts.items(), strict=True):
+            axis.bar(edges[:-1], bars[: len(edges) - 1], width=0.9 * width, align="edge", color=CTC)
+            if histogram["open"]:
+                axis.bar(edges[-1:] + width / 2, bars[-1:], width=0.9 * width, align="edge", color=LLM)
+            axis.set_ylabel(language, rotation=0, ha="right", va="center", color=INK)
+            axis.set_yticks([max(bars)], [f"{max(bars):,}".replace(",", "\u202f")])
+            axis.yaxis.tick_right()
+            axis.tick_params(axis="y", right=False, labelsize=8.5)
+        axes[-1].set_xlabel(unit)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(8))
+
+    return inline_svg(paint, size=(5.2, 0.75 + 0.55 * len(counts)), name=name, label=label)
+
+
 def alignment_chart(alignment: AlignmentMap, *, name: str) -> str:
     """The heat map of one utterance, with its scale."""
     tokens = len(alignment.tokens)

@@ -106,7 +106,30 @@ summary { cursor: pointer; margin-bottom: 0.6rem; }
 .environment { width: auto; }
 .environment td { font: 0.85rem var(--code); padding-left: 1.4rem; }
 
+.findings { max-width: 46rem; margin: 0; padding-left: 1.1rem; }
+.findings li { margin-bottom: 0.35rem; }
+.findings li::marker { color: var(--out); }
+.clean { padding: 0.7rem 1rem; border-left: 3px solid var(--in); background: var(--raised); max-width: 44rem; }
+.figures td, .figures thead th:not(.name) { text-align: right; white-space: nowrap; }
+.figures td.words { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.figures thead th.words { text-align: left; }
+.figures .whole > * { border-top: 1px solid var(--rule); color: var(--muted); }
+.alphabet { display: flex; flex-wrap: wrap; gap: 0.25rem; margin: 0.3rem 0 0.8rem; padding: 0; list-style: none; }
+.alphabet li { padding: 0.1rem 0.5rem; border: 1px solid var(--rule); border-radius: 0.3rem;
+  background: var(--raised); }
+.alphabet small { color: var(--muted); font-size: 0.74rem; margin-left: 0.3rem; }
+.alphabet li.strange { background: var(--replaced); border-color: var(--llm); }
+.figures + details, .scroll + details { margin: 0.6rem 0 1.6rem; }
+.suspects td { vertical-align: top; }
+.suspects td:first-child { width: 17rem; }
+.suspects audio { display: block; width: 16rem; height: 2.2rem; }
+.suspects .said { font-size: 1.02rem; overflow-wrap: anywhere; margin: 0 0 0.15rem; max-width: none; }
+.suspects .why { color: var(--out); font-size: 0.87rem; margin: 0; max-width: none; }
+.suspects .where { color: var(--muted); font: 0.76rem/1.5 var(--code); overflow-wrap: anywhere; margin: 0;
+  max-width: none; }
+
 @media (max-width: 36rem) {
+  .suspects td { display: block; }
   th, td { padding-inline: 0.4rem; }
   .tiles { grid-template-columns: 1fr 1fr; }
   .tile { padding: 0.8rem 0.9rem; }

@@ -106,14 +106,28 @@ def _run_command() -> None:
         sys.argv.append("--help")
     command, programs = sys.argv[1], _programs()
     commands = (*TRAINER_COMMANDS, *programs)
-    if command == "plan":
+    group = [name for name in programs if name.startswith(f"{command} ")]
+    if group:
+        _run_one_of(group, programs)
+    elif command == "plan":
         programs[command](sys.argv[2:], _fit_configuration)
     elif command in programs:
-        _run_program(programs[command], sys.argv[2:])
+        _run_program(command, programs[command], sys.argv[2:])
     elif command in commands or command.startswith("-"):
         _trainer_cli(programs)
     else:
         raise UserError(f"there is no command {command}.{_nearest(command, commands)} Commands: {', '.join(commands)}")
+
+
+def _run_one_of(group: list[str], programs: dict[str, Any]) -> None:
+    """The program of a group, which two words name."""
+    name = " ".join(sys.argv[1:3])
+    if name in group:
+        _run_program(name, programs[name], sys.argv[3:])
+    elif len(sys.argv) == 2 or sys.argv[2].startswith("-"):
+        print(_program_list({name: programs[name] for name in group}))
+    else:
+        raise UserError(f"there is no command {name}.{_nearest(name, group)} Commands: {', '.join(group)}")
 
 
 def _user_error(error: BaseException | None) -> str | None:
@@ -128,19 +142,20 @@ def _user_error(error: BaseException | None) -> str | None:
 def _programs() -> dict[str, Any]:
     from speechllm_pl.apps.average import average
     from speechllm_pl.apps.consolidate import consolidate
+    from speechllm_pl.apps.data_report import data_report
     from speechllm_pl.apps.evaluate import evaluate
     from speechllm_pl.apps.plan import plan
     from speechllm_pl.apps.report import report
     from speechllm_pl.apps.transcribe import transcribe
 
     programs = (evaluate, transcribe, report, plan, average, consolidate)
-    return {program.__name__: program for program in programs}
+    return {program.__name__: program for program in programs} | {"data report": data_report}
 
 
-def _run_program(program: Any, arguments: list[str]) -> None:
+def _run_program(name: str, program: Any, arguments: list[str]) -> None:
     """Options by name; only `files` stand without one, as shells expand them."""
     names = set(inspect.signature(program).parameters)
-    parser = _parser_class()(prog=f"speechllm {program.__name__}", description=_summary(program))
+    parser = _parser_class()(prog=f"speechllm {name}", description=_summary(program))
     parser.add_function_arguments(program, as_positional=False, skip={"files"})
     if "files" in names:
         parser.add_argument("files", nargs="+", type=str, help="audio files, or folders of them")

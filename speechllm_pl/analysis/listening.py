@@ -1,0 +1,97 @@
+"""A sample of the recordings of prepared data, decoded once: measured, and scored by a model if there is one."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from lhotse.cut import Cut
+
+from speechllm_pl.analysis.prepared_data import PreparedData, progress
+from speechllm_pl.analysis.recordings import Measures, measure
+from speechllm_pl.analysis.transcript_scores import TranscriptScore, transcript_scores
+from speechllm_pl.data.dataset import collate, read
+from speechllm_pl.training.recognizer import Recognizer
+
+
+class Heard(NamedTuple):
+    """What is known of one recording."""
+
+    measures: Measures | None  # None: it cannot be read
+    error: str
+    score: TranscriptScore | None  # None: without a model, or it cannot be read
+
+
+def drawn(data: PreparedData, size: int, seed: int) -> np.ndarray:
+    """`(n,)` utterances, `size` at most, in order; all where there are no more.
+
+    Every split and language has as many as the others, or all that it has: else a small language, or the test set of
+    a large corpus, would hardly be in it.
+    """
+    if len(data) <= size:
+        return np.arange(len(data))
+    random = np.random.default_rng(seed)
+    group = data.split.astype(np.int64) * len(data.languages) + data.language
+    groups = [np.flatnonzero(group == number) for number in np.unique(group)]
+    quotas = _quotas([len(members) for members in groups], size)
+    chosen = [random.choice(members, quota, replace=False) for members, quota in zip(groups, quotas, strict=True)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _quotas(available: list[int], size: int) -> list[int]:
+    """As equal as they can be; together `size`, where there are as many."""
+    quotas = [0] * len(available)
+    left = size
+    smallest_first = sorted(range(len(available)), key=lambda number: available[number])
+    for place, number in enumerate(smallest_first):
+        quotas[number] = min(available[number], left // (len(available) - place))
+        left -= quotas[number]
+    return quotas
+
+
+def listen(
+    data: PreparedData, utterances: np.ndarray, module: Recognizer | None, max_duration: float
+) -> dict[int, Heard]:
+    """Decode each of `utterances` once.
+
+    Args:
+        module: scores the transcripts, if given.
+        max_duration: seconds of audio in a batch for it, padding included.
+    """
+    shortest_first = utterances[np.argsort(data.seconds[utterances], kind="stable")]
+    found: dict[int, Heard] = {}
+    with progress("recordings", len(utterances), "recordings") as bar:
+        for batch in _batches(data.seconds, shortest_first, max_duration):
+            found |= _heard([(number, data.cut(number)) for number in batch], module)
+            bar.update(len(batch))
+    return found
+
+
+def _batches(seconds: np.ndarray, utterances: Iterable[int], max_duration: float) -> Iterator[list[int]]:
+    """Of utterances by rising length, so that the last of a batch is its longest."""
+    batch: list[int] = []
+    for number in map(int, utterances):
+        if batch and seconds[number] * (len(batch) + 1) > max_duration:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _heard(batch: list[tuple[int, Cut]], module: Recognizer | None) -> dict[int, Heard]:
+    found: dict[int, Heard] = {}
+    loaded: list[tuple[int, Cut, np.ndarray]] = []
+    for number, cut in batch:
+        try:
+            samples = read(cut)
+        except Exception as error:  # whatever a decoder throws
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            found[number] = Heard(None, reason.removesuffix(" Details:"), None)  # of each of Lhotse's decoders
+        else:
+            loaded.append((number, cut, samples))
+            found[number] = Heard(measure(samples), "", None)
+    if module is not None and loaded:
+        scores = transcript_scores(module, collate([(cut, samples) for _, cut, samples in loaded], []))
+        for (number, _, _), score in zip(loaded, scores, strict=True):
+            found[number] = found[number]._replace(score=score)
+    return found

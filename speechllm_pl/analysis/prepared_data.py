@@ -1,0 +1,224 @@
+"""Prepared data as columns: what one look at every transcript tells, in 41 bytes an utterance.
+
+Twelve million utterances are half a gigabyte so, where as many Python objects would be tens. Texts, ids and speakers
+become hashes of 8 bytes. That two of twelve million different texts share one has a chance of 1 in 250,000.
+"""
+
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from lhotse.cut import Cut
+from tqdm import tqdm
+
+from speechllm_pl.analysis.letters import FOLDS, LetterModels
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.text import LANGUAGES
+from speechllm_pl.data.manifest import read_manifest
+
+SPLITS = ("train", "dev", "test")
+
+NOBODY = ("", "unknown")
+"""What stands in manifests where the speaker is not known."""
+
+EXAMPLES = 3
+"""Utterances that are remembered for each strange character."""
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """N utterances of all splits, one after another.
+
+    Columns hold a value an utterance; `split` and `language` are positions in `splits` and `languages`.
+    """
+
+    splits: Mapping[str, Sequence[Cut]]
+    languages: list[str]
+    split: np.ndarray  # (N,) uint8
+    language: np.ndarray  # (N,) uint16
+    seconds: np.ndarray  # (N,) float32
+    characters: np.ndarray  # (N,) uint32, spaces between words included
+    words: np.ndarray  # (N,) uint32
+    text: np.ndarray  # (N,) uint64 hash; 0: no text
+    id: np.ndarray  # (N,) uint64 hash
+    speaker: np.ndarray  # (N,) uint64 hash; 0: not known
+    alphabet: np.ndarray  # (N,) uint16: 0, or 1 + position in LANGUAGES of that whose alphabet fits instead
+    counts: Mapping[str, Counter[str]]  # characters by language
+    examples: Mapping[tuple[str, str], list[int]]  # (language, strange character) → utterances
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def cut(self, utterance: int) -> Cut:
+        first = int(np.searchsorted(self.split, self.split[utterance]))
+        return self.splits[self.split_of(utterance)][int(utterance) - first]
+
+    def split_of(self, utterance: int) -> str:
+        return list(self.splits)[self.split[utterance]]
+
+    def language_of(self, utterance: int) -> str:
+        return self.languages[self.language[utterance]]
+
+    def in_split(self, name: str) -> np.ndarray:
+        """`(N,)` bool."""
+        return self.split == list(self.splits).index(name)
+
+    def in_language(self, code: str) -> np.ndarray:
+        """`(N,)` bool."""
+        return self.language == self.languages.index(code)
+
+
+def open_splits(root: Path) -> dict[str, Sequence[Cut]]:
+    """Those of train, dev and test that there are.
+
+    Raises:
+        UserError: there is none, or a manifest is broken.
+    """
+    found = {}
+    for split in SPLITS:
+        paths = [path for path in (root / f"{split}.jsonl.gz", root / f"{split}.jsonl") if path.is_file()]
+        if paths:
+            found[split] = read_manifest(paths[0])
+    if not found:
+        raise UserError(f"{root} has none of train, dev and test.jsonl.gz: prepare the data first, or correct --root")
+    return found
+
+
+def read_through(splits: Mapping[str, Sequence[Cut]]) -> tuple[PreparedData, LetterModels]:
+    """Look at every cut once.
+
+    Raises:
+        UserError: a line is no cut.
+    """
+    reader = _Reader()
+    for number, (split, cuts) in enumerate(splits.items()):
+        for cut in in_turn(cuts, f"transcripts of {split}"):
+            reader.add(cut, number)
+    return reader.data(splits), reader.letters
+
+
+def progress(what: str, total: int, unit: str) -> tqdm:
+    """A bar; in a log file every refresh is a line, so there they are seldom."""
+    return tqdm(desc=what, total=total, unit=f" {unit}", mininterval=0.5 if sys.stderr.isatty() else 30.0)
+
+
+def in_turn(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
+    """The cuts one by one, with a bar."""
+    with progress(what, len(cuts), "utterances") as bar:
+        for position in range(len(cuts)):
+            yield cuts[position]
+            bar.update()
+
+
+def transcript(cut: Cut) -> str:
+    """Its text, words separated by single spaces."""
+    return " ".join((cut.supervisions[0].text or "").split())
+
+
+def hash_of(text: str) -> int:
+    """64 bits, the same in every process and run."""
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def alphabet_that_fits(letters: set[str], language: str) -> int:
+    """1 + the position in LANGUAGES of the first with all of `letters`, where two and more are not of `language`."""
+    if len(letters - LANGUAGES[language].known_characters) < 2:
+        return 0  # one letter is a name or a loan word more often than another language
+    fitting = (number for number, rules in enumerate(LANGUAGES.values(), 1) if letters <= rules.known_characters)
+    return next(fitting, 0)
+
+
+class _Reader:
+    """Columns in the making."""
+
+    def __init__(self) -> None:
+        kinds = {"split": "B", "language": "H", "seconds": "f", "characters": "I", "words": "I"}
+        kinds |= {"text": "Q", "id": "Q", "speaker": "Q", "alphabet": "H"}
+        self.columns = {name: array(kind) for name, kind in kinds.items()}
+        self.languages: dict[str, int] = {}
+        self.counts: dict[str, Counter[str]] = {}
+        self.examples: dict[tuple[str, str], list[int]] = {}
+        self.letters = LetterModels()
+
+    def add(self, cut: Cut, split: int) -> None:
+        supervision = cut.supervisions[0]
+        language, speaker = supervision.language or "und", supervision.speaker or ""
+        text = transcript(cut)
+        hashed = hash_of(text) if text else 0
+        row = {
+            "split": split,
+            "language": self.languages.setdefault(language, len(self.languages)),
+            "seconds": cut.duration,
+            "characters": len(text),
+            "words": text.count(" ") + 1 if text else 0,
+            "text": hashed,
+            "id": hash_of(cut.id),
+            "speaker": 0 if speaker in NOBODY else hash_of(speaker),
+            "alphabet": self._look_at_letters(text, language),
+        }
+        for name, value in row.items():
+            self.columns[name].append(value)
+        self.letters.add(text, language, fold_of(hashed))
+
+    def _look_at_letters(self, text: str, language: str) -> int:
+        self.counts.setdefault(language, Counter()).update(text)
+        if language not in LANGUAGES:
+            return 0
+        letters = set(text)
+        strange = letters - LANGUAGES[language].known_characters
+        for character in strange:
+            examples = self.examples.setdefault((language, character), [])
+            if len(examples) < EXAMPLES:
+                examples.append(len(self.columns["split"]))
+        return alphabet_that_fits(letters, language) if strange else 0
+
+    def data(self, splits: Mapping[str, Sequence[Cut]]) -> PreparedData:
+        columns = {name: np.frombuffer(column, column.typecode) for name, column in self.columns.items()}
+        return PreparedData(splits, list(self.languages), **columns, counts=self.counts, examples=self.examples)
+
+
+def fold_of(text_hash: int) -> int:
+    """Of the letter models: the same for the same text."""
+    return text_hash % FOLDS
+
+
+def judged_by_letters(data: PreparedData, letters: LetterModels, chunk: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """How much better each text fits another language of the corpus than its own, by the second look at them.
+
+    Returns:
+        `(N,)` float32 nats by which the best other language is ahead, -inf where nothing can be compared; and
+        `(N,)` int16 its position in `letters.languages()`.
+    """
+    known = letters.languages()
+    ahead, best = np.full(len(data), -np.inf, np.float32), np.zeros(len(data), np.int16)
+    if not known:
+        return ahead, best
+    columns = np.array([known.index(code) if code in known else -1 for code in data.languages])
+    for rows, texts in _texts(data, chunk):
+        scores = letters.scores(texts, [fold_of(int(hashed)) for hashed in data.text[rows]])
+        own = columns[data.language[rows]]
+        place = np.arange(len(texts))
+        own_scores = np.where(own >= 0, scores[place, own], np.inf)
+        scores[place[own >= 0], own[own >= 0]] = -np.inf
+        best[rows] = scores.argmax(1)
+        ahead[rows] = scores.max(1) - own_scores
+    return ahead, best
+
+
+def _texts(data: PreparedData, chunk: int) -> Iterator[tuple[slice, list[str]]]:
+    """All transcripts again, `chunk` at a time."""
+    texts: list[str] = []
+    begin = 0
+    for split, cuts in data.splits.items():
+        for cut in in_turn(cuts, f"languages of {split}"):
+            texts.append(transcript(cut))
+            if len(texts) == chunk:
+                yield slice(begin, begin + len(texts)), texts
+                begin, texts = begin + len(texts), []
+    if texts:
+        yield slice(begin, begin + len(texts)), texts
