@@ -18,11 +18,12 @@ import torch
 from lhotse.audio.mixer import AudioMixer
 from lhotse.augmentation.compress import Compress
 from lhotse.augmentation.rir import ReverbWithImpulseResponse
-from lhotse.augmentation.torchaudio import MuLawCodec, Narrowband, Speed, Volume
+from lhotse.augmentation.torchaudio import Narrowband, Speed, Volume
 from lhotse.augmentation.utils import FastRandomRIRGenerator
+from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.noise_and_rooms import draw, first_line, impulse_response, recordings_of, stretch
+from speechllm_pl.data.noise_and_rooms import draw, impulse_response, in_one_line, recordings_of, stretch
 from speechllm_pl.data.utterance import Utterance
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -105,7 +106,7 @@ class Perturbation(Augmentation):
         except UserError:
             raise
         except Exception as error:  # whatever a codec throws: one odd utterance must not end the run
-            log.warning("%s left %s as it was: %s", type(self).__name__, utterance.id, error)
+            log.warning("%s left %s as it was: %s", type(self).__name__, utterance.id, in_one_line(error))
             return utterance
         return utterance._replace(samples=samples.astype(np.float32), drawn=(*utterance.drawn, drawn))
 
@@ -298,8 +299,7 @@ class CompressMuLaw(Perturbation):
     def change(self, samples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str]:
         if self.telephone:
             return _coded(Narrowband("mulaw", SAMPLING_RATE, restore_orig_sr=True), samples), "μ-law at 8 kHz"
-        codec = MuLawCodec()
-        return _coded(lambda scaled, _: codec(torch.from_numpy(scaled)).numpy(), samples), "μ-law at 16 kHz"
+        return _coded(_mu_law, samples), "μ-law at 16 kHz"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,7 +313,8 @@ class Concatenate(Augmentation):
     Args:
         probability: share of the batches whose utterances are joined.
         max_seconds: of a joined utterance.
-        pause_seconds: of silence between two; CTC then has at least as many frames as for the two apart.
+        pause_seconds: of silence between two. From 0.2 s on CTC has one frame more than for the two apart, which it
+            needs where the next begins with the token that the last one ended with.
         room: by which factor a batch may grow, padding included; batches are planned shorter by it.
     """
 
@@ -325,8 +326,8 @@ class Concatenate(Augmentation):
         super().__post_init__()
         if not self.max_seconds > 0:
             raise self._error(f"max_seconds {self.max_seconds} must be above 0")
-        if not 0.1 <= self.pause_seconds <= 10:
-            raise self._error(f"pause_seconds {self.pause_seconds} is not within 0.1 … 10")
+        if not 0.2 <= self.pause_seconds <= 10:
+            raise self._error(f"pause_seconds {self.pause_seconds} is not within 0.2 … 10")
         if not 1 <= self.room <= 3:
             raise self._error(f"room {self.room} is not within 1 … 3")
 
@@ -390,6 +391,11 @@ def _coded(codec: Callable[[np.ndarray, int], np.ndarray], samples: np.ndarray) 
     return np.pad(coded, (0, max(0, len(samples) - len(coded))))[: len(samples)]
 
 
+def _mu_law(samples: np.ndarray, _: int) -> np.ndarray:
+    """In 8 bits and back, at whatever sampling rate: Lhotse has it at 8 kHz only."""
+    return mu_law_decoding(mu_law_encoding(torch.from_numpy(samples), 256), 256).numpy()
+
+
 def _check_codec(codec: Compress, name: str) -> None:
     """
     Raises:
@@ -400,5 +406,5 @@ def _check_codec(codec: Compress, name: str) -> None:
     except Exception as error:  # libsndfile's, or its wrapper's about an unknown format
         raise UserError(
             f"Compress{name.title()} in data.augmentations: libsndfile {soundfile.__libsndfile_version__} of this"
-            f" machine cannot write {name} ({first_line(error)}): pip install -U soundfile, or leave it out"
+            f" machine cannot write {name} ({in_one_line(error)}): pip install -U soundfile, or leave it out"
         ) from error

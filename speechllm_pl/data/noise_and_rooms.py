@@ -66,7 +66,7 @@ def _opened(candidate: Path | Recording) -> Recording | None:
             raise UserError("it is empty")
         return recording
     except Exception as error:  # whatever a decoder throws
-        log.warning("left out %s, which cannot be read: %s", getattr(candidate, "id", candidate), first_line(error))
+        log.warning("left out %s, which cannot be read: %s", getattr(candidate, "id", candidate), in_one_line(error))
         return None
 
 
@@ -79,11 +79,11 @@ def draw(
         UserError: ten in a row cannot be read.
     """
     for _ in range(TRIES):
-        recording = recordings[generator.integers(len(recordings))]
+        recording = recordings[int(generator.integers(len(recordings)))]
         try:
             return load(recording), recording.id
         except Exception as error:  # whatever a decoder throws
-            reason = f"{recording.id}, which cannot be read: {first_line(error)}"
+            reason = f"{recording.id}, which cannot be read: {in_one_line(error)}"
             log.warning("passed over %s", reason)
     raise UserError(f"{TRIES} recordings of noise or rooms in a row cannot be read, at last {reason}")
 
@@ -110,5 +110,5 @@ def impulse_response(recording: Recording) -> np.ndarray:
     return response
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
