@@ -241,10 +241,18 @@ def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figu
             if utterance is None:  # joined with another
                 panel.set_axis_off()
                 continue
-            padded = np.pad(utterance.samples, (0, max(0, 512 - len(utterance.samples))))
-            panel.specgram(padded + 1e-6, NFFT=512, noverlap=352, Fs=SAMPLING_RATE, vmin=-140, vmax=-30, cmap="magma")
+            shown = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -60, "vmax": 30}
+            extent = (0, len(utterance.samples) / SAMPLING_RATE, 0, SAMPLING_RATE / 2)
+            panel.imshow(_decibels(utterance.samples), extent=extent, **shown)
             panel.set(title="; ".join(utterance.drawn) or utterance.id, xlabel="seconds", ylabel="Hz")
     return figure
+
+
+def _decibels(samples: np.ndarray) -> np.ndarray:
+    """`(N,)` → `(257, T)`: windows of 32 ms every 10 ms."""
+    padded = torch.from_numpy(np.pad(samples, (0, max(0, 512 - len(samples)))))
+    spectrum = torch.stft(padded, 512, hop_length=160, window=torch.hann_window(512), return_complex=True)
+    return 20 * spectrum.abs().clamp(min=1e-4).log10().numpy()
 
 
 def _add_audio(board: SummaryWriter, tag: str, utterance: Utterance) -> None:
