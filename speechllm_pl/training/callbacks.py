@@ -236,6 +236,7 @@ def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figu
     """Spectrograms in dB on one scale of time: on the left what was recorded, on the right what training sees."""
     rows = max(len(before), len(after))
     figure, panels = plt.subplots(rows, 2, figsize=(14, 3 * rows), sharex=True, squeeze=False, layout="constrained")
+    longest = max(len(utterance.samples) for utterance in (*before, *after)) / SAMPLING_RATE
     for column, utterances in zip(panels.T, (before, after), strict=True):
         for panel, utterance in itertools.zip_longest(column, utterances):
             if utterance is None:  # joined with another
@@ -244,7 +245,8 @@ def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figu
             shown = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -60, "vmax": 30}
             extent = (0, len(utterance.samples) / SAMPLING_RATE, 0, SAMPLING_RATE / 2)
             panel.imshow(_decibels(utterance.samples), extent=extent, **shown)
-            panel.set(title="; ".join(utterance.drawn) or utterance.id, xlabel="seconds", ylabel="Hz")
+            title = "; ".join(utterance.drawn) or utterance.id
+            panel.set(title=title, xlabel="seconds", ylabel="Hz", xlim=(0, longest))
     return figure
 
 

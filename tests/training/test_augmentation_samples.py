@@ -73,9 +73,11 @@ def test_all_together_is_what_the_first_epoch_has(found: EventAccumulator, corpu
 def test_the_figure_says_what_was_drawn_and_shows_it() -> None:
     time = np.arange(16_000) / 16_000
     before = [Utterance("tone", (0.3 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32), "text", "en")]
+    before.append(before[0]._replace(id="short", samples=before[0].samples[:3_000]))
     figure = augmentation_figure(before, augment(before, [PerturbSpeed(factors=(0.5,))], 0, 0))
-    left, right = figure.axes
-    assert (left.get_title(), right.get_title()) == ("tone", "speed 0.5")
+    left, right = figure.axes[:2]
+    assert [panel.get_title() for panel in figure.axes] == ["tone", "speed 0.5", "short", "speed 0.5"]
+    assert left.get_xlim() == right.get_xlim() == (0, 2.0)  # the last picture drawn would set it otherwise
     for panel, hertz, seconds in ((left, 1000, 1.0), (right, 500, 2.0)):
         (image,) = panel.images
         shown = np.asarray(image.get_array())  # (bins, frames)
