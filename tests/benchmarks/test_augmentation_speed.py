@@ -19,7 +19,7 @@ def test_every_shipped_augmentation_is_measured() -> None:
     shipped = {
         name
         for path in (ROOT / "conf" / "augment").glob("*.yaml")
-        for name in (f"AUGMENT={path.stem}", *re.findall(r"augmentation\.(\w+)", path.read_text()))
+        for name in (f"AUGMENT={path.stem}", *re.findall(r"class_path: .*\.(\w+)", path.read_text()))
     }
     measured = set(re.findall(r"^  ([A-Z][\w=]+) +[\d,]+$", done.stdout, flags=re.MULTILINE))
     assert measured == shipped - {"AddNoise"}
