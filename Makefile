@@ -1,5 +1,5 @@
 # Everything a user does here, from a clone to a score table. `make help` lists it.
-# Stages take DATA, SIZE, TRAINER, RUN, CKPT, LLM and ARGS; ARGS goes to `speechllm` as it is:
+# Stages take DATA, SIZE, TRAINER, AUGMENT, RUN, CKPT, LLM and ARGS; ARGS goes to `speechllm` as it is:
 #   make finetune DATA=fsdd ARGS="--model.freeze_encoder true --trainer.max_epochs 5"
 # The paper's ablations: LLM=bloom-560m (conf/llm), STRIDE=3 (encoder frames of 80 ms), LORA_R=16, MASKING=0.125
 
@@ -12,6 +12,7 @@ VENV     = .venv
 DATA     = spoken_numbers
 SIZE     = tiny
 TRAINER  = cpu
+AUGMENT  =
 CKPT     =
 STRIDE   =
 LORA_R   =
@@ -32,8 +33,8 @@ PIECE   ?= $(if $(filter tiny,$(SIZE)),4,16)
 ROOT    ?= data/$(DATA)
 LLM     ?= $(ROOT)/llm
 
-CTC_RUN ?= runs/pretrain_ctc/$(DATA)-$(SIZE)
-LLM_RUN ?= runs/finetune/$(DATA)-$(SIZE)$(VARIANT)
+CTC_RUN ?= runs/pretrain_ctc/$(DATA)-$(SIZE)$(addprefix -,$(AUGMENT))
+LLM_RUN ?= runs/finetune/$(DATA)-$(SIZE)$(addprefix -,$(AUGMENT))$(VARIANT)
 SPLIT   ?= test
 MAX_WER ?=
 OUTPUT  ?=
@@ -53,17 +54,19 @@ export OMP_NUM_THREADS ?= 1
 endif
 export TOKENIZERS_PARALLELISM ?= false
 
-# What DATA, SIZE and TRAINER may be: the files of conf/.
-$(foreach kind,DATA:data SIZE:size TRAINER:trainer,$(foreach name,$(firstword $(subst :, ,$(kind))), \
+# What DATA, SIZE, TRAINER and AUGMENT may be: the files of conf/.
+$(foreach kind,DATA:data SIZE:size TRAINER:trainer $(if $(AUGMENT),AUGMENT:augment), \
+  $(foreach name,$(firstword $(subst :, ,$(kind))), \
   $(foreach folder,conf/$(lastword $(subst :, ,$(kind))),$(if $(wildcard $(folder)/$($(name)).yaml),, \
   $(error $(name)=$($(name)): there is no $(folder)/$($(name)).yaml; there are $(basename $(notdir $(wildcard $(folder)/*.yaml))))))))
 
 comma   := ,
 space   := $(subst ,, )
 list    = $(subst $(space),$(comma),$(strip $(1)))
-# Stage, data, size, what the stage does differently at this size (if anything), trainer.
+# Stage, data, size, what the stage does differently at this size (if anything), trainer, augmentation (if any).
 CONFIGS = --config conf/$(1).yaml --config conf/data/$(DATA).yaml --config conf/size/$(SIZE).yaml \
   $(addprefix --config ,$(wildcard conf/$(1)/$(SIZE).yaml)) --config conf/trainer/$(TRAINER).yaml \
+  $(addprefix --config conf/augment/,$(AUGMENT:%=%.yaml)) \
   $(if $(filter-out data/$(DATA),$(ROOT)),--data.root $(ROOT) --model.tokenizer $(ROOT)/tokenizer.model)
 quote   = '$(subst ','\'',$(strip $(1)))'
 say     = @echo $(call quote,$(1)); $(strip $(1))

@@ -69,13 +69,25 @@ def test_ablations_become_overrides_with_a_run_folder_of_their_own_and_are_empty
     assert not any(option in plain for option in ("--model.stride", "--model.lora_r", "--model.text_masking"))
 
 
+def test_augmentation_is_one_more_file_and_names_the_run() -> None:
+    assert "conf/augment" not in last_command("pretrain-ctc")
+    command = last_command("pretrain-ctc", "AUGMENT=noisy", "ARGS=--data.augmentations null")
+    assert " --config conf/trainer/cpu.yaml --config conf/augment/noisy.yaml " in command
+    assert command.endswith("--run runs/pretrain_ctc/spoken_numbers-tiny-noisy --data.augmentations null")
+    command = last_command("finetune", "AUGMENT=noisy", "STRIDE=6")
+    assert "--run runs/finetune/spoken_numbers-tiny-noisy-stride6 " in command
+    assert "--model.encoder_checkpoint 'runs/pretrain_ctc/spoken_numbers-tiny-noisy/checkpoints/best.ckpt'" in command
+
+
 def test_venv_names_the_programs() -> None:
     inside = ["-o", "elsewhere/installed", "VENV=elsewhere"]
     assert "; elsewhere/bin/speechllm fit" in last_command("pretrain-ctc", *inside)
     assert "; speechllm fit" in last_command("pretrain-ctc")
 
 
-@pytest.mark.parametrize(("name", "known"), [("DATA", "fsdd"), ("SIZE", "paper-24"), ("TRAINER", "ddp")])
+@pytest.mark.parametrize(
+    ("name", "known"), [("DATA", "fsdd"), ("SIZE", "paper-24"), ("TRAINER", "ddp"), ("AUGMENT", "noisy")]
+)
 def test_an_unknown_choice_is_refused_with_those_that_exist(name: str, known: str) -> None:
     done = make("pretrain-ctc", f"{name}=nosuch")
     assert done.returncode == 2

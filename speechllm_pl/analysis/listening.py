@@ -9,7 +9,8 @@ from lhotse.cut import Cut
 from speechllm_pl.analysis.prepared_data import PreparedData, progress
 from speechllm_pl.analysis.recordings import Measures, measure
 from speechllm_pl.analysis.transcript_scores import TranscriptScore, transcript_scores
-from speechllm_pl.data.dataset import collate, read
+from speechllm_pl.data.dataset import collate
+from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.training.recognizer import Recognizer
 
 
@@ -80,18 +81,18 @@ def _batches(seconds: np.ndarray, utterances: Iterable[int], max_duration: float
 
 def _heard(batch: list[tuple[int, Cut]], module: Recognizer | None) -> dict[int, Heard]:
     found: dict[int, Heard] = {}
-    loaded: list[tuple[int, Cut, np.ndarray]] = []
+    loaded: list[tuple[int, Utterance]] = []
     for number, cut in batch:
         try:
-            samples = read(cut)
+            utterance = read_utterance(cut)
         except Exception as error:  # whatever a decoder throws
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             found[number] = Heard(None, reason.removesuffix(" Details:"), None)  # of each of Lhotse's decoders
         else:
-            loaded.append((number, cut, samples))
-            found[number] = Heard(measure(samples), "", None)
+            loaded.append((number, utterance))
+            found[number] = Heard(measure(utterance.samples), "", None)
     if module is not None and loaded:
-        scores = transcript_scores(module, collate([(cut, samples) for _, cut, samples in loaded], []))
-        for (number, _, _), score in zip(loaded, scores, strict=True):
+        scores = transcript_scores(module, collate([utterance for _, utterance in loaded], []))
+        for (number, _), score in zip(loaded, scores, strict=True):
             found[number] = found[number]._replace(score=score)
     return found

@@ -28,7 +28,7 @@ from speechllm_pl.analysis.prepared_data import (
 from speechllm_pl.analysis.recordings import LIMITS, player_source
 from speechllm_pl.analysis.suspects import OUTLIER, Found, suspects
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.dataset import read
+from speechllm_pl.data.utterance import read
 from speechllm_pl.training.restore import restore
 
 

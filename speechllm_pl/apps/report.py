@@ -10,8 +10,8 @@ from speechllm_pl.analysis.alignment import AlignmentMap, align
 from speechllm_pl.analysis.report import page
 from speechllm_pl.analysis.run_folder import Run, manifest_of_tests, read_run
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.dataset import read
 from speechllm_pl.data.manifest import read_manifest
+from speechllm_pl.data.utterance import read
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.restore import restore
 

@@ -11,7 +11,7 @@ from lhotse.cut import Cut
 from speechllm_pl.apps.recognition import recognize
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.wav import missing_wav_bytes
-from speechllm_pl.data.dataset import read
+from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.restore import restore
 

@@ -98,6 +98,7 @@ class PlannedBatch(NamedTuple):
 
     indices: np.ndarray  # (B,) of its cuts
     seed: int  # of everything random about it, 63 bits: the same whichever rank draws it, and after any resume
+    epoch: int = 0  # in which it is due: augmentation changes an utterance differently in each
 
 
 class EpochBatches(Sampler[PlannedBatch]):
@@ -153,7 +154,7 @@ class EpochBatches(Sampler[PlannedBatch]):
     def __iter__(self) -> Iterator[PlannedBatch]:
         order, batches = self._plan()
         for position in range(self.start + self.rank, self.start + self._rounds() * self.world_size, self.world_size):
-            yield PlannedBatch(self._indices(order, batches, position), self._seed_of(position))
+            yield PlannedBatch(self._indices(order, batches, position), self._seed_of(position), self.epoch)
 
     def done_after(self, steps: int) -> int:
         """Batches done over all ranks when the trainer counts `steps` of this epoch."""

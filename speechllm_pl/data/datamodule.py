@@ -1,5 +1,6 @@
 """A LightningDataModule built on Lhotse cuts."""
 
+import math
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.augmentation import Augmentation, Concatenate
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
 from speechllm_pl.data.manifest import Manifest, read_manifest
@@ -29,6 +31,7 @@ class SpeechDataModule(L.LightningDataModule):
         shortest_first_epochs: epochs at the start that go from short utterances to long ones.
         num_workers: processes that read audio ahead, on each device; 0 reads in the training process.
         seed: of the order of batches, and of everything random about each.
+        augmentations: what is done to training utterances, in this order (docs/augmentation.md).
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class SpeechDataModule(L.LightningDataModule):
         shortest_first_epochs: int = 0,
         num_workers: int = 0,
         seed: int = 0,
+        augmentations: list[Augmentation] | None = None,
     ):
         super().__init__()
         self.root = Path(root)
@@ -57,10 +61,31 @@ class SpeechDataModule(L.LightningDataModule):
         self.seed = seed
         if seed < 0:
             raise UserError(f"data.seed = {seed}: give 0 or more")
+        self.augmentations = augmentations or []
+        for augmentation in self.augmentations:
+            if isinstance(augmentation, Concatenate) and augmentation.max_seconds > max_seconds:
+                raise UserError(
+                    f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
+                    f" data.max_seconds = {max_seconds}, which the memory is planned for: lower it"
+                )
         self._cuts: dict[str, Manifest] = {}
         self._buckets: dict[tuple[str, float], Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
         self._resumed: dict[str, Any] | None = None  # what a checkpoint said
+
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            UserError: something that an augmentation needs is not there.
+        """
+        if stage == "fit":
+            for augmentation in self.augmentations:
+                augmentation.check()
+
+    @property
+    def duration_factor(self) -> float:
+        """By how much augmentation may lengthen a batch of training: it is planned for that."""
+        return math.prod(augmentation.duration_factor for augmentation in self.augmentations)
 
     def cuts(self, split: str) -> Manifest:
         """The cuts of `train`, `dev` or `test`, opened once.
@@ -77,7 +102,8 @@ class SpeechDataModule(L.LightningDataModule):
         """How utterances are grouped into batches of `max_duration`."""
         key = split, self.max_duration
         if key not in self._buckets:
-            self._buckets[key] = Buckets(self.cuts(split).durations, self.max_duration, self.num_buckets)
+            factor = np.float32(self.duration_factor if split == "train" else 1)
+            self._buckets[key] = Buckets(self.cuts(split).durations * factor, self.max_duration, self.num_buckets)
         return self._buckets[key]
 
     def train_dataloader(self) -> DataLoader:
@@ -152,8 +178,9 @@ class SpeechDataModule(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: str, batches: EpochBatches) -> DataLoader:
+        augmentations = self.augmentations if split == "train" else ()
         return DataLoader(
-            SpeechDataset(self.cuts(split)),
+            SpeechDataset(self.cuts(split), augmentations, self.seed),
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,

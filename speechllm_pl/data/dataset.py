@@ -6,69 +6,57 @@ import signal
 import threading
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from lhotse.cut import Cut
 from torch.utils.data import Dataset
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
-from speechllm_pl.models.features import SAMPLING_RATE
-
-# Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
-os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
+from speechllm_pl.data.utterance import Utterance, read_utterance
 
 log = logging.getLogger(__name__)
 
 
 class SpeechDataset(Dataset):
-    """Map-style: an item is a whole batch, and its index is what a sampler planned."""
+    """Map-style: an item is a whole batch, and its index is what a sampler planned.
 
-    def __init__(self, cuts: Sequence[Cut]):
+    Args:
+        cuts: of the utterances.
+        augmentations: what is done to them, in this order.
+        seed: of what augmentations draw, together with the epoch and the ids.
+    """
+
+    def __init__(self, cuts: Sequence[Cut], augmentations: Sequence[Augmentation] = (), seed: int = 0):
         self.cuts = cuts
+        self.augmentations = augmentations
+        self.seed = seed
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        loaded, skipped = [], []
+        utterances, skipped = [], []
         for cut in (self.cuts[int(index)] for index in planned.indices):
             try:
-                loaded.append((cut, read(cut)))
+                utterances.append(read_utterance(cut))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 log.warning("skipped %s, which cannot be read: %s", cut.id, reason)
                 skipped.append(cut.id)
-        return collate(loaded, skipped)._replace(seed=planned.seed)
+        utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
+        return collate(utterances, skipped)._replace(seed=planned.seed)
 
 
-def read(cut: Cut) -> np.ndarray:
-    """`(N,)` float32 samples, mono, 16 kHz.
-
-    Raises:
-        UserError: there are none, or some are not finite.
-    """
-    if cut.sampling_rate != SAMPLING_RATE:
-        cut = cut.resample(SAMPLING_RATE)
-    samples = np.atleast_2d(cut.load_audio()).mean(axis=0).astype(np.float32)
-    if samples.size == 0:
-        raise UserError(f"{cut.id}: the recording is empty")
-    if not np.isfinite(samples).all():
-        raise UserError(f"{cut.id}: the recording has samples that are not finite")
-    return samples
-
-
-def collate(loaded: list[tuple[Cut, np.ndarray]], skipped: list[str]) -> Batch:
+def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
     """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
-    lengths = [len(samples) for _, samples in loaded]
-    waveforms = torch.zeros(len(loaded), max(lengths, default=0))
-    for row, (_, samples) in zip(waveforms, loaded, strict=True):
-        row[: len(samples)] = torch.from_numpy(samples)
-    supervisions = [cut.supervisions[0] for cut, _ in loaded]
+    lengths = [len(utterance.samples) for utterance in utterances]
+    waveforms = torch.zeros(len(utterances), max(lengths, default=0))
+    for row, utterance in zip(waveforms, utterances, strict=True):
+        row[: len(utterance.samples)] = torch.from_numpy(utterance.samples)
     return Batch(
         waveforms,
         torch.tensor(lengths, dtype=torch.long),
-        texts=[supervision.text or "" for supervision in supervisions],
-        languages=[supervision.language or "und" for supervision in supervisions],
-        ids=[cut.id for cut, _ in loaded],
+        texts=[utterance.text for utterance in utterances],
+        languages=[utterance.language for utterance in utterances],
+        ids=[utterance.id for utterance in utterances],
         skipped=skipped,
     )
 

@@ -1,25 +1,34 @@
 """What a run tells while it lasts: its record, its speed, and what it recognises."""
 
+import itertools
 import json
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
+from lhotse.cut import Cut
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.recognizer import Recognizer
 
 PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse", "sentencepiece", "jiwer")
@@ -180,6 +189,77 @@ def posterior_figure(module: Recognizer, batch: Batch) -> Figure:
     below.set_yticks(range(len(seen)), [module.tokenizer.pieces[i] for i in seen])
     below.set(xlabel="80 ms frames", ylabel="CTC class")
     return figure
+
+
+class AugmentationSamples(L.Callback):
+    """When a run begins: what each augmentation does to two utterances, and what all together do in the first epoch.
+
+    Each is a figure of spectrograms before and after, with what was drawn, and the audio.
+    """
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        board = _tensorboard(trainer)
+        if trainer.global_step or board is None or not isinstance(datamodule, SpeechDataModule):
+            return
+        augmentations = datamodule.augmentations
+        utterances = some_of_one_language(datamodule.cuts("train")) if augmentations else []
+        if not utterances:
+            return
+        for number, utterance in enumerate(utterances):
+            _add_audio(board, f"augmentation/0 none/{number}", utterance)
+        each = [
+            (type(augmentation).__name__, [replace(augmentation, probability=1.0)]) for augmentation in augmentations
+        ]
+        for place, (name, chosen) in enumerate([*each, ("all", augmentations)], start=1):
+            changed = augment(utterances, chosen, datamodule.seed, epoch=0)
+            board.add_figure(f"augmentation/{place} {name}", augmentation_figure(utterances, changed))
+            for number, utterance in enumerate(changed):
+                _add_audio(board, f"augmentation/{place} {name}/{number}", utterance)
+
+
+def some_of_one_language(cuts: Sequence[Cut], count: int = 2, among: int = 50) -> list[Utterance]:
+    """The first utterances that can be read, of the language that has `count` of them first."""
+    found: dict[str, list[Utterance]] = {}
+    for number in range(min(among, len(cuts))):
+        try:
+            utterance = read_utterance(cuts[number])
+        except Exception:  # whatever a decoder throws: training will skip it, and say so
+            continue
+        found.setdefault(utterance.language, []).append(utterance)
+        if len(found[utterance.language]) == count:
+            break
+    return max(found.values(), key=len, default=[])
+
+
+def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figure:
+    """Spectrograms in dB on one scale of time: on the left what was recorded, on the right what training sees."""
+    rows = max(len(before), len(after))
+    figure, panels = plt.subplots(rows, 2, figsize=(14, 3 * rows), sharex=True, squeeze=False, layout="constrained")
+    longest = max(len(utterance.samples) for utterance in (*before, *after)) / SAMPLING_RATE
+    for column, utterances in zip(panels.T, (before, after), strict=True):
+        for panel, utterance in itertools.zip_longest(column, utterances):
+            if utterance is None:  # joined with another
+                panel.set_axis_off()
+                continue
+            shown = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -60, "vmax": 30}
+            extent = (0, len(utterance.samples) / SAMPLING_RATE, 0, SAMPLING_RATE / 2)
+            panel.imshow(_decibels(utterance.samples), extent=extent, **shown)
+            title = "; ".join(utterance.drawn) or utterance.id
+            panel.set(title=title, xlabel="seconds", ylabel="Hz", xlim=(0, longest))
+    return figure
+
+
+def _decibels(samples: np.ndarray) -> np.ndarray:
+    """`(N,)` → `(257, T)`: windows of 32 ms every 10 ms."""
+    padded = torch.from_numpy(np.pad(samples, (0, max(0, 512 - len(samples)))))
+    spectrum = torch.stft(padded, 512, hop_length=160, window=torch.hann_window(512), return_complex=True)
+    return 20 * spectrum.abs().clamp(min=1e-4).log10().numpy()
+
+
+def _add_audio(board: SummaryWriter, tag: str, utterance: Utterance) -> None:
+    peak = max(1.0, float(np.abs(utterance.samples).max()))  # beyond 1 it would be clipped
+    board.add_audio(tag, torch.from_numpy(utterance.samples / peak), sample_rate=SAMPLING_RATE)
 
 
 def _tensorboard(trainer: L.Trainer) -> SummaryWriter | None:

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
@@ -39,7 +40,8 @@ class LargestBatches(L.Callback):
         reserve = torch.empty(2 * trained, device=pl_module.device)  # Adam's two running means, in fp32
         fitted = 0.0
         for indices in datamodule.buckets("train").largest_batches():
-            batch = move_data_to_device(dataset[PlannedBatch(indices, seed=0)], pl_module.device)
+            batch = _stretched(dataset[PlannedBatch(indices, seed=0)], datamodule.duration_factor)
+            batch = move_data_to_device(batch, pl_module.device)
             seconds = batch.waveforms.numel() / SAMPLING_RATE
             try:
                 self._try(trainer, pl_module, batch)
@@ -61,6 +63,13 @@ class LargestBatches(L.Callback):
             loss = torch.stack([weight * term.total for term, weight in terms]).sum()
         loss.backward()
         module.zero_grad(set_to_none=True)
+
+
+def _stretched(batch: Batch, factor: float) -> Batch:
+    """As long as augmentation may make it: memory depends on lengths, not on what is said."""
+    lengths = (batch.lengths * factor).ceil().long()
+    more = int(lengths.max()) - batch.waveforms.shape[1] if batch.ids else 0
+    return batch._replace(waveforms=torch.nn.functional.pad(batch.waveforms, (0, more)), lengths=lengths)
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:

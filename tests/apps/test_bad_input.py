@@ -302,3 +302,28 @@ def test_evaluating_names_recordings_that_are_gone(speechllm, ctc: Path, corpus:
 def test_a_device_that_is_not_there_is_named(speechllm, ctc: Path, corpus: Path, device: str) -> None:
     line = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", ctc, "--device", device).error()
     assert f"device {device} " in line
+
+
+# augmentation
+
+
+AUGMENTATION = "data: {{augmentations: [{{class_path: speechllm_pl.data.augmentation.{0}, init_args: {1}}}]}}"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "named"),
+    [
+        ("PerturbGain", "{probability: 1.5}", "PerturbGain in data.augmentations: probability 1.5"),
+        ("AddNoise", "{folder: noise, snr_db: [20, 0]}", "snr_db [20.0, 0.0] is reversed"),
+        ("AddNoise", "{folder: no/such/folder}", "AddNoise in data.augmentations: folder no/such/folder"),
+        ("AddNoise", "{folder: noise, snr: [0, 20]}", "snr"),
+        ("AddNois", "{folder: noise}", "AddNois"),
+    ],
+)
+def test_a_wrong_augmentation_is_told_before_training(
+    speechllm, small_config: Path, tmp_path: Path, name: str, values: str, named: str
+) -> None:
+    (tmp_path / "augment.yaml").write_text(AUGMENTATION.format(name, values))
+    arguments = fit("pretrain_ctc", small_config, tmp_path / "run", "--config", tmp_path / "augment.yaml")
+    assert named in speechllm(*arguments).error()
+    assert not list(tmp_path.glob("run/checkpoints/*"))

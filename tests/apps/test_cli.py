@@ -75,10 +75,23 @@ def test_every_stage_data_size_and_trainer_compose(parser, stage: str, data: str
             assert BLOCKS[size] in (None, config.model.init_args.encoder.num_blocks)
 
 
+@pytest.mark.parametrize("name", names("augment"))
+def test_every_set_of_augmentations_instantiates(parser, name: str, tokenizer_file: Path) -> None:
+    path = CONF / "augment" / f"{name}.yaml"
+    given = ["--config", str(path), "--model.tokenizer", str(tokenizer_file)]
+    config = parser.parse_args([*configs("pretrain_ctc", size="paper"), *given])
+    written = yaml.safe_load(path.read_text())["data"]["augmentations"]
+    made = parser.instantiate_classes(config).fit.data.augmentations
+    assert [type(each).__name__ for each in made] == [each["class_path"].split(".")[-1] for each in written]
+    for each, asked in zip(made, written, strict=True):
+        for key, value in asked["init_args"].items():
+            assert getattr(each, key) == (tuple(value) if isinstance(value, list) else value)
+
+
 def test_every_shipped_file_is_tried_above() -> None:
     assert set(names("size")) == set(BLOCKS)
     folders = {path.relative_to(CONF).parts[0] for path in CONF.glob("*/*.yaml")}
-    assert folders <= {"data", "size", "trainer", "llm", *STAGES}  # llm: tests/test_paper_systems.py
+    assert folders <= {"data", "size", "trainer", "augment", "llm", *STAGES}  # llm: tests/test_paper_systems.py
     assert {path.stem for path in CONF.glob("*.yaml")} == {*STAGES, "qlora"}  # qlora: tests/apps/test_qlora.py
     assert {path.stem for stage in STAGES for path in (CONF / stage).glob("*.yaml")} <= set(names("size"))
 

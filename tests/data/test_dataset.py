@@ -11,7 +11,8 @@ from lhotse.cut import Cut
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
-from speechllm_pl.data.dataset import SpeechDataset, read
+from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.utterance import read
 
 
 def noise(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:

@@ -10,6 +10,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.data.augmentation import Concatenate, PerturbSpeed
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
@@ -33,11 +34,11 @@ class Limited(CtcPretraining):
         return super().loss_terms(batch)
 
 
-def probed(corpus: Path, tokenizer: CtcTokenizer, limit: float) -> Limited:
+def probed(corpus: Path, tokenizer: CtcTokenizer, limit: float, **options: Any) -> Limited:
     module = Limited(tokenizer, ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=limit)
     module.configure_model()
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    trainer.datamodule = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3)  # type: ignore[attr-defined]
+    trainer.datamodule = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3, **options)  # type: ignore[attr-defined]
     LargestBatches(on_cpu=True).on_fit_start(trainer, module)
     return module
 
@@ -50,6 +51,15 @@ def test_every_bucket_is_tried_with_its_longest_utterances(corpus: Path, ctc_tok
     assert all(tried <= most + 0.01 for tried, most in zip(module.tried, longest, strict=True))
     assert max(module.tried) > 0.9 * max(longest)
     assert all(p.grad is None for p in module.parameters())
+
+
+def test_batches_are_tried_as_long_as_augmentation_may_make_them(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    augmentations = [PerturbSpeed(factors=(0.9,)), Concatenate(room=1.5)]
+    module = probed(corpus, ctc_tokenizer, limit=99, augmentations=augmentations)
+    cuts = SpeechDataModule(str(corpus)).cuts("train")
+    longest = max(cut.duration for cut in cuts) * 1.5 / 0.9
+    assert module.tried[-1] == pytest.approx(longest * int(4.0 / longest), abs=0.01)
+    assert max(module.tried) <= 4.0
 
 
 def test_what_does_not_fit_is_told_with_what_does(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:

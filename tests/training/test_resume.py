@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
+import soundfile
 import torch
 from bitsandbytes.optim import AdamW8bit
 from lhotse import CutSet
@@ -13,6 +15,16 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.data.augmentation import (
+    AddNoise,
+    CompressMp3,
+    CompressMuLaw,
+    CompressOpus,
+    Concatenate,
+    PerturbGain,
+    PerturbSpeed,
+    Reverberate,
+)
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import SpeechDataModule
@@ -61,6 +73,7 @@ def run(
     world_size: int = 1,
     max_duration: float = 2.5,
     validate: bool = False,
+    **more_of_the_data: Any,
 ) -> list:
     L.seed_everything(0, verbose=False)
     optimizer = partial(kind, lr=1e-3)
@@ -83,7 +96,8 @@ def run(
         callbacks=[diary, ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
         default_root_dir=folder,
     )
-    data = FirstOf(world_size, root=str(corpus), dev="train.jsonl.gz", max_duration=max_duration, num_buckets=2)
+    options: dict[str, Any] = {"max_duration": max_duration, "num_buckets": 2, **more_of_the_data}
+    data = FirstOf(world_size, root=str(corpus), dev="train.jsonl.gz", **options)
     trainer.fit(module, data, ckpt_path=resumed)
     return diary.steps
 
@@ -97,6 +111,36 @@ def test_a_resumed_run_sees_the_same_batches_and_losses(
     assert len(whole) == STEPS
     for stopped in (1, 4, 5, 6, 9):  # in the midst of epochs, and at their ends
         resumed = run(corpus, ctc_tokenizer, tmp_path / f"{stopped}", tmp_path / "whole" / f"step={stopped}.ckpt", kind)
+        assert [ids for ids, _ in resumed] == [ids for ids, _ in whole[stopped:]]
+        assert [loss for _, loss in resumed] == pytest.approx([loss for _, loss in whole[stopped:]], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_resumed_run_sees_the_same_augmented_batches_and_losses(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
+) -> None:
+    """With everything on, in workers, and resumed on other numbers of them."""
+    noise = 0.1 * np.random.default_rng(0).standard_normal((3, 8_000))
+    (tmp_path / "noise").mkdir()
+    for name, samples in zip("abc", noise, strict=True):
+        soundfile.write(tmp_path / "noise" / f"{name}.wav", samples, 16_000)
+    augmentations = [
+        PerturbSpeed(),
+        Reverberate(probability=0.5),
+        AddNoise(folder=str(tmp_path / "noise"), probability=0.8),
+        PerturbGain(),
+        CompressOpus(probability=0.5),
+        CompressMp3(probability=0.5),
+        CompressMuLaw(probability=0.5),
+        Concatenate(room=2.0, probability=0.7),
+    ]
+    augmented: dict[str, Any] = {"augmentations": augmentations, "max_duration": 6.0}
+    whole = run(corpus, ctc_tokenizer, tmp_path / "whole", **augmented, num_workers=2)
+    assert len(whole) == STEPS
+    assert any("+" in id_ for ids, _ in whole for id_ in ids)
+    for stopped, workers in ((1, 2), (4, 1), (7, 0)):
+        checkpoint = tmp_path / "whole" / f"step={stopped}.ckpt"
+        resumed = run(corpus, ctc_tokenizer, tmp_path / f"{stopped}", checkpoint, **augmented, num_workers=workers)
         assert [ids for ids, _ in resumed] == [ids for ids, _ in whole[stopped:]]
         assert [loss for _, loss in resumed] == pytest.approx([loss for _, loss in whole[stopped:]], rel=1e-5)
 

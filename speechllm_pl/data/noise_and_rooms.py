@@ -1,0 +1,114 @@
+"""Recordings of noise and of rooms' impulse responses, for augmentation."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from lhotse import Recording, RecordingSet, load_manifest
+from tqdm import tqdm
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.utterance import read
+from speechllm_pl.models.features import SAMPLING_RATE
+
+AUDIO_FILES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".sph"}
+TRIES = 10
+"""Recordings that may be unreadable in a row before a run ends: the disk has gone then."""
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache
+def recordings_of(folder: str | None, manifest: str | None, used_by: str) -> tuple[Recording, ...]:
+    """The recordings of a folder or a manifest that can be opened; others are named in a warning.
+
+    Raises:
+        UserError: there are none.
+    """
+    source = f"folder {folder}" if folder is not None else f"manifest {manifest}"
+    for_whom = f"{used_by} in data.augmentations: "
+    paths = _audio_files(Path(folder)) if folder is not None else []
+    try:
+        candidates = paths or ([] if manifest is None else _listed(manifest))
+    except Exception as error:  # whatever Lhotse throws at a file that is no manifest
+        raise UserError(f"{for_whom}{source} cannot be read ({error}): it must list Lhotse recordings") from error
+    if not candidates:
+        raise UserError(f"{for_whom}{source} has no recordings: put audio files there, or give another")
+    found = [_opened(each) for each in tqdm(candidates, desc=f"recordings of {source}", delay=2.0, leave=False)]
+    recordings = tuple(recording for recording in found if recording is not None)
+    if not recordings:
+        raise UserError(f"{for_whom}none of the {len(found)} recordings of {source} can be read")
+    return recordings
+
+
+def _audio_files(folder: Path) -> list[Path]:
+    """In an order that does not depend on the disk; links are followed."""
+    files = [Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names]
+    return sorted(path for path in files if path.suffix.lower() in AUDIO_FILES)
+
+
+def _listed(manifest: str) -> list[Recording]:
+    items = load_manifest(manifest)
+    return list(items) if isinstance(items, RecordingSet) else [cut.recording for cut in items]
+
+
+def _opened(candidate: Path | Recording) -> Recording | None:
+    """With its header read, or None with a warning."""
+    try:
+        if isinstance(candidate, Recording):
+            candidate.load_audio(duration=min(0.01, candidate.duration))
+            return candidate
+        recording = Recording.from_file(candidate, recording_id=candidate.stem)
+        if not recording.num_samples:
+            raise UserError("it is empty")
+        return recording
+    except Exception as error:  # whatever a decoder throws
+        log.warning("left out %s, which cannot be read: %s", getattr(candidate, "id", candidate), in_one_line(error))
+        return None
+
+
+def draw(
+    recordings: Sequence[Recording], generator: np.random.Generator, load: Callable[[Recording], np.ndarray]
+) -> tuple[np.ndarray, str]:
+    """→ what is loaded of a recording that can be read, and its name.
+
+    Raises:
+        UserError: ten in a row cannot be read.
+    """
+    for _ in range(TRIES):
+        recording = recordings[int(generator.integers(len(recordings)))]
+        try:
+            return load(recording), recording.id
+        except Exception as error:  # whatever a decoder throws
+            reason = f"{recording.id}, which cannot be read: {in_one_line(error)}"
+            log.warning("passed over %s", reason)
+    raise UserError(f"{TRIES} recordings of noise or rooms in a row cannot be read, at last {reason}")
+
+
+def stretch(recording: Recording, length: int, generator: np.random.Generator) -> np.ndarray:
+    """`(length,)` samples from a random place of the recording on."""
+    seconds = length / SAMPLING_RATE + 0.01  # for what resampling rounds
+    spare = recording.duration - seconds
+    cut = recording.to_cut()
+    if spare > 0:
+        cut = cut.truncate(offset=generator.uniform(0, spare), duration=seconds)
+    return np.resize(read(cut), length)
+
+
+def impulse_response(recording: Recording) -> np.ndarray:
+    """`(R,)` samples of its first channel: several would cancel each other out if averaged.
+
+    Raises:
+        UserError: it is silent.
+    """
+    response = recording.resample(SAMPLING_RATE).load_audio()[0].astype(np.float32)
+    if not response.any() or not np.isfinite(response).all():
+        raise UserError(f"{recording.id}: an impulse response must be finite, and not silent")
+    return response
+
+
+def in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

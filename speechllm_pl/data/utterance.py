@@ -1,0 +1,48 @@
+"""A cut with its samples."""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+from lhotse.cut import Cut
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.features import SAMPLING_RATE
+
+# Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
+os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
+
+
+class Utterance(NamedTuple):
+    """What is said in N samples."""
+
+    id: str
+    samples: np.ndarray  # (N,) float32, mono, 16 kHz
+    text: str
+    language: str  # ISO 639-1, or `und`
+    drawn: tuple[str, ...] = ()  # what augmentation has done to it, in words
+
+
+def read_utterance(cut: Cut) -> Utterance:
+    """
+    Raises:
+        UserError: see `read`; whatever a decoder throws comes through as well.
+    """
+    supervision = cut.supervisions[0]
+    return Utterance(cut.id, read(cut), supervision.text or "", supervision.language or "und")
+
+
+def read(cut: Cut) -> np.ndarray:
+    """`(N,)` float32 samples, mono, 16 kHz.
+
+    Raises:
+        UserError: there are none, or some are not finite.
+    """
+    if cut.sampling_rate != SAMPLING_RATE:
+        cut = cut.resample(SAMPLING_RATE)
+    samples = np.atleast_2d(cut.load_audio()).mean(axis=0).astype(np.float32)
+    if samples.size == 0:
+        raise UserError(f"{cut.id}: the recording is empty")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{cut.id}: the recording has samples that are not finite")
+    return samples
