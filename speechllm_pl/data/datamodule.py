@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
-from speechllm_pl.data.manifest import Manifest, read_manifest
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -19,9 +19,9 @@ class SpeechDataModule(L.LightningDataModule):
 
     Args:
         root: folder of the manifests, as `data_prep` writes them.
-        train: manifest of the training cuts, relative to root.
-        dev: manifest to validate on, relative to root.
-        test: manifest for `test` and `predict`, relative to root.
+        train: manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to root.
+        dev: the same to validate on.
+        test: the same for `test` and `predict`.
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
             replaces, is what the plan says fits the device's memory.
         max_seconds: training utterances longer than this are left out, and counted aloud.
@@ -57,19 +57,19 @@ class SpeechDataModule(L.LightningDataModule):
         self.seed = seed
         if seed < 0:
             raise UserError(f"data.seed = {seed}: give 0 or more")
-        self._cuts: dict[str, Manifest] = {}
+        self._cuts: dict[str, Cuts] = {}
         self._buckets: dict[tuple[str, float], Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
         self._resumed: dict[str, Any] | None = None  # what a checkpoint said
 
-    def cuts(self, split: str) -> Manifest:
+    def cuts(self, split: str) -> Cuts:
         """The cuts of `train`, `dev` or `test`, opened once.
 
         Raises:
             UserError: the manifest is missing, broken or empty.
         """
         if split not in self._cuts:
-            cuts = read_manifest(self.root / self.manifests[split])
+            cuts = read_cuts(self.root / self.manifests[split])
             self._cuts[split] = self._short_enough(cuts) if split == "train" else cuts
         return self._cuts[split]
 
@@ -160,7 +160,7 @@ class SpeechDataModule(L.LightningDataModule):
             worker_init_fn=leave_stopping_to_the_trainer,
         )
 
-    def _short_enough(self, cuts: Manifest) -> Manifest:
+    def _short_enough(self, cuts: Cuts) -> Cuts:
         kept = np.flatnonzero(cuts.durations <= self.max_seconds).astype(np.int32)
         left_out = len(cuts) - len(kept)
         if not left_out:
