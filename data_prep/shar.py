@@ -123,9 +123,10 @@ def _original(cut: Cut, codec: str, samples: int) -> bytes | None:
     (source, *others) = cut.recording.sources
     if others or source.type != "file":
         return None
-    found = soundfile.info(source.source)
+    path = Path(str(source.source))
+    found = soundfile.info(path)
     form = (found.format, found.subtype, found.samplerate, found.channels, found.frames)
-    return Path(source.source).read_bytes() if form == (*CODECS[codec], SAMPLING_RATE, 1, samples) else None
+    return path.read_bytes() if form == (*CODECS[codec], SAMPLING_RATE, 1, samples) else None
 
 
 def _with_placeholder(cut: Cut, samples: int) -> MonoCut:
@@ -135,8 +136,8 @@ def _with_placeholder(cut: Cut, samples: int) -> MonoCut:
     recording = Recording(cut.id, [source], SAMPLING_RATE, samples, seconds, channel_ids=[0])
     (supervision,) = cut.supervisions
     supervision = fastcopy(supervision, recording_id=cut.id, channel=0)
-    custom = {"custom": cut.custom} if isinstance(cut, MonoCut) and cut.custom else {}
-    return MonoCut(cut.id, 0.0, seconds, 0, supervisions=[supervision], recording=recording, **custom)
+    custom = cut.custom if isinstance(cut, MonoCut) else None
+    return MonoCut(cut.id, 0.0, seconds, 0, supervisions=[supervision], recording=recording, custom=custom)
 
 
 def _one_line(error: Exception) -> str:

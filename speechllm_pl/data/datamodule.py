@@ -12,6 +12,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
+from speechllm_pl.data.handover import Handover
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -157,6 +158,7 @@ class SpeechDataModule(L.LightningDataModule):
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,
+            collate_fn=Handover(self.num_workers),
             worker_init_fn=leave_stopping_to_the_trainer,
         )
 
