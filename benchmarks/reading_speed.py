@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ from torch.utils.data import DataLoader
 from data_prep import shar
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.cuts import Cuts, read_cuts
-from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
+from speechllm_pl.data.dataset import SpeechDataset, start_worker
 from speechllm_pl.data.handover import Handover
 
 BAR = 0.9
@@ -203,13 +204,14 @@ def decoding_alone(paths: Sequence[Path], processes: int) -> float:
 def through_loader(cuts: Cuts, plan: Sequence, workers: int) -> float:
     """Audio-seconds a second of the batches that arrive in this process, once its workers have started."""
     sampler = list(plan[: workers + 1])
+    handover = Handover(workers)
     loader = DataLoader(
         SpeechDataset(cuts),
         sampler=sampler,
         batch_size=None,
         num_workers=workers,
-        collate_fn=Handover(workers),
-        worker_init_fn=leave_stopping_to_the_trainer,
+        collate_fn=handover,
+        worker_init_fn=partial(start_worker, handover=handover),
         persistent_workers=workers > 0,
     )
     for _ in loader:

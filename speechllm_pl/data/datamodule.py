@@ -1,5 +1,6 @@
 """A LightningDataModule built on Lhotse cuts."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.cuts import Cuts, read_cuts
-from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
+from speechllm_pl.data.dataset import SpeechDataset, start_worker
 from speechllm_pl.data.handover import Handover
 
 
@@ -153,13 +154,14 @@ class SpeechDataModule(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: str, batches: EpochBatches) -> DataLoader:
+        handover = Handover(self.num_workers)
         return DataLoader(
             SpeechDataset(self.cuts(split)),
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,
-            collate_fn=Handover(self.num_workers),
-            worker_init_fn=leave_stopping_to_the_trainer,
+            collate_fn=cast(Any, handover),
+            worker_init_fn=partial(start_worker, handover=handover),
         )
 
     def _short_enough(self, cuts: Cuts) -> Cuts:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import get_worker_info
 
 from speechllm_pl.data.batch import Batch
 
@@ -24,15 +23,25 @@ PLACES = 4
 PLACE_BYTES = 64 * 2**20
 """Of a place: 1,000 s of audio. Only what is used takes memory."""
 
-FREE, SENT, ARRIVED = range(3)
+FREE, MADE, SENT, ARRIVED = range(4)
 
 _numbers = itertools.count()
 _all: "weakref.WeakValueDictionary[int, Handover]" = weakref.WeakValueDictionary()
 """By number, which is the same in the processes that are forked."""
 
 
+_mine: "Handover | None" = None
+"""In a loader's process: what it hands its batches over with."""
+
+
+def empty(rows: int, samples: int) -> torch.Tensor:
+    """`(rows, samples)` float32 for a batch's waveforms: in a loader's process where they can be handed over, if
+    possible. What is in it already is anything."""
+    return torch.empty(rows, samples) if _mine is None else _mine.empty(rows, samples)
+
+
 class Handover:
-    """A loader's `collate_fn`: a batch in, and out comes what becomes this batch in the training process.
+    """A loader's `worker_init_fn` is its `start`, and its `collate_fn` what turns a batch into a parcel.
 
     A batch that finds no place, because it is too large or all are in use, goes PyTorch's way, and so do all where
     workers are not forked.
@@ -43,38 +52,47 @@ class Handover:
 
     def __init__(self, workers: int):
         self._number = next(_numbers)
-        self._owner = -1  # in a worker: its process, once its places are its own
+        self._worker = -1  # in a worker: which one it is, if it has places
         self._memory = mmap.mmap(-1, workers * PLACES * PLACE_BYTES) if workers else None
         head = mmap.mmap(-1, max(1, workers * (PLACES + 1) * 8))
         self._states = np.frombuffer(head, np.int64, workers * PLACES).reshape(workers, PLACES)
         self._owners = np.frombuffer(head, np.int64, workers, offset=self._states.nbytes)  # process numbers
         _all[self._number] = self
 
-    def __call__(self, batch: Batch) -> "Batch | _Parcel":
-        worker = get_worker_info()
-        if worker is None or self._memory is None or not self._is_mine(worker.id):
-            return batch
-        free = np.flatnonzero(self._states[worker.id] == FREE)
-        if not len(free) or not 0 < batch.waveforms.nbytes <= PLACE_BYTES:
-            return batch
-        self._states[worker.id, free[0]] = SENT
-        place = worker.id * PLACES + int(free[0])
-        self.array(place, batch.waveforms.shape)[:] = batch.waveforms.numpy()
-        return _Parcel(self._number, place, batch)
+    def start(self, worker: int) -> None:
+        """In a worker: take its places, unless a process that had them before is still there.
 
-    def _is_mine(self, worker: int) -> bool:
-        """Whether this process may use the worker's places: not while one that had them before is still there.
-
-        What that one has sent and nobody has received, never arrives.
+        What that one has sent and nobody has received never arrives.
         """
-        if self._owner != os.getpid():
-            former = int(self._owners[worker])
-            if former and _is_there(former):
-                return False
-            keep_freed_memory()
-            self._owner = self._owners[worker] = os.getpid()
-            self._states[worker][self._states[worker] == SENT] = FREE
-        return True
+        global _mine
+        keep_freed_memory()
+        if self._memory is None or (self._owners[worker] and _is_there(int(self._owners[worker]))):
+            return
+        self._owners[worker] = os.getpid()
+        self._states[worker][self._states[worker] < ARRIVED] = FREE
+        self._worker = worker
+        _mine = self
+
+    def empty(self, rows: int, samples: int) -> torch.Tensor:
+        """In a worker."""
+        states = self._states[self._worker]
+        states[states == MADE] = FREE  # a batch that failed before it was sent
+        free = np.flatnonzero(states == FREE)
+        if not len(free) or not 0 < rows * samples * 4 <= PLACE_BYTES:
+            return torch.empty(rows, samples)
+        states[free[0]] = MADE
+        return torch.from_numpy(self.array(self._worker * PLACES + int(free[0]), (rows, samples)))
+
+    def __call__(self, batch: Batch) -> "Batch | _Parcel":
+        """In a worker: what is sent instead of a batch that was made in a place."""
+        if _mine is not self:
+            return batch
+        made = np.flatnonzero(self._states[self._worker] == MADE) + self._worker * PLACES
+        for place in made.tolist():
+            if self.array(place, (1,)).ctypes.data == batch.waveforms.data_ptr():
+                self._states.flat[place] = SENT
+                return _Parcel(self._number, place, batch)
+        return batch
 
     def array(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
         """float32, in a place."""
