@@ -255,7 +255,7 @@ def _usable(lines: Sequence[bytes], codec: str, strict: bool, rejected: list[str
             name = _id_of(line)
             if strict:
                 raise UserError(f"cut {name}: {error} (--strict)") from error
-            rejected.append(f"{' '.join(name.split())}\t{error}\n")
+            rejected.append(f"{' '.join(name.split())}\t{' '.join(str(error).split())}\n")
         done()
 
 
@@ -263,7 +263,7 @@ def _id_of(line: bytes) -> str:
     try:
         return str(json.loads(line)["id"])
     except (ValueError, KeyError, TypeError):
-        return f"? ({line[:40].decode(errors='replace')})"
+        return f"? ({line[:40].decode(errors='replace').strip()})"
 
 
 @contextmanager

@@ -141,4 +141,4 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # malloc.h
         mallopt(trim_threshold, 2**30)
-        mallopt(mmap_threshold, 2**30)
+        mallopt(mmap_threshold, 32 * 2**20)  # the most it takes; an utterance is a few
