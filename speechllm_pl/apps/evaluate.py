@@ -9,7 +9,7 @@ from typing import Any
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
-from speechllm_pl.data.manifest import read_manifest
+from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.training.restore import restore
 
 
@@ -39,7 +39,7 @@ def evaluate(
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
     if not checkpoints:
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
-    references = read_manifest(Path(cuts))
+    references = read_cuts(Path(cuts))
     folder = Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent
     folder.mkdir(parents=True, exist_ok=True)
     scores: dict[str, Any] = {}

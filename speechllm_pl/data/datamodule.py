@@ -1,6 +1,7 @@
 """A LightningDataModule built on Lhotse cuts."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,8 +13,9 @@ from torch.utils.data import DataLoader
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import Augmentation, Concatenate
 from speechllm_pl.data.batches import Buckets, EpochBatches
-from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
-from speechllm_pl.data.manifest import Manifest, read_manifest
+from speechllm_pl.data.cuts import Cuts, read_cuts
+from speechllm_pl.data.dataset import SpeechDataset, start_worker
+from speechllm_pl.data.handover import Handover
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -21,9 +23,9 @@ class SpeechDataModule(L.LightningDataModule):
 
     Args:
         root: folder of the manifests, as `data_prep` writes them.
-        train: manifest of the training cuts, relative to root.
-        dev: manifest to validate on, relative to root.
-        test: manifest for `test` and `predict`, relative to root.
+        train: manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to root.
+        dev: the same to validate on.
+        test: the same for `test` and `predict`.
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
             replaces, is what the plan says fits the device's memory.
         max_seconds: training utterances longer than this are left out, and counted aloud.
@@ -68,7 +70,7 @@ class SpeechDataModule(L.LightningDataModule):
                     f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
                     f" data.max_seconds = {max_seconds}, which the memory is planned for: lower it"
                 )
-        self._cuts: dict[str, Manifest] = {}
+        self._cuts: dict[str, Cuts] = {}
         self._buckets: dict[tuple[str, float], Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
         self._resumed: dict[str, Any] | None = None  # what a checkpoint said
@@ -87,14 +89,14 @@ class SpeechDataModule(L.LightningDataModule):
         """By how much augmentation may lengthen a batch of training: it is planned for that."""
         return math.prod(augmentation.duration_factor for augmentation in self.augmentations)
 
-    def cuts(self, split: str) -> Manifest:
+    def cuts(self, split: str) -> Cuts:
         """The cuts of `train`, `dev` or `test`, opened once.
 
         Raises:
             UserError: the manifest is missing, broken or empty.
         """
         if split not in self._cuts:
-            cuts = read_manifest(self.root / self.manifests[split])
+            cuts = read_cuts(self.root / self.manifests[split])
             self._cuts[split] = self._short_enough(cuts) if split == "train" else cuts
         return self._cuts[split]
 
@@ -179,15 +181,17 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batches: EpochBatches) -> DataLoader:
         augmentations = self.augmentations if split == "train" else ()
+        handover = Handover(self.num_workers)
         return DataLoader(
             SpeechDataset(self.cuts(split), augmentations, self.seed),
             sampler=batches,
             batch_size=None,
             num_workers=self.num_workers,
-            worker_init_fn=leave_stopping_to_the_trainer,
+            collate_fn=cast(Any, handover),
+            worker_init_fn=partial(start_worker, handover=handover),
         )
 
-    def _short_enough(self, cuts: Manifest) -> Manifest:
+    def _short_enough(self, cuts: Cuts) -> Cuts:
         kept = np.flatnonzero(cuts.durations <= self.max_seconds).astype(np.int32)
         left_out = len(cuts) - len(kept)
         if not left_out:

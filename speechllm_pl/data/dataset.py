@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
+from speechllm_pl.data.handover import Handover, empty
 from speechllm_pl.data.utterance import Utterance, read_utterance
 
 log = logging.getLogger(__name__)
@@ -34,13 +35,16 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         utterances, skipped = [], []
-        for cut in (self.cuts[int(index)] for index in planned.indices):
+        for index in planned.indices:
+            name = f"cut {index}"
             try:
+                cut = self.cuts[int(index)]
+                name = cut.id
                 utterances.append(read_utterance(cut))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                log.warning("skipped %s, which cannot be read: %s", cut.id, reason)
-                skipped.append(cut.id)
+                log.warning("skipped %s, which cannot be read: %s", name, reason)
+                skipped.append(name)
         utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
         return collate(utterances, skipped)._replace(seed=planned.seed)
 
@@ -48,9 +52,10 @@ class SpeechDataset(Dataset):
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
     """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
     lengths = [len(utterance.samples) for utterance in utterances]
-    waveforms = torch.zeros(len(utterances), max(lengths, default=0))
+    waveforms = empty(len(utterances), max(lengths, default=0))
     for row, utterance in zip(waveforms, utterances, strict=True):
         row[: len(utterance.samples)] = torch.from_numpy(utterance.samples)
+        row[len(utterance.samples) :] = 0
     return Batch(
         waveforms,
         torch.tensor(lengths, dtype=torch.long),
@@ -59,6 +64,12 @@ def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
         ids=[utterance.id for utterance in utterances],
         skipped=skipped,
     )
+
+
+def start_worker(worker: int, handover: Handover) -> None:
+    """In each of a loader's processes, before it reads."""
+    leave_stopping_to_the_trainer(worker)
+    handover.start(worker)
 
 
 def leave_stopping_to_the_trainer(worker: int) -> None:

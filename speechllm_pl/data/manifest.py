@@ -130,7 +130,8 @@ def read_manifest(path: Path) -> Manifest:
 
 def durations_of(cuts: Sequence[Cut]) -> np.ndarray:
     """`(N,)` float32 seconds."""
-    return cuts.durations if isinstance(cuts, Manifest) else np.array([cut.duration for cut in cuts], np.float32)
+    known = getattr(cuts, "durations", None)
+    return np.array([cut.duration for cut in cuts], np.float32) if known is None else known
 
 
 # lines to cuts

@@ -1,0 +1,164 @@
+"""A Shar folder as a lazy sequence of cuts: twelve million open within a second, and reading follows the disk.
+
+`data_prep.shar` writes such folders; `speechllm_pl/core/shar.py` says what is in them. What a planner needs is mapped
+into memory. A cut and its encoded audio are read at their known places when they are asked for, and checked.
+"""
+
+import json
+import os
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from lhotse.cut import Cut
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.shar import audio_name, cuts_name, read_joined
+from speechllm_pl.data.manifest import cut_from_line
+
+AHEAD = 8 * 2**20
+"""Bytes of a tar that the system is asked to read ahead: some 30 utterances in FLAC."""
+
+MOST_OPEN = 64
+"""Shards whose files a process holds open; each has two."""
+
+
+class SharCuts(Sequence[Cut]):
+    """The cuts of a Shar folder, or some of them.
+
+    Args:
+        folder: as `data_prep.shar` writes it.
+        rows: `(n,)` the cuts that are meant; default is all.
+
+    Raises:
+        UserError: the export is not finished, or files of it are missing.
+    """
+
+    def __init__(self, folder: Path, rows: np.ndarray | None = None):
+        self.folder = folder
+        self._rows = rows
+        self._open()
+
+    def _open(self) -> None:
+        joined = read_joined(self.folder)
+        rows = slice(None) if self._rows is None else self._rows
+        self._places = joined.places
+        self.durations = joined.durations[rows]  # (n,) float32 seconds
+        self.languages = joined.languages[rows]  # (n,) uint8 indices into language_codes
+        self.text_lengths = joined.text_lengths[rows]  # (n,) uint32 characters
+        self.language_codes = joined.language_codes  # ISO 639-1, "und" where a cut has none
+        self.characters = joined.characters  # every one of the whole folder's transcripts, once
+        self._starts = joined.shard_starts  # (S + 1,) rows of the folder
+        self._files: OrderedDict[int, _Shard] = OrderedDict()
+
+    @property
+    def shard_starts(self) -> np.ndarray:
+        """`(S + 1,)` positions in this sequence at which shards begin, if it is in the order of the folder."""
+        return self._starts if self._rows is None else np.searchsorted(self._rows, self._starts)
+
+    def select(self, rows: np.ndarray) -> "SharCuts":
+        """The cuts at these positions of the sequence, in their order."""
+        return SharCuts(self.folder, rows if self._rows is None else self._rows[rows])
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+    @overload
+    def __getitem__(self, index: int) -> Cut: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "SharCuts": ...
+
+    def __getitem__(self, index: int | slice) -> "Cut | SharCuts":
+        """A cut with its encoded audio in memory.
+
+        Raises:
+            UserError: the bytes are not those that were written; the message names shard and cut.
+        """
+        if isinstance(index, slice):
+            return self.select(np.arange(len(self))[index])
+        shard, row, place = self._place(range(len(self))[index])
+        line, audio = self._shard(shard).read(place)
+        if zlib.crc32(line, zlib.crc32(audio)) != place["crc32"]:
+            raise UserError(
+                f"{self.folder / audio_name(shard)}: cut {row} ({_id_of(line)}) is not what was written:"
+                " delete this file and run data_prep.shar again"
+            )
+        cut = cut_from_line(line, f"{self.folder / cuts_name(shard)}, line {row + 1}")
+        (source,) = cut.recording.sources  # type: ignore[reportAttributeAccessIssue]
+        source.type, source.source = "memory", audio
+        return cut
+
+    def texts(self) -> Iterator[str]:
+        """The transcripts, in order."""
+        for position in range(len(self)):
+            shard, _, place = self._place(position)
+            (supervision,) = json.loads(self._shard(shard).line(place))["supervisions"]
+            yield supervision.get("text") or ""
+
+    def _place(self, position: int) -> tuple[int, int, np.void]:
+        """→ shard, number of the cut in it, and where its bytes are."""
+        row = position if self._rows is None else int(self._rows[position])
+        shard = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return shard, row - int(self._starts[shard]), self._places[row]
+
+    def _shard(self, number: int) -> "_Shard":
+        """Opened, with the one that was used longest ago closed."""
+        shard = self._files.pop(number, None) or _Shard(self.folder, number)
+        self._files[number] = shard
+        if len(self._files) > MOST_OPEN:
+            self._files.popitem(last=False)
+        return shard
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process opens the folder for itself."""
+        return {"folder": self.folder, "_rows": self._rows}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+
+class _Shard:
+    """The files of a shard, read in place: without moving their position, which forked processes share."""
+
+    def __init__(self, folder: Path, number: int):
+        self.cuts = (folder / cuts_name(number)).open("rb")
+        self.audio = (folder / audio_name(number)).open("rb")
+        self.last = -AHEAD  # bytes into the tar: where was read
+        self.asked = 0  # bytes into the tar: up to where the system was asked to read ahead
+
+    def line(self, place: np.void) -> bytes:
+        return os.pread(self.cuts.fileno(), int(place["line_bytes"]), int(place["line_start"]))
+
+    def read(self, place: np.void) -> tuple[bytes, bytes]:
+        """→ line, encoded audio; shorter than they should be if the files are."""
+        start = int(place["audio_start"])
+        self._read_ahead(start)
+        return self.line(place), os.pread(self.audio.fileno(), int(place["audio_bytes"]), start)
+
+    def _read_ahead(self, start: int) -> None:
+        """Ask for what follows if reading goes forward, but not if it jumps about."""
+        forward = 0 <= start - self.last < AHEAD
+        self.last = start
+        if forward and start + AHEAD // 2 > self.asked and hasattr(os, "posix_fadvise"):  # not on macOS
+            begin, self.asked = max(start, self.asked), start + AHEAD
+            os.posix_fadvise(self.audio.fileno(), begin, self.asked - begin, os.POSIX_FADV_WILLNEED)
+
+
+def open_shar(folder: Path) -> SharCuts:
+    """
+    Raises:
+        UserError: the export is not finished, or files of it are missing.
+    """
+    return SharCuts(folder)
+
+
+def _id_of(line: bytes) -> str:
+    try:
+        return json.loads(line)["id"]
+    except (ValueError, KeyError, TypeError):
+        return "id unknown"
