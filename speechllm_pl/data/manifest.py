@@ -1,8 +1,8 @@
 """A manifest of Lhotse cuts as a lazy sequence: twelve million cuts open within a second.
 
 A large manifest is read once, to write an index beside it: where its lines are, the cuts' durations, languages and
-lengths of transcript, and the transcripts' characters. Processes map the index into memory and share it. A cut is deserialised when it is
-asked for.
+lengths of transcript, and the transcripts' characters. Processes map the index into memory and share it. A cut is
+deserialised when it is asked for.
 """
 
 import contextlib
@@ -307,8 +307,8 @@ def _stored(folder: Path, path: Path) -> Index | None:
         record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if (record["version"], record["manifest"]) != (VERSION, _identity(path)):
             return None
-        arrays = (np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS)
-        return Index(*arrays, tuple(record["languages"]), record["characters"])
+        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
+        return Index(**arrays, language_codes=tuple(record["languages"]), characters=record["characters"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 

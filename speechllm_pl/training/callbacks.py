@@ -14,11 +14,12 @@ import matplotlib.pyplot as plt
 import torch
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.training.recognizer import Recognizer
 
@@ -112,6 +113,25 @@ class Speed(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:
             rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
+
+
+class LanguageShares(L.Callback):
+    """Tells what training has of each language, and logs how many epochs and hours of it have been heard."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        self.data = data if isinstance(data, SpeechDataModule) else None
+        if self.data is not None and len(self.data.mixture.groups) > 1:
+            rank_zero_info("\n".join(["training data:", *self.data.mixture.table()]))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.data is None or not trainer.is_global_zero:
+            return
+        for kind, values in zip(("epochs", "hours"), self.data.heard(batch_idx + 1), strict=True):
+            for language, value in values.items():
+                pl_module.log(f"data/{kind}/{language}", value, batch_size=1, rank_zero_only=True)
 
 
 class StepLog(L.Callback):

@@ -276,9 +276,7 @@ class TestIndex:
         assert list(read_manifest(path)) == [expected[4], *expected[6:]]
         assert f"{path} is not what its index was made of" in caplog.text
 
-    @pytest.mark.parametrize(
-        "part", ["index.json", "starts.npy", "durations.npy", "languages.npy", "text_lengths.npy"]
-    )
+    @pytest.mark.parametrize("part", ["index.json", "starts.npy", "durations.npy", "languages.npy", "text_lengths.npy"])
     @pytest.mark.parametrize("damage", ["missing", "cut off", "empty"])
     def test_it_is_made_anew_when_it_is_damaged(
         self, tmp_path: Path, lines, expected, name, part: str, damage: str
