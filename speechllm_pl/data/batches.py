@@ -142,10 +142,10 @@ def _assigned(lengths: _Lengths, num_buckets: int) -> np.ndarray:
     if len(lengths.durations) > SAMPLE:
         sample = lengths.chosen(np.random.default_rng(0).integers(len(lengths.durations), size=SAMPLE))
     durations, texts = _bounds(sample.chosen(np.argsort(sample.durations, kind="stable")), num_buckets)
-    row = np.searchsorted(durations[:-1], lengths.durations).astype(np.int32)
+    row = np.searchsorted(durations[:-1], lengths.durations)
     if len(texts) == len(durations):
         return row.astype(np.uint16)
-    return np.searchsorted(texts[:-1], row * MOST_TEXT + lengths.text.astype(np.int32)).astype(np.uint16)
+    return np.searchsorted(texts[:-1], row * MOST_TEXT + lengths.text).astype(np.uint16)
 
 
 def _bounds(ordered: _Lengths, num_buckets: int) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +191,7 @@ def _divided_by_text(ordered: _Lengths, ends: np.ndarray, num_buckets: int) -> t
         chosen[int(np.argmax(gains))] += 1
     picked = [way[at] for way, at in zip(ways, chosen, strict=True)]
     bounds = [
-        row * MOST_TEXT + text[stops - 1].astype(np.int32)
+        row * MOST_TEXT + text[stops - 1].astype(np.int64)
         for row, (text, (_, stops)) in enumerate(zip(texts, picked, strict=True))
     ]
     return sum(cost for cost, _ in picked), np.concatenate(bounds)

@@ -8,10 +8,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.batches import Buckets, EpochBatches, Positions
 from speechllm_pl.data.dataset import SpeechDataset, leave_stopping_to_the_trainer
 from speechllm_pl.data.manifest import Manifest, read_manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
+from speechllm_pl.data.positions import LlmInput
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -25,8 +26,10 @@ class SpeechDataModule(L.LightningDataModule):
         test: manifest for `test` and `predict`, relative to root.
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
             replaces, is what the plan says fits the device's memory.
+        max_tokens: positions of the LLM's input a training batch, padding included: audio embeddings, BOS and text
+            tokens (stage 2 only); `auto` is what `max_duration` seconds of speech take; without, seconds alone count.
         max_seconds: training utterances longer than this are left out, and counted aloud.
-        num_buckets: buckets of utterances of like durations.
+        num_buckets: buckets of utterances of like lengths.
         balance: the exponent of each language's hours in its share of an epoch: 1 leaves it as it is, 0 makes
             languages equally long.
         lanes: parts of an epoch that are read side by side, where it is read from shards; take a multiple of all
@@ -44,6 +47,7 @@ class SpeechDataModule(L.LightningDataModule):
         dev: str = "dev.jsonl.gz",
         test: str = "test.jsonl.gz",
         max_duration: float | Literal["auto"] = 60.0,
+        max_tokens: int | Literal["auto"] | None = None,
         max_seconds: float = 30.0,
         num_buckets: int = 10,
         balance: float = 1.0,
@@ -60,6 +64,8 @@ class SpeechDataModule(L.LightningDataModule):
         if max_duration == "auto":
             raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
         self.max_duration = max_duration
+        self.max_tokens = max_tokens
+        self.llm_input: LlmInput | None = None  # stage 2 sets it
         self.max_seconds = max_seconds
         self.num_buckets = num_buckets
         self.balance = balance
@@ -76,7 +82,7 @@ class SpeechDataModule(L.LightningDataModule):
             raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
         self._cuts: dict[str, Manifest] = {}
         self._mixture: Mixture | None = None
-        self._buckets: dict[tuple[str, float], Buckets] = {}
+        self._buckets: dict[tuple, Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
         self._heard: Heard | None = None  # in that plan's epoch
         self._resumed: dict[str, Any] | None = None  # what a checkpoint said
@@ -104,11 +110,23 @@ class SpeechDataModule(L.LightningDataModule):
         return self._mixture
 
     def buckets(self, split: str) -> Buckets:
-        """How utterances are grouped into batches of `max_duration`."""
-        key = split, self.max_duration
+        """How utterances are grouped into batches of `max_duration`, and to train on of `max_tokens`."""
+        key = split, self.max_duration, self.max_tokens
         if key not in self._buckets:
-            self._buckets[key] = Buckets(self.cuts(split).durations, self.max_duration, self.num_buckets)
+            positions = self._positions() if split == "train" and self.max_tokens is not None else None
+            self._buckets[key] = Buckets(self.cuts(split).durations, self.max_duration, self.num_buckets, positions)
         return self._buckets[key]
+
+    def _positions(self) -> Positions:
+        """
+        Raises:
+            UserError: there is no LLM that has any.
+        """
+        if self.llm_input is None:
+            raise UserError("data.max_tokens counts positions of an LLM, and stage 1 has none: leave it out")
+        most = self.llm_input.most(self.max_duration) if self.max_tokens == "auto" else int(self.max_tokens or 0)
+        cuts = self.mixture.cuts
+        return Positions(self.llm_input.before_bos(cuts), self.llm_input.text(cuts), most)
 
     def train_dataloader(self) -> DataLoader:
         """Called anew every epoch (`reload_dataloaders_every_n_epochs: 1`), since every epoch has its own plan."""

@@ -64,10 +64,19 @@ class Manifest(Sequence[Cut]):
         lines: its text, or the file that has it; this is read in place, also after a fork.
         index: of its lines.
         rows: `(n,)` the lines that are meant; default is all.
+        index_folder: where the index of the whole manifest is kept, if it is.
     """
 
-    def __init__(self, path: Path, lines: bytes | Path, index: Index, rows: np.ndarray | None = None):
+    def __init__(
+        self,
+        path: Path,
+        lines: bytes | Path,
+        index: Index,
+        rows: np.ndarray | None = None,
+        index_folder: Path | None = None,
+    ):
         self.path = path
+        self.index_folder = index_folder
         self._index = index
         self._rows = rows
         self.durations = self._of_rows(index.durations)  # (n,) float32 seconds
@@ -288,7 +297,7 @@ def _kept_beside(path: Path) -> Manifest:
         with lock:
             index = _stored(folder, path) or _built(folder, path)
             Path(lock.name).unlink(missing_ok=True)
-    return Manifest(path, folder / "lines.jsonl" if path.suffix == ".gz" else path, index)
+    return Manifest(path, folder / "lines.jsonl" if path.suffix == ".gz" else path, index, index_folder=folder)
 
 
 def _not_kept(path: Path, error: OSError) -> Manifest:

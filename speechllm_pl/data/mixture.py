@@ -14,7 +14,7 @@ down so that its expectation over seeds is exact, and that after any number of e
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, overload
 
@@ -38,6 +38,8 @@ class Cuts(Protocol):
     def characters(self) -> str: ...
 
     def texts(self) -> Iterator[str]: ...
+
+    def select(self, rows: np.ndarray, /) -> "Cuts": ...
 
     def __len__(self) -> int: ...
 
@@ -81,8 +83,7 @@ class TrainingCuts(Sequence[Cut]):
         kept = [np.flatnonzero(cuts.durations <= max_seconds).astype(np.int32) for cuts in sources.values()]
         self._rows = kept  # of each source
         self._stops = np.cumsum([len(rows) for rows in kept])
-        every = list(zip(sources.values(), kept, strict=True))
-        self.durations = np.concatenate([cuts.durations[rows] for cuts, rows in every])  # (N,) float32 seconds
+        self.durations = self.of_sources(lambda cuts: cuts.durations)  # (N,) float32 seconds
         self.groups, self.group_of = _groups(self.sources, kept)  # (N,) uint16
         self.left_out = sum(len(cuts) for cuts in sources.values()) - len(self)
 
@@ -90,6 +91,10 @@ class TrainingCuts(Sequence[Cut]):
     def characters(self) -> str:
         """Every character of all the sources' transcripts, once."""
         return "".join(sorted(set().union(*(cuts.characters for cuts in self.sources.values()))))
+
+    def of_sources(self, known: Callable[[Cuts], np.ndarray]) -> np.ndarray:
+        """`(N,)` of what is known of all cuts of each source."""
+        return np.concatenate([known(cuts)[rows] for cuts, rows in zip(self.sources.values(), self._rows, strict=True)])
 
     def members(self, group: int) -> tuple[np.ndarray, np.ndarray | None]:
         """→ `(n,)` int32 the cuts of a group, as they lie on the disk, and the shard of each if there are shards."""
