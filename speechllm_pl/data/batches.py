@@ -295,13 +295,14 @@ def plan_epoch(buckets: Buckets, draw: Draw, generator: np.random.Generator | No
         generator: of all that is random. Without one, buckets follow each other in the order of the draw.
     """
     count, bucket = len(draw.utterances), buckets.of[draw.utterances]
-    lane, time = np.zeros(count, np.uint16), np.arange(count, dtype=np.float64)
+    lane, time, by_time = np.zeros(count, np.uint16), np.zeros(count), np.arange(count, dtype=np.int32)
     if generator is not None and draw.at is None:
-        time = generator.random(count)
+        generator.shuffle(by_time)
     elif generator is not None and draw.at is not None:
         lane = (draw.at * draw.lanes).astype(np.uint16)
         time = draw.at * count + generator.random(count) * draw.shuffle_buffer
-    order, sizes, whole = _chunked(_ordered(time, bucket, lane), bucket, lane, buckets.batch_sizes)
+        by_time = np.argsort(time, kind="stable").astype(np.int32)
+    order, sizes, whole = _chunked(_sorted(by_time, bucket, lane), bucket, lane, buckets.batch_sizes)
     stops = sizes.cumsum()
     last = order[stops - 1]
     if generator is None:
@@ -314,12 +315,13 @@ def plan_epoch(buckets: Buckets, draw: Draw, generator: np.random.Generator | No
     return Plan(draw.utterances[order], (stops - sizes)[turns], stops[turns])
 
 
-def _ordered(time: np.ndarray, bucket: np.ndarray, lane: np.ndarray) -> np.ndarray:
+def _sorted(by_time: np.ndarray, bucket: np.ndarray, lane: np.ndarray) -> np.ndarray:
     """Lane by lane, in it bucket by bucket, in that by time. (Stable sorts of 16 bits are radix sorts.)"""
-    order = np.argsort(time, kind="stable")
+    order = by_time
     for digit in (bucket, lane):
-        order = order[np.argsort(digit[order], kind="stable")]
-    return order.astype(np.int32)
+        if digit.any():
+            order = order[np.argsort(digit[order], kind="stable")]
+    return order
 
 
 def _chunked(
