@@ -112,7 +112,7 @@ def reach(folder: Path, position: float) -> dict:
     data = SpeechDataModule(str(folder), train="train.jsonl", max_duration=MAX_DURATION, max_seconds=19.9)
     buckets, cuts = data.buckets("train"), data.cuts("train")
     start = int(position * len(buckets))
-    planned = next(iter(EpochBatches(buckets, epoch=EPOCH, start=start)))
+    planned = next(iter(EpochBatches(buckets, data.mixture.draw(EPOCH), epoch=EPOCH, start=start)))
     chosen = [cuts[int(index)] for index in planned.indices]
     assert len(chosen)
     assert all(cut.duration <= 19.9 for cut in chosen)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from speechllm_pl.analysis.letters import FOLDS, LetterModels
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import LANGUAGES
-from speechllm_pl.data.manifest import read_manifest
+from speechllm_pl.data.cuts import read_cuts
 
 SPLITS = ("train", "dev", "test")
 
@@ -74,16 +74,16 @@ class PreparedData:
 
 
 def open_splits(root: Path) -> dict[str, Sequence[Cut]]:
-    """Those of train, dev and test that there are.
+    """Those of train, dev and test that there are, as manifests or in `shar`.
 
     Raises:
         UserError: there is none, or a manifest is broken.
     """
     found = {}
     for split in SPLITS:
-        paths = [path for path in (root / f"{split}.jsonl.gz", root / f"{split}.jsonl") if path.is_file()]
-        if paths:
-            found[split] = read_manifest(paths[0])
+        paths = [root / f"{split}.jsonl.gz", root / f"{split}.jsonl", root / "shar" / split]
+        if path := next((path for path in paths if path.exists()), None):
+            found[split] = read_cuts(path)
     if not found:
         raise UserError(f"{root} has none of train, dev and test.jsonl.gz: prepare the data first, or correct --root")
     return found
@@ -108,10 +108,11 @@ def progress(what: str, total: int, unit: str) -> tqdm:
 
 
 def in_turn(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
-    """The cuts one by one, with a bar."""
+    """The cuts one by one, with a bar; their audio is not read."""
+    cut_at = getattr(cuts, "without_audio", cuts.__getitem__)
     with progress(what, len(cuts), "utterances") as bar:
         for position in range(len(cuts)):
-            yield cuts[position]
+            yield cut_at(position)
             bar.update()
 
 

@@ -226,7 +226,15 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
 
     from speechllm_pl.apps.plan import fitting_duration
     from speechllm_pl.data.datamodule import SpeechDataModule
-    from speechllm_pl.training.callbacks import AugmentationSamples, Finished, Predictions, RunRecord, Samples, Speed
+    from speechllm_pl.training.callbacks import (
+        AugmentationSamples,
+        Finished,
+        LanguageShares,
+        Predictions,
+        RunRecord,
+        Samples,
+        Speed,
+    )
     from speechllm_pl.training.checkpoints import AtomicCheckpointIO, newest_complete
     from speechllm_pl.training.interruption import LastCheckpoints
     from speechllm_pl.training.probe import LargestBatches
@@ -318,7 +326,8 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
         parser_kwargs={"description": __doc__, "epilog": _program_list(programs), "formatter_class": _help_formatter()},
         trainer_defaults={
             "callbacks": [
-                *(LearningRateMonitor("step"), Speed(), Samples(), AugmentationSamples(), Predictions(), Finished())
+                *(LearningRateMonitor("step"), Speed(), LanguageShares(), Samples(), AugmentationSamples()),
+                *(Predictions(), Finished()),
             ],
             "use_distributed_sampler": False,
             "reload_dataloaders_every_n_epochs": 1,

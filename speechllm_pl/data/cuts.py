@@ -1,14 +1,38 @@
 """The cuts of a corpus, however they are stored."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from lhotse.cut import Cut
 
 from speechllm_pl.data.manifest import Manifest, read_manifest
 from speechllm_pl.data.shar import SharCuts, open_shar
 
-Cuts = Manifest | SharCuts
+
+class Cuts(Protocol):
+    """What stands in a manifest, or in shards: these have `shard_starts` too, `(S + 1,)` positions of cuts."""
+
+    durations: np.ndarray  # (n,) float32 seconds
+    languages: np.ndarray  # (n,) uint8, of `language_codes`
+
+    @property
+    def language_codes(self) -> tuple[str, ...]: ...
+
+    @property
+    def characters(self) -> str: ...
+
+    def texts(self) -> Iterator[str]: ...
+
+    def select(self, rows: np.ndarray, /) -> "Cuts": ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Cut: ...
 
 
-def read_cuts(path: Path) -> Cuts:
+def read_cuts(path: Path) -> Manifest | SharCuts:
     """The cuts of a manifest (`train.jsonl.gz`) or of a Shar folder (`shar/train`).
 
     Raises:

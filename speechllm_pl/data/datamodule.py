@@ -12,24 +12,36 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import Augmentation, Concatenate
-from speechllm_pl.data.batches import Buckets, EpochBatches
-from speechllm_pl.data.cuts import Cuts, read_cuts
+from speechllm_pl.data.batches import Buckets, EpochBatches, Positions
+from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset, start_worker
 from speechllm_pl.data.handover import Handover
+from speechllm_pl.data.manifest import Manifest
+from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
+from speechllm_pl.data.positions import LlmInput
+from speechllm_pl.data.shar import SharCuts
 
 
 class SpeechDataModule(L.LightningDataModule):
-    """Train, dev and test cuts of one corpus.
+    """Train, dev and test cuts; those to train on may come from several corpora.
 
     Args:
         root: folder of the manifests, as `data_prep` writes them.
-        train: manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to root.
-        dev: the same to validate on.
+        train: manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to root; or
+            several sources by name, each with its `cuts` and perhaps its `weight`.
+        dev: manifest or Shar folder to validate on, relative to root.
         test: the same for `test` and `predict`.
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
             replaces, is what the plan says fits the device's memory.
+        max_tokens: positions of the LLM's input a training batch, padding included: audio embeddings, BOS and text
+            tokens (stage 2 only); `auto` is what `max_duration` seconds of speech take; without, seconds alone count.
         max_seconds: training utterances longer than this are left out, and counted aloud.
-        num_buckets: buckets of utterances of like durations.
+        num_buckets: buckets of utterances of like lengths.
+        balance: the exponent of each language's hours in its share of an epoch: 1 leaves it as it is, 0 makes
+            languages equally long.
+        lanes: parts of an epoch that are read side by side, where it is read from shards; take a multiple of all
+            loader processes, so that each reads parts of its own from beginning to end.
+        shuffle_buffer: utterances of a lane among which batches are shuffled.
         shortest_first_epochs: epochs at the start that go from short utterances to long ones.
         num_workers: processes that read audio ahead, on each device; 0 reads in the training process.
         seed: of the order of batches, and of everything random about each.
@@ -39,12 +51,16 @@ class SpeechDataModule(L.LightningDataModule):
     def __init__(
         self,
         root: str,
-        train: str = "train.jsonl.gz",
+        train: str | dict[str, TrainSource] = "train.jsonl.gz",
         dev: str = "dev.jsonl.gz",
         test: str = "test.jsonl.gz",
         max_duration: float | Literal["auto"] = 60.0,
+        max_tokens: int | Literal["auto"] | None = None,
         max_seconds: float = 30.0,
         num_buckets: int = 10,
+        balance: float = 1.0,
+        lanes: int = 64,
+        shuffle_buffer: int = 20_000,
         shortest_first_epochs: int = 0,
         num_workers: int = 0,
         seed: int = 0,
@@ -52,12 +68,18 @@ class SpeechDataModule(L.LightningDataModule):
     ):
         super().__init__()
         self.root = Path(root)
-        self.manifests = {"train": train, "dev": dev, "test": test}
+        self.train = train if isinstance(train, dict) else {"": TrainSource(train)}
+        self.manifests = {"dev": dev, "test": test}
         if max_duration == "auto":
             raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
         self.max_duration = max_duration
+        self.max_tokens = max_tokens
+        self.llm_input: LlmInput | None = None  # stage 2 sets it
         self.max_seconds = max_seconds
         self.num_buckets = num_buckets
+        self.balance = balance
+        self.lanes = lanes
+        self.shuffle_buffer = shuffle_buffer
         self.shortest_first_epochs = shortest_first_epochs
         self.num_workers = num_workers
         self.seed = seed
@@ -70,9 +92,15 @@ class SpeechDataModule(L.LightningDataModule):
                     f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
                     f" data.max_seconds = {max_seconds}, which the memory is planned for: lower it"
                 )
-        self._cuts: dict[str, Cuts] = {}
-        self._buckets: dict[tuple[str, float], Buckets] = {}
+        if not self.train:
+            raise UserError("data.train names no source: give a manifest, or a mapping of at least one")
+        if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
+            raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
+        self._cuts: dict[str, Manifest | SharCuts] = {}
+        self._mixture: Mixture | None = None
+        self._buckets: dict[tuple, Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
+        self._heard: Heard | None = None  # in that plan's epoch
         self._resumed: dict[str, Any] | None = None  # what a checkpoint said
 
     def setup(self, stage: str) -> None:
@@ -89,52 +117,92 @@ class SpeechDataModule(L.LightningDataModule):
         """By how much augmentation may lengthen a batch of training: it is planned for that."""
         return math.prod(augmentation.duration_factor for augmentation in self.augmentations)
 
-    def cuts(self, split: str) -> Cuts:
+    def cuts(self, split: str) -> Manifest | SharCuts | TrainingCuts:
         """The cuts of `train`, `dev` or `test`, opened once.
 
         Raises:
-            UserError: the manifest is missing, broken or empty.
+            UserError: a manifest is missing, broken or empty.
         """
+        if split == "train":
+            return self.mixture.cuts
         if split not in self._cuts:
-            cuts = read_cuts(self.root / self.manifests[split])
-            self._cuts[split] = self._short_enough(cuts) if split == "train" else cuts
+            self._cuts[split] = read_cuts(self.root / self.manifests[split])
         return self._cuts[split]
 
+    @property
+    def mixture(self) -> Mixture:
+        """The training cuts, and what each epoch has of them."""
+        if self._mixture is None:
+            weights = {name: source.weight for name, source in self.train.items()}
+            self._mixture = Mixture(
+                self._open_training_cuts(), weights, self.balance, self.seed, self.lanes, self.shuffle_buffer
+            )
+        return self._mixture
+
     def buckets(self, split: str) -> Buckets:
-        """How utterances are grouped into batches of `max_duration`."""
-        key = split, self.max_duration
+        """How utterances are grouped into batches of `max_duration`, and to train on of `max_tokens`."""
+        key = split, self.max_duration, self.max_tokens
         if key not in self._buckets:
-            factor = np.float32(self.duration_factor if split == "train" else 1)
-            self._buckets[key] = Buckets(self.cuts(split).durations * factor, self.max_duration, self.num_buckets)
+            durations, positions = self.cuts(split).durations, None
+            if split == "train":
+                durations = durations * np.float32(self.duration_factor)
+                positions = None if self.max_tokens is None else self._positions()
+            self._buckets[key] = Buckets(durations, self.max_duration, self.num_buckets, positions)
         return self._buckets[key]
+
+    def _positions(self) -> Positions:
+        """
+        Raises:
+            UserError: there is no LLM that has any.
+        """
+        if self.llm_input is None:
+            raise UserError("data.max_tokens counts positions of an LLM, and stage 1 has none: leave it out")
+        most = self.llm_input.most(self.max_duration) if self.max_tokens == "auto" else int(self.max_tokens or 0)
+        cuts, factor = self.mixture.cuts, self.duration_factor
+        return Positions(self.llm_input.before_bos(cuts, factor), self.llm_input.text(cuts, factor), most)
 
     def train_dataloader(self) -> DataLoader:
         """Called anew every epoch (`reload_dataloaders_every_n_epochs: 1`), since every epoch has its own plan."""
         epoch = self.trainer.current_epoch if self.trainer else 0
-        shortest_first = epoch < self.shortest_first_epochs
-        self._plan = self._batches("train", epoch=epoch, shortest_first=shortest_first, **self._position_in(epoch))
+        plan = self._batches(
+            "train", draw=self.mixture.draw(epoch), epoch=epoch, shortest_first=epoch < self.shortest_first_epochs
+        )
+        self._plan = self._from_where_it_stands(plan)
+        self._heard = None
         if self._resumed and epoch == self._resumed["epoch"] + 1:
             self._leave_finished_epoch(len(self._plan))
         return self._loader("train", self._plan)
 
-    def _position_in(self, epoch: int) -> dict[str, int]:
-        """Where the run goes on: at the epoch's beginning, unless it was resumed in its midst."""
-        state = self._resumed
-        if state is None or epoch != state["epoch"]:
-            return {}
-        if state["batches"] == state["data"]["batches"]:  # finished, but for the trainer's own last things
-            return {"start": len(self.buckets("train")), "steps": state["steps"]}
-        if state["data"] == self._identity():
-            return {"start": state["batches"], "steps": state["steps"]}
-        rank_zero_warn(
-            f"the training data, data.seed or data.max_duration is not what the checkpoint was made with: epoch"
-            f" {epoch} begins again with its first batch"
-        )
-        return {"start": 0, "steps": state["steps"]}
+    def heard(self, steps: int) -> tuple[dict[str, float], dict[str, float]]:
+        """→ epochs and hours of each language that were heard, when the trainer counts so many steps of this epoch."""
+        assert self._plan is not None
+        if self._heard is None:
+            self._heard = Heard(self.mixture, self._plan)
+        return self._heard.after(self._plan.done_after(steps))
 
-    def _identity(self) -> dict[str, int]:
+    def _from_where_it_stands(self, plan: EpochBatches) -> EpochBatches:
+        """From the epoch's beginning, unless the run was resumed in its midst."""
+        state = self._resumed
+        if state is None or plan.epoch != state["epoch"]:
+            return plan
+        if state["batches"] == state["data"]["batches"]:  # finished, but for the trainer's own last things
+            return plan.resumed(plan.batches, state["steps"])
+        if state["data"] == self._identity(plan):
+            return plan.resumed(state["batches"], state["steps"])
+        rank_zero_warn(
+            f"the training data, or how it makes batches (data.seed, data.max_duration …), is not what the checkpoint"
+            f" was made with: epoch {plan.epoch} begins again with its first batch"
+        )
+        return plan.resumed(0, state["steps"])
+
+    def _identity(self, plan: EpochBatches) -> dict[str, int]:
         """What the number of a batch has a meaning for."""
-        return {"seed": self.seed, "cuts": len(self.cuts("train")), "batches": len(self.buckets("train"))}
+        return {
+            "seed": self.seed,
+            "cuts": len(self.cuts("train")),
+            "batches": plan.batches,
+            "plan": plan.plan.digest(),
+        }
 
     def _leave_finished_epoch(self, batches: int) -> None:
         """Let a run that stopped right after an epoch's last batch begin the next one with its first.
@@ -163,8 +231,8 @@ class SpeechDataModule(L.LightningDataModule):
             return {}
         progress = cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress
         steps = progress.current.processed
-        done = len(self._plan.buckets) if progress.is_last_batch else self._plan.done_after(steps)
-        return {"epoch": self._plan.epoch, "batches": done, "steps": steps, "data": self._identity()}
+        done = self._plan.batches if progress.is_last_batch else self._plan.done_after(steps)
+        return {"epoch": self._plan.epoch, "batches": done, "steps": steps, "data": self._identity(self._plan)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict or None
@@ -191,12 +259,12 @@ class SpeechDataModule(L.LightningDataModule):
             worker_init_fn=partial(start_worker, handover=handover),
         )
 
-    def _short_enough(self, cuts: Cuts) -> Cuts:
-        kept = np.flatnonzero(cuts.durations <= self.max_seconds).astype(np.int32)
-        left_out = len(cuts) - len(kept)
-        if not left_out:
-            return cuts
-        rank_zero_info(f"left out {left_out} of {len(cuts)} training utterances longer than {self.max_seconds} s")
-        if not len(kept):
+    def _open_training_cuts(self) -> TrainingCuts:
+        sources = {name: read_cuts(self.root / source.cuts) for name, source in self.train.items()}
+        cuts = TrainingCuts(sources, self.max_seconds)
+        if not len(cuts):
             raise UserError(f"no training utterance is at most data.max_seconds = {self.max_seconds} s long")
-        return cuts.select(kept)
+        if cuts.left_out:
+            total = len(cuts) + cuts.left_out
+            rank_zero_info(f"left out {cuts.left_out} of {total} training utterances longer than {self.max_seconds} s")
+        return cuts

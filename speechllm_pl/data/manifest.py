@@ -1,8 +1,8 @@
 """A manifest of Lhotse cuts as a lazy sequence: twelve million cuts open within a second.
 
-A large manifest is read once, to write an index beside it: where its lines are, the cuts' durations and the
-characters of the transcripts. Processes map the index into memory and share it. A cut is deserialised when it is
-asked for.
+A large manifest is read once, to write an index beside it: where its lines are, the cuts' durations, languages and
+lengths of transcript, and the transcripts' characters. Processes map the index into memory and share it. A cut is
+deserialised when it is asked for.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from speechllm_pl.core.errors import UserError
 LARGE = 16 * 2**20
 """Bytes of a manifest from which its index is kept: some 30,000 cuts, or ten times as many when gzipped."""
 
-VERSION = 1
+VERSION = 2
 """Of the index's format."""
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,17 @@ class Index(NamedTuple):
 
     starts: np.ndarray  # (N + 1,) uint64: cut i is in the bytes from starts[i] to starts[i + 1]
     durations: np.ndarray  # (N,) float32 seconds
+    languages: np.ndarray  # (N,) uint8, of `language_codes`
+    text_lengths: np.ndarray  # (N,) uint32 characters of the transcripts
+    language_codes: tuple[str, ...]  # sorted
     characters: str  # each that occurs in a transcript, once
+
+
+ARRAYS = Index._fields[:4]
+"""What the index keeps in files of their own."""
+
+UNKNOWN_LANGUAGE = "und"
+"""Of a cut that names none: ISO 639's code for undetermined."""
 
 
 class Manifest(Sequence[Cut]):
@@ -54,13 +64,24 @@ class Manifest(Sequence[Cut]):
         lines: its text, or the file that has it; this is read in place, also after a fork.
         index: of its lines.
         rows: `(n,)` the lines that are meant; default is all.
+        index_folder: where the index of the whole manifest is kept, if it is.
     """
 
-    def __init__(self, path: Path, lines: bytes | Path, index: Index, rows: np.ndarray | None = None):
+    def __init__(
+        self,
+        path: Path,
+        lines: bytes | Path,
+        index: Index,
+        rows: np.ndarray | None = None,
+        index_folder: Path | None = None,
+    ):
         self.path = path
+        self.index_folder = index_folder
         self._index = index
         self._rows = rows
-        self.durations = index.durations if rows is None else index.durations[rows]  # (n,) float32 seconds
+        self.durations = self._of_rows(index.durations)  # (n,) float32 seconds
+        self.languages = self._of_rows(index.languages)  # (n,) uint8, of `language_codes`
+        self.text_lengths = self._of_rows(index.text_lengths)  # (n,) uint32 characters of the transcripts
         self._lines = lines
         self._file = _opened(lines)
 
@@ -68,6 +89,22 @@ class Manifest(Sequence[Cut]):
     def characters(self) -> str:
         """Every character of the whole manifest's transcripts, once."""
         return self._index.characters
+
+    @property
+    def language_codes(self) -> tuple[str, ...]:
+        """Every language of the whole manifest, which `languages` are numbers of."""
+        return self._index.language_codes
+
+    def texts(self) -> Iterator[str]:
+        """The transcripts, in order.
+
+        Raises:
+            UserError: a line is no cut any more; the message names file and line.
+        """
+        for position in range(len(self)):
+            line, place = self._line(position)
+            known = _glance(line.decode())
+            yield cut_from_line(line, place).supervisions[0].text or "" if known is None else known.text
 
     def select(self, rows: np.ndarray) -> "Manifest":
         """The cuts at these positions of the sequence, in their order."""
@@ -89,11 +126,17 @@ class Manifest(Sequence[Cut]):
         """
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
-        position = range(len(self))[index]
+        return cut_from_line(*self._line(range(len(self))[index]))
+
+    def _line(self, position: int) -> tuple[bytes, str]:
+        """→ the line of a cut, and where it stands, for errors."""
         row = position if self._rows is None else int(self._rows[position])
         begin, end = map(int, self._index.starts[row : row + 2])
         line = self._lines[begin:end] if isinstance(self._lines, bytes) else self._read(begin, end)
-        return cut_from_line(line, f"{self.path}, line {row + 1}")
+        return line, f"{self.path}, line {row + 1}"
+
+    def _of_rows(self, array: np.ndarray) -> np.ndarray:
+        return array if self._rows is None else array[self._rows]
 
     def _read(self, begin: int, end: int) -> bytes:
         """Without moving the file's position, which forked processes share."""
@@ -155,41 +198,79 @@ def cut_from_line(line: bytes, place: str) -> Cut:
 
 
 def index_lines(lines: Iterable[bytes], path: Path) -> Index:
-    """Check every line and note where it is, how long its cut lasts and what its transcript is written with.
+    """Check every line and note where it is and what is known of its cut.
 
     Deserialising each would take ten times as long: it is done for lines whose fields have not been met before.
 
     Raises:
-        UserError: a line is no cut; the message names `path` and the line.
+        UserError: a line is no cut, or there are more than 256 languages; the message names `path` and the line.
     """
-    starts, durations, characters = array("Q", [0]), array("f"), set()
+    starts, durations, languages, lengths = array("Q", [0]), array("f"), array("B"), array("I")
+    characters: set[str] = set()
+    numbers: dict[str, int] = {}  # of languages, as they are met
     known: set[tuple] = set()
     for number, line in enumerate(lines, start=1):
-        fields, duration, text = _glance(line.decode())
-        if fields is None or fields not in known or not 0 < duration < math.inf:
+        seen = _glance(line.decode())
+        if seen is None or seen.fields not in known or not 0 < seen.duration < math.inf:
             cut = cut_from_line(line, f"{path}, line {number}")
-            duration, text = cut.duration, cut.supervisions[0].text or ""
-            if fields is not None:
-                known.add(fields)
+            if seen is not None:
+                known.add(seen.fields)
+            (supervision,) = cut.supervisions
+            seen = _Glance((), cut.duration, supervision.text or "", supervision.language or UNKNOWN_LANGUAGE)
         starts.append(starts[-1] + len(line))
-        durations.append(duration)
-        characters.update(text)
-    arrays = np.frombuffer(starts, np.uint64), np.frombuffer(durations, np.float32)
-    return Index(*arrays, characters="".join(sorted(characters)))
+        durations.append(seen.duration)
+        languages.append(_numbered(seen.language, numbers, f"{path}, line {number}"))
+        lengths.append(len(seen.text))
+        characters.update(seen.text)
+    codes, languages = _sorted_codes(numbers, np.frombuffer(languages, np.uint8))
+    return Index(
+        np.frombuffer(starts, np.uint64),
+        np.frombuffer(durations, np.float32),
+        languages,
+        np.frombuffer(lengths, np.uint32),
+        codes,
+        characters="".join(sorted(characters)),
+    )
 
 
-def _glance(line: str) -> tuple[tuple | None, float, str]:
-    """→ which fields a cut has, its seconds and its transcript; no fields if it is not one of the ordinary kind."""
+def _numbered(language: str, numbers: dict[str, int], place: str) -> int:
+    if language not in numbers:
+        if len(numbers) == 256:
+            raise UserError(f"{place}: {language!r} is the 257th language, and there may be 256: are these languages?")
+        numbers[language] = len(numbers)
+    return numbers[language]
+
+
+def _sorted_codes(numbers: dict[str, int], languages: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """→ the codes in order, and `(N,)` uint8 numbers of them: independent of which was met first."""
+    codes = tuple(sorted(numbers))
+    renumbered = np.zeros(256, np.uint8)
+    renumbered[[numbers[code] for code in codes]] = range(len(codes))
+    return codes, renumbered[languages]
+
+
+class _Glance(NamedTuple):
+    """What is read of an ordinary line without deserialising its cut."""
+
+    fields: tuple  # names of those that it has
+    duration: float
+    text: str
+    language: str
+
+
+def _glance(line: str) -> _Glance | None:
+    """Nothing, if it is no cut of the ordinary kind."""
     try:
         cut = json.loads(line)
         (supervision,) = cut["supervisions"]
         duration, text = cut["duration"], supervision.get("text") or ""
+        language = supervision.get("language") or UNKNOWN_LANGUAGE
         fields = (cut["type"], *cut), tuple(supervision), tuple(cut.get("recording") or ())
-        if isinstance(duration, int | float) and isinstance(text, str):
-            return fields, duration, text
+        if isinstance(duration, int | float) and isinstance(text, str) and isinstance(language, str):
+            return _Glance(fields, duration, text, language)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    return None, 0.0, ""
+    return None
 
 
 # indexes
@@ -217,7 +298,7 @@ def _kept_beside(path: Path) -> Manifest:
         with lock:
             index = _stored(folder, path) or _built(folder, path)
             Path(lock.name).unlink(missing_ok=True)
-    return Manifest(path, folder / "lines.jsonl" if path.suffix == ".gz" else path, index)
+    return Manifest(path, folder / "lines.jsonl" if path.suffix == ".gz" else path, index, index_folder=folder)
 
 
 def _not_kept(path: Path, error: OSError) -> Manifest:
@@ -236,8 +317,8 @@ def _stored(folder: Path, path: Path) -> Index | None:
         record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if (record["version"], record["manifest"]) != (VERSION, _identity(path)):
             return None
-        starts, durations = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("starts", "durations"))
-        return Index(np.asarray(starts), np.asarray(durations), record["characters"])
+        arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
+        return Index(**arrays, language_codes=tuple(record["languages"]), characters=record["characters"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
@@ -252,10 +333,11 @@ def _built(folder: Path, path: Path) -> Index:
     try:
         record = {"version": VERSION, "manifest": _identity(path)}
         index = _indexed_into(partial, path)
-        np.save(partial / "starts.npy", index.starts)
-        np.save(partial / "durations.npy", index.durations)
+        for name in ARRAYS:
+            np.save(partial / f"{name}.npy", getattr(index, name))
         hours = round(float(index.durations.sum(dtype=np.float64)) / 3600, 1)
-        record |= {"cuts": len(index.durations), "hours": hours, "characters": index.characters}
+        record |= {"cuts": len(index.durations), "hours": hours}
+        record |= {"languages": index.language_codes, "characters": index.characters}
         (partial / "index.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # another machine was faster

@@ -16,7 +16,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.shar import audio_name, cuts_name, read_joined
+from speechllm_pl.core.shar import INDEX, audio_name, cuts_name, read_joined
 from speechllm_pl.data.manifest import cut_from_line
 
 AHEAD = 8 * 2**20
@@ -55,6 +55,11 @@ class SharCuts(Sequence[Cut]):
         self._files: OrderedDict[int, _Shard] = OrderedDict()
 
     @property
+    def index_folder(self) -> Path:
+        """Where what is known of the whole folder's cuts may be kept; a new export empties it."""
+        return self.folder / INDEX / "joined"
+
+    @property
     def shard_starts(self) -> np.ndarray:
         """`(S + 1,)` positions in this sequence at which shards begin, if it is in the order of the folder."""
         return self._starts if self._rows is None else np.searchsorted(self._rows, self._starts)
@@ -91,6 +96,15 @@ class SharCuts(Sequence[Cut]):
         (source,) = cut.recording.sources  # type: ignore[reportAttributeAccessIssue]
         source.type, source.source = "memory", audio
         return cut
+
+    def without_audio(self, position: int) -> Cut:
+        """A cut whose audio cannot be loaded, from its line alone.
+
+        Raises:
+            UserError: the line is no cut; the message names the shard and the line.
+        """
+        shard, row, place = self._place(position)
+        return cut_from_line(self._shard(shard).line(place), f"{self.folder / cuts_name(shard)}, line {row + 1}")
 
     def texts(self) -> Iterator[str]:
         """The transcripts, in order."""

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -45,6 +46,17 @@ class LlmTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without BOS or EOS."""
         return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without BOS or EOS."""
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells it from tokenizers that divide text otherwise."""
+        fast = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = fast.to_str() if fast else f"{type(self.tokenizer)} {sorted(self.tokenizer.get_vocab().items())}"
+        return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()

@@ -19,7 +19,7 @@ import torch
 from lhotse.cut import Cut
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -121,6 +121,25 @@ class Speed(L.Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:
             rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
+
+
+class LanguageShares(L.Callback):
+    """Tells what training has of each language, and logs how many epochs and hours of it have been heard."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = getattr(trainer, "datamodule", None)
+        self.data = data if isinstance(data, SpeechDataModule) else None
+        if self.data is not None and len(self.data.mixture.groups) > 1:
+            rank_zero_info("\n".join(["training data:", *self.data.mixture.table()]))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self.data is None or not trainer.is_global_zero:
+            return
+        for kind, values in zip(("epochs", "hours"), self.data.heard(batch_idx + 1), strict=True):
+            for language, value in values.items():
+                pl_module.log(f"data/{kind}/{language}", value, batch_size=1, rank_zero_only=True)
 
 
 class StepLog(L.Callback):

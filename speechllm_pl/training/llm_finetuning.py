@@ -4,21 +4,25 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.masks import stacked
 from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.decoding.generate import generate
 from speechllm_pl.decoding.greedy_ctc import greedy_ctc
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.conformer import Conformer, ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.features import SpecAugmentConfig
+from speechllm_pl.models.features import SAMPLING_RATE, FilterBank, SpecAugmentConfig
 from speechllm_pl.models.llm import LlmTokenizer, Quantization, decoder_layers, empty_llm, llm_digest, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -132,6 +136,23 @@ class LlmFinetuning(Recognizer):
         """Before any weight of the LLM is read."""
         super().setup(stage)
         refuse_quantized_shards(self.quantize, self.trainer.strategy)
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, SpeechDataModule):
+            datamodule.llm_input = self.llm_input()
+
+    def llm_input(self) -> LlmInput:
+        """How many positions utterances take, of which a batch has `data.max_tokens`."""
+
+        def instruction(language: str) -> int:
+            return self.llm_tokenizer.count([self.prompt.before_audio(language)])[0]
+
+        return LlmInput(self._embeddings_of, instruction, self.llm_tokenizer.count, self.llm_tokenizer.digest)
+
+    def _embeddings_of(self, seconds: np.ndarray) -> np.ndarray:
+        """`(N,)` → `(N,)` audio embeddings."""
+        samples = torch.from_numpy(np.round(seconds.astype(np.float64) * SAMPLING_RATE)).long()
+        frames = Conformer.output_lengths(FilterBank.num_frames(samples))
+        return stacked(frames, self.stride).int().numpy()
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):

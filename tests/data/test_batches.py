@@ -1,12 +1,15 @@
 """An epoch's plan: every cut, as many batches to every rank, and a resumed run gets the rest, on one rank or four."""
 
 from collections import Counter
+from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
+from speechllm_pl.data.batches import Buckets, Draw, EpochBatches, Plan, PlannedBatch, Positions
 
 
 def made_up_durations(count: int, seed: int = 0) -> np.ndarray:
@@ -229,3 +232,212 @@ def test_every_part_of_a_large_manifest_comes_early() -> None:
     count = 40_000
     positions = [index for batch in plan(made_up_durations(count), max_duration=200.0)[:20] for index in batch]
     assert np.histogram(positions, bins=4, range=(0, count))[0].min() > len(positions) / 8
+
+
+# bounded by positions too
+
+
+def made_up_positions(durations: np.ndarray, most: int, seed: int = 9) -> Positions:
+    """An embedding every 80 ms, and 2 to 6 tokens of text a second."""
+    text = durations * np.random.default_rng(seed).uniform(2, 6, len(durations))
+    return Positions(np.ceil(durations * 12.5).astype(np.int32), text.round().astype(np.uint32), most)
+
+
+def padded(batch: np.ndarray, positions: Positions) -> int:
+    return len(batch) * int(positions.audio[batch].max() + 1 + positions.text[batch].max())
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("num_buckets", [1, 2, 7, 30])
+@pytest.mark.parametrize("most", [20, 400, 600, 10_000])
+def test_no_batch_has_more_positions_or_seconds_than_it_may(spread: str, num_buckets: int, most: int) -> None:
+    durations = SPREADS[spread]
+    positions = made_up_positions(durations, most)
+    buckets = Buckets(durations, 30.0, num_buckets, positions)
+    assert len(buckets.counts) == len(np.unique(buckets.of)) <= num_buckets
+    batches = [batch.indices for batch in EpochBatches(buckets)]
+    assert seen([batch.tolist() for batch in batches]) == Counter(range(len(durations)))
+    assert len(batches) == len(buckets)
+    for batch in batches:
+        assert len(batch) == 1 or padded(batch, positions) <= most
+        assert len(batch) == 1 or len(batch) * durations[batch].max() <= 30 * (1 + 1e-5)
+    for k, (longest, size) in enumerate(zip(buckets.longest, buckets.batch_sizes, strict=True)):
+        of_bucket = np.flatnonzero(buckets.of == k)
+        one = int(positions.audio[of_bucket].max() + 1 + positions.text[of_bucket].max())
+        assert longest == durations[of_bucket].max()
+        assert size == max(1, min(int(30 / float(longest) + 1e-4), most // one))  # as many as fit
+
+
+def test_buckets_divided_by_text_have_less_padding_than_by_duration_alone() -> None:
+    """Where text is about half of the positions: an embedding every 240 ms."""
+    durations = np.random.default_rng(1).uniform(10, 20, 4000).astype(np.float32)
+    positions = made_up_positions(durations, 733)._replace(audio=np.ceil(durations / 0.24).astype(np.int32))
+
+    def share(buckets: Buckets) -> float:
+        batches = [batch.indices for batch in EpochBatches(buckets)]
+        real = int(positions.audio.sum() + positions.text.sum(dtype=np.int64)) + len(durations)
+        return 1 - real / sum(padded(batch, positions) for batch in batches)
+
+    assert share(Buckets(durations, 80.0, 20, positions)) < 0.75 * share(Buckets(durations, 80.0, 20))
+
+
+def test_buckets_of_many_are_chosen_by_a_sample_and_hold_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechllm_pl.data.batches.SAMPLE", 500)
+    durations = np.r_[made_up_durations(5000), np.float32([9.5, 0.2])]  # the extremes may not be in the sample
+    positions = made_up_positions(durations, 500)
+    for bounded in (None, positions):
+        batches = [batch.indices for batch in EpochBatches(Buckets(durations, 30.0, 12, bounded))]
+        assert seen([batch.tolist() for batch in batches]) == Counter(range(5002))
+        assert all(len(batch) * durations[batch].max() <= 30 * (1 + 1e-5) for batch in batches)
+    assert all(padded(batch, positions) <= 500 for batch in batches)
+
+
+def test_the_largest_batches_have_as_much_padding_as_any_batch_can() -> None:
+    durations = made_up_durations(400)
+    for most in (60, 500):  # batches of one, and larger ones
+        positions = made_up_positions(durations, most)
+        buckets = Buckets(durations, 30.0, 10, positions)
+        worst = dict.fromkeys(range(len(buckets.counts)), 0)
+        for epoch in range(20):
+            for batch in EpochBatches(buckets, epoch=epoch):
+                k = int(buckets.of[batch.indices[0]])
+                worst[k] = max(worst[k], padded(batch.indices, positions))
+        for k, batch in enumerate(buckets.largest_batches()):
+            assert (buckets.of[batch] == k).all()
+            assert len(set(batch.tolist())) == len(batch)
+            assert padded(batch, positions) >= worst[k]
+
+
+def test_no_positions_are_refused() -> None:
+    with pytest.raises(UserError, match="max_tokens 0"):
+        Buckets(DURATIONS, 30.0, 4, made_up_positions(DURATIONS, 0))
+
+
+# read from shards, in lanes
+
+LANES, SHUFFLED, SHARD = 24, 40, 100  # lanes, utterances of the buffer, utterances a shard
+MANY = made_up_durations(12_000)
+MANY_BUCKETS = Buckets(MANY, 30.0, 4)
+
+
+def from_shards(lanes: int = LANES, buffer: int = SHUFFLED) -> Draw:
+    """An epoch of shards in a random order, each as it lies on the disk."""
+    shards = np.random.default_rng(5).permutation(len(MANY) // SHARD)
+    utterances = (shards[:, None] * SHARD + np.arange(SHARD)).ravel().astype(np.int32)
+    return Draw(utterances, (np.arange(len(MANY)) + 0.3) / len(MANY), lanes, buffer)
+
+
+class Noted(Dataset):
+    """Which worker was asked for what."""
+
+    def __getitem__(self, planned: PlannedBatch) -> tuple[int, list[int]]:
+        from torch.utils.data import get_worker_info
+
+        info = get_worker_info()
+        return -1 if info is None else info.id, planned.indices.tolist()
+
+
+def read_by(rank: int, ranks: int, workers: int, start: int = 0) -> list[list[list[int]]]:
+    """What each worker of a rank reads, batch by batch: PyTorch gives them batches in turn."""
+    own = EpochBatches(MANY_BUCKETS, from_shards(), rank=rank, world_size=ranks, fill="empty", start=start)
+    batches = [batch.indices.tolist() for batch in own]
+    return [batches[worker :: max(1, workers)] for worker in range(max(1, workers))]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_pytorch_gives_workers_batches_in_turn(workers: int) -> None:
+    """Which `read_by` supposes."""
+    sampler = EpochBatches(MANY_BUCKETS, from_shards(), rank=1, world_size=3, fill="empty")
+    found: list[list[list[int]]] = [[] for _ in range(workers)]
+    for worker, batch in DataLoader(Noted(), sampler=sampler, batch_size=None, num_workers=workers):
+        found[worker].append(batch)
+    assert found == read_by(1, 3, workers)
+
+
+@pytest.mark.parametrize("ranks", range(1, 9))
+@pytest.mark.parametrize("workers", range(5))
+def test_from_shards_nothing_is_read_twice_or_lost(ranks: int, workers: int) -> None:
+    for start in (0, 1, 500):
+        readers = [reader for rank in range(ranks) for reader in read_by(rank, ranks, workers, start)]
+        counts = seen([batch for reader in readers for batch in reader])
+        done = seen([batch.tolist() for batch in map(whole_plan().members, range(start))])
+        assert counts + done == Counter(range(len(MANY)))
+
+
+@cache
+def whole_plan() -> Plan:
+    return EpochBatches(MANY_BUCKETS, from_shards()).plan
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 4), (2, 3), (3, 4), (4, 2), (6, 4), (8, 3), (8, 1)])
+@pytest.mark.parametrize("start", [0, 7])
+def test_readers_whose_number_divides_the_lanes_read_as_the_disk_has_it(ranks: int, workers: int, start: int) -> None:
+    """Each has lanes of its own, and in a lane no utterance of a bucket comes later than the buffer allows."""
+    assert LANES % (ranks * max(1, workers)) == 0
+    place = np.empty(len(MANY), np.int64)
+    place[from_shards().utterances] = np.arange(len(MANY))  # of each utterance in the epoch's reading
+    lane = place * LANES // len(MANY)
+    kept = turns_of_all_lanes()
+    owner: dict[int, tuple[int, int]] = {}
+    for rank in range(ranks):
+        own = EpochBatches(MANY_BUCKETS, from_shards(), rank=rank, world_size=ranks, fill="empty", start=start)
+        for step, batch in enumerate(own):
+            if start + rank + step * ranks >= kept:  # what is left over at the end
+                break
+            (of_batch,) = set(lane[batch.indices].tolist())
+            assert owner.setdefault(of_batch, (rank, step % max(1, workers))) == (rank, step % max(1, workers))
+    assert len(owner) == LANES
+    for number in range(LANES):
+        read = [whole_plan().members(batch) for batch in range(number, kept, LANES)]
+        for bucket in range(len(MANY_BUCKETS.counts)):
+            places = np.concatenate([place[batch] for batch in read if MANY_BUCKETS.of[batch[0]] == bucket])
+            assert (np.maximum.accumulate(places) - places).max() < SHUFFLED
+        last = [int(place[batch].max()) for batch in read]  # and batches come as they are complete
+        assert all(after > before - SHUFFLED for before, after in pairwise(last))
+
+
+@cache
+def turns_of_all_lanes() -> int:
+    """Up to which batch every lane has its turn: before what is left over."""
+    plan, place = whole_plan(), np.empty(len(MANY), np.int64)
+    place[from_shards().utterances] = np.arange(len(MANY))
+    lanes = [set((place[plan.members(number)] * LANES // len(MANY)).tolist()) for number in range(len(plan.starts))]
+    in_turn = next(n for n, of_batch in enumerate(lanes) if of_batch != {n % LANES})
+    assert in_turn > 0.85 * len(lanes)
+    return in_turn // LANES * LANES
+
+
+def test_the_buffer_shuffles_within_a_shard_and_lanes_are_of_equal_length() -> None:
+    still, shuffled = (
+        EpochBatches(MANY_BUCKETS, from_shards(buffer=buffer)).plan.utterances for buffer in (0, SHUFFLED)
+    )
+    assert still.tolist() != shuffled.tolist()
+    again = EpochBatches(MANY_BUCKETS, from_shards(), epoch=1).plan.utterances
+    assert shuffled.tolist() != again.tolist()
+
+
+@pytest.mark.parametrize("lanes", [1, 7, 24, 5000])
+def test_any_number_of_lanes_gives_as_many_batches(lanes: int) -> None:
+    batches = EpochBatches(MANY_BUCKETS, from_shards(lanes=lanes))
+    found = [batch.indices.tolist() for batch in batches]
+    assert seen(found) == Counter(range(len(MANY)))
+    assert len(found) == batches.batches == len(MANY_BUCKETS)
+
+
+def test_an_epoch_may_have_utterances_more_than_once() -> None:
+    utterances = np.r_[np.arange(50), np.arange(20), np.arange(5)].astype(np.int32)
+    batches = EpochBatches(Buckets(DURATIONS, 30.0, 4), Draw(utterances))
+    found = [batch.indices.tolist() for batch in batches]
+    assert seen(found) == Counter(utterances.tolist())
+    assert len(found) == batches.batches
+
+
+def test_plans_that_differ_have_other_digests() -> None:
+    plans = [
+        *(EpochBatches(MANY_BUCKETS, from_shards(), epoch=epoch).plan for epoch in (0, 1)),
+        EpochBatches(MANY_BUCKETS, from_shards(lanes=8)).plan,
+        EpochBatches(MANY_BUCKETS, from_shards(buffer=41)).plan,
+        EpochBatches(Buckets(MANY, 29.0, 4), from_shards()).plan,
+    ]
+    assert len({plan.digest() for plan in plans}) == len(plans)
+    assert whole_plan().digest() == plans[0].digest()

@@ -1,0 +1,251 @@
+"""What a training epoch has of each source and language, and in what order it is read.
+
+A group is one language of one source. Of an epoch, which lasts as long as all the data together, it gets
+
+    share = weight of its source * hours ** alpha, divided by the sum of these over all groups,
+
+as XLSR balances languages (arXiv 2006.13979). With alpha 1 and equal weights every utterance comes once an epoch; with
+alpha 0 all groups are heard equally long. A source of weight 0.5 is heard half as often as one of weight 1 that has
+the same hours.
+
+A group is an endless stream: its utterances in one random order, then all of them in another. Epochs take one slice
+of it after the other, so none of its utterances is ahead of another by more than one. A slice's length is rounded up or
+down so that its expectation over seeds is exact, and that after any number of epochs not one utterance is missing.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+from lhotse.cut import Cut
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.batches import Draw, EpochBatches
+from speechllm_pl.data.cuts import Cuts
+
+
+@dataclass(frozen=True)
+class TrainSource:
+    """Training data of one kind.
+
+    Attributes:
+        cuts: their manifest, relative to `data.root` unless absolute.
+        weight: how often its hours are heard, relative to the other sources.
+    """
+
+    cuts: str
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise UserError(f"data.train: {self.cuts} has weight {self.weight}: give one above 0, or leave it out")
+
+
+class Group(NamedTuple):
+    """One language of one source."""
+
+    source: str
+    language: str
+
+
+class TrainingCuts(Sequence[Cut]):
+    """The cuts of several sources, one source after the other.
+
+    Args:
+        sources: by name.
+        max_seconds: longer cuts are left out.
+    """
+
+    def __init__(self, sources: Mapping[str, Cuts], max_seconds: float = math.inf):
+        self.sources = dict(sources)
+        kept = [np.flatnonzero(cuts.durations <= max_seconds).astype(np.int32) for cuts in sources.values()]
+        self._rows = kept  # of each source
+        self._stops = np.cumsum([len(rows) for rows in kept])
+        self.durations = self.of_sources(lambda cuts: cuts.durations)  # (N,) float32 seconds
+        self.groups, self.group_of = _groups(self.sources, kept)  # (N,) uint16
+        self.left_out = sum(len(cuts) for cuts in sources.values()) - len(self)
+
+    @property
+    def characters(self) -> str:
+        """Every character of all the sources' transcripts, once."""
+        return "".join(sorted(set().union(*(cuts.characters for cuts in self.sources.values()))))
+
+    def of_sources(self, known: Callable[[Cuts], np.ndarray]) -> np.ndarray:
+        """`(N,)` of what is known of all cuts of each source."""
+        return np.concatenate([known(cuts)[rows] for cuts, rows in zip(self.sources.values(), self._rows, strict=True)])
+
+    def members(self, group: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """→ `(n,)` int32 the cuts of a group, as they lie on the disk, and the shard of each if there are shards."""
+        members = np.flatnonzero(self.group_of == group).astype(np.int32)
+        source = list(self.sources).index(self.groups[group].source)
+        starts = getattr(self.sources[self.groups[group].source], "shard_starts", None)
+        if starts is None:
+            return members, None
+        begin = self._stops[source] - len(self._rows[source])
+        return members, np.searchsorted(starts, self._rows[source][members - begin], side="right") - 1
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> Cut: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Cut]: ...
+
+    def __getitem__(self, index: int | slice) -> Cut | list[Cut]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(len(self))[index]]
+        position = range(len(self))[index]
+        source = int(np.searchsorted(self._stops, position, side="right"))
+        rows = self._rows[source]
+        row = rows[position - int(self._stops[source]) + len(rows)]
+        return list(self.sources.values())[source][int(row)]
+
+
+def _groups(sources: dict[str, Cuts], kept: list[np.ndarray]) -> tuple[list[Group], np.ndarray]:
+    """→ the groups that have cuts, and `(N,)` uint16 the group of each cut."""
+    groups: list[Group] = []
+    group_of = []
+    for (name, cuts), rows in zip(sources.items(), kept, strict=True):
+        present, number = np.unique(cuts.languages[rows], return_inverse=True)
+        group_of.append((number + len(groups)).astype(np.uint16))
+        groups += [Group(name, cuts.language_codes[language]) for language in present]
+    return groups, np.concatenate(group_of)
+
+
+class Mixture:
+    """Draws epochs from the groups of the training data.
+
+    Args:
+        cuts: of all sources.
+        weights: of each source, by name.
+        alpha: 1 leaves the hours of languages as they are, 0 makes them equal.
+        seed: of the order of utterances.
+        lanes: parts into which an epoch is cut where it is read from shards; they are read side by side.
+        shuffle_buffer: utterances of a lane among which that reading shuffles.
+
+    Raises:
+        UserError: alpha is below 0 or no number.
+    """
+
+    def __init__(
+        self,
+        cuts: TrainingCuts,
+        weights: Mapping[str, float],
+        alpha: float = 1.0,
+        seed: int = 0,
+        lanes: int = 1,
+        shuffle_buffer: int = 0,
+    ):
+        if not 0 <= alpha < math.inf:
+            raise UserError(f"data.balance = {alpha}: give 0 (languages equally long) to 1 (as they are)")
+        self.cuts = cuts
+        self.groups = cuts.groups
+        self.seed = seed
+        self.lanes = lanes
+        self.shuffle_buffer = shuffle_buffer
+        self.utterances = np.bincount(cuts.group_of, minlength=len(self.groups))  # (G,)
+        self.seconds = np.bincount(cuts.group_of, weights=cuts.durations, minlength=len(self.groups))  # (G,)
+        loads = np.array([weights[group.source] for group in self.groups]) * self.seconds**alpha
+        self.shares = loads / loads.sum()  # (G,) of an epoch's seconds
+        # Rounded, so that a rate of 1 is one: then each epoch has each utterance exactly once.
+        self.rates = (self.shares * self.seconds.sum() / self.seconds).round(12)  # (G,) epochs of a group in an epoch
+        phases = [self._random(group, 0, kind=2).random() for group in range(len(self.groups))]
+        self._phases = np.array(phases)  # (G,) where in 0 … 1 the rounding begins
+        self._members = [cuts.members(group) for group in range(len(self.groups))]
+        self._from_shards = any(shards is not None for _, shards in self._members)
+
+    def drawn_before(self, epoch: int) -> np.ndarray:
+        """`(G,)` utterances of the epochs before this one."""
+        return np.floor(epoch * self.rates * self.utterances + self._phases).astype(np.int64)
+
+    def draw(self, epoch: int) -> Draw:
+        """What an epoch has; a function of data, seed and epoch."""
+        begin, end = self.drawn_before(epoch), self.drawn_before(epoch + 1)
+        numbers = range(len(self.groups))
+        utterances = np.concatenate([self._stream(group, begin[group], end[group]) for group in numbers])
+        if not self._from_shards:
+            return Draw(np.sort(utterances, kind="stable"))
+        at = [
+            (np.arange(end[group] - begin[group]) + self._random(group, epoch, kind=3).random())
+            / (end[group] - begin[group])
+            for group in numbers
+        ]
+        return Draw(utterances, np.concatenate(at), self.lanes, self.shuffle_buffer)
+
+    def heard_before(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """`(G,)` utterances of the epochs before this one, and their seconds."""
+        drawn = self.drawn_before(epoch)
+        passes, begun = np.divmod(drawn, self.utterances)
+        seconds = passes * self.seconds
+        for group in np.flatnonzero(begun).tolist():
+            part = self._stream(group, drawn[group] - begun[group], drawn[group])
+            seconds[group] += self.cuts.durations[part].sum(dtype=np.float64)
+        return drawn, seconds
+
+    def _stream(self, group: int, begin: int, end: int) -> np.ndarray:
+        """A slice of a group's endless stream; a pass that is in it as a whole need not be in order without shards."""
+        members, _ = self._members[group]
+        parts, at = [members[:0]], begin
+        while at < end:
+            number, first = divmod(at, len(members))
+            stop = min(len(members), first + end - at)
+            whole = stop - first == len(members) and not self._from_shards
+            parts.append(members if whole else self._pass(group, number)[first:stop])
+            at += stop - first
+        return np.concatenate(parts)
+
+    def _pass(self, group: int, number: int) -> np.ndarray:
+        """A group's utterances at random, or shard by shard as they lie there."""
+        members, shards = self._members[group]
+        if shards is None:
+            return self._random(group, number, kind=4).permutation(members)
+        places = self._random(group, number, kind=4).permutation(int(shards.max()) + 1)
+        return members[np.argsort(places[shards], kind="stable")]
+
+    def _random(self, group: int, number: int, kind: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, group, number, kind))
+
+    def table(self) -> list[str]:
+        """For each group its hours, its share of an epoch, and how often that is all of it."""
+        width = max(len(" ".join(group)) for group in self.groups)
+        rows = [f"{'':<{width}}       hours   share  epochs an epoch"]
+        for group, seconds, share, rate in zip(self.groups, self.seconds, self.shares, self.rates, strict=True):
+            rows.append(f"{' '.join(group).strip():<{width}} {seconds / 3600:>11,.2f} {share:>7.1%} {rate:>16.3f}")
+        return rows
+
+
+class Heard:
+    """Counts what a run has heard of each language, from the plan: so a resumed run knows it too.
+
+    An epoch that the trainer cut short counts as whole once the next one begins.
+    """
+
+    def __init__(self, mixture: Mixture, batches: EpochBatches):
+        self.batches = batches
+        self._mixture = mixture
+        self._utterances, self._seconds = mixture.heard_before(batches.epoch)
+        self._done = 0  # batches of this epoch, over all ranks
+        codes = [group.language for group in mixture.groups]
+        self.languages = sorted(set(codes))
+        self._language_of = np.array([self.languages.index(code) for code in codes])  # (G,)
+        self._whole = self._by_language(mixture.utterances)
+
+    def after(self, done: int) -> tuple[dict[str, float], dict[str, float]]:
+        """→ epochs and hours of each language when so many batches of this epoch are done, over all ranks."""
+        new = self.batches.plan.between(self._done, done)
+        groups = self._mixture.cuts.group_of[new]
+        number = len(self._mixture.groups)
+        self._utterances = self._utterances + np.bincount(groups, minlength=number)
+        durations = self._mixture.cuts.durations[new]
+        self._seconds = self._seconds + np.bincount(groups, weights=durations, minlength=number)
+        self._done = done
+        epochs = (self._by_language(self._utterances) / self._whole).tolist()
+        hours = (self._by_language(self._seconds) / 3600).tolist()
+        return dict(zip(self.languages, epochs, strict=True)), dict(zip(self.languages, hours, strict=True))
+
+    def _by_language(self, of_groups: np.ndarray) -> np.ndarray:
+        return np.bincount(self._language_of, weights=of_groups, minlength=len(self.languages))

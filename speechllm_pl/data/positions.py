@@ -1,0 +1,110 @@
+"""How many of the LLM's input positions each utterance takes, before any audio is read.
+
+Texts are tokenised once: the counts of a large manifest are kept beside its index, under the tokenizer's digest.
+"""
+
+import fcntl
+import itertools
+import logging
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+from tqdm import tqdm
+
+from speechllm_pl.data.cuts import Cuts
+from speechllm_pl.data.mixture import TrainingCuts
+
+AT_ONCE = 10_000
+"""Texts that are tokenised together."""
+
+TO_DO = np.iinfo(np.uint32).max
+"""Stands where a text has not been counted yet."""
+
+TOKENS_PER_SECOND = 5.0
+"""Of text in speech, as `speechllm plan` assumes."""
+
+log = logging.getLogger(__name__)
+
+
+class LlmInput(NamedTuple):
+    """What the LLM reads of an utterance, `[instruction][audio][BOS][text]`, as stage 2 says it.
+
+    Attributes:
+        audio: `(N,)` seconds → `(N,)` audio embeddings.
+        instruction: language → tokens before the audio.
+        tokens: texts → tokens of each.
+        digest: tells the tokenizer from others.
+    """
+
+    audio: Callable[[np.ndarray], np.ndarray]
+    instruction: Callable[[str], int]
+    tokens: Callable[[Sequence[str]], list[int]]
+    digest: str
+
+    def most(self, max_duration: float) -> int:
+        """Positions of a batch of so many seconds of speech."""
+        return int(self.audio(np.array([max_duration]))[0]) + round(TOKENS_PER_SECOND * max_duration)
+
+    def before_bos(self, cuts: TrainingCuts, factor: float = 1.0) -> np.ndarray:
+        """`(N,)` positions that instruction and audio take; of instructions the longest, and audio `factor` times as
+        long as the recording, as augmentation may make it."""
+        longest = max(self.instruction(group.language) for group in cuts.groups)
+        return self.audio(cuts.durations * np.float32(factor)) + longest
+
+    def text(self, cuts: TrainingCuts, factor: float = 1.0) -> np.ndarray:
+        """`(N,)` tokens of the transcripts, with room for `factor` times as many."""
+        counts = cuts.of_sources(lambda source: count_tokens(source, self.tokens, self.digest))
+        return counts if factor == 1 else np.ceil(counts * factor).astype(counts.dtype)
+
+
+def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], digest: str) -> np.ndarray:
+    """`(n,)` uint32, from the file where they are kept, or counted now.
+
+    Where cuts have an `index_folder`, counts are kept there; one process of a machine counts while the others wait, and
+    an interrupted one is continued.
+    """
+    folder = cast(Path | None, getattr(cuts, "index_folder", None))
+    if folder is None:
+        return _counted(cuts, tokens, np.full(len(cuts), TO_DO, np.uint32))
+    path = folder / f"tokens-{digest}.npy"
+    try:
+        if not path.exists():
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists():
+                    _count_into(path, cuts, tokens)
+                Path(lock.name).unlink(missing_ok=True)
+        return np.asarray(np.load(path, mmap_mode="r"))
+    except OSError as error:
+        log.warning("counts of tokens cannot be kept in %s (%s): they are made at every start", folder, error)
+        return _counted(cuts, tokens, np.full(len(cuts), TO_DO, np.uint32))
+
+
+def _count_into(path: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}")
+    try:
+        counts = np.load(partial, mmap_mode="r+")  # of a process that was interrupted
+    except (OSError, ValueError, EOFError):
+        counts = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint32, shape=(len(cuts),))
+        counts[:] = TO_DO
+    _counted(cuts, tokens, counts)
+    cast(np.memmap, counts).flush()
+    partial.rename(path)
+
+
+def _counted(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], counts: np.ndarray) -> np.ndarray:
+    """Fill in the counts that are to do; they are counted from the first to the last."""
+    done = int(np.argmax(counts == TO_DO)) if (counts == TO_DO).any() else len(counts)
+    texts = cuts.select(np.arange(done, len(counts))).texts()
+    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds
+    bar = tqdm(desc="tokens of transcripts", total=len(counts), initial=done, unit=" texts", mininterval=seldom)
+    with bar:
+        while some := list(itertools.islice(texts, AT_ONCE)):
+            counts[done : done + len(some)] = tokens(some)
+            done += len(some)
+            bar.update(len(some))
+    return counts
