@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,18 @@ def test_a_missing_or_empty_folder_is_refused_by_name(tmp_path: Path) -> None:
         load_llm(str(tmp_path))
     with pytest.raises(UserError, match="nowhere does not exist"):
         LlmTokenizer(str(tmp_path / "nowhere"))
+
+
+def test_default_devices_hold_for_all_constructors_after_loading(llm_folder: Path) -> None:
+    script = f"""
+import torch
+from speechllm_pl.models.llm import load_llm
+load_llm({str(llm_folder)!r})
+with torch.device("meta"):
+    print(torch.linspace(0, 1, 3).device, torch.zeros(1).device)
+"""
+    shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["meta", "meta"]
 
 
 def test_texts_are_encoded_without_special_tokens_and_decoded_back(llm_folder: Path) -> None:
