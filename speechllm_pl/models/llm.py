@@ -242,8 +242,8 @@ def _from_pretrained(auto_class: Any, name_or_path: str, **arguments: Any) -> An
             f"LLM folder {name_or_path} does not exist: give a Hugging Face folder or name with --model.llm"
             " (`make llm` builds the tiny one)"
         )
-    # torch lists its constructors when a default device is first asked for. While transformers loads, it replaces one of
-    # them, which would be missing from that list ever after.
+    # torch lists its constructors when a default device is first asked for. While transformers loads, it replaces one
+    # of them, which would be missing from that list ever after.
     with torch.device("cpu"):
         torch.empty(0)
     try:
