@@ -39,8 +39,9 @@ from torch.utils.data import DataLoader
 from data_prep import shar
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.cuts import Cuts, read_cuts
-from speechllm_pl.data.dataset import SpeechDataset, start_worker
+from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.handover import Handover
+from speechllm_pl.data.loader import start_worker
 
 BAR = 0.9
 RATE = 16_000  # Hz

@@ -1,7 +1,6 @@
 """A LightningDataModule built on Lhotse cuts."""
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,8 +13,8 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import Augmentation, Concatenate
 from speechllm_pl.data.batches import Buckets, EpochBatches, Positions
 from speechllm_pl.data.cuts import read_cuts
-from speechllm_pl.data.dataset import SpeechDataset, start_worker
-from speechllm_pl.data.handover import Handover
+from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.loader import Loader, loader
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
 from speechllm_pl.data.positions import LlmInput
@@ -247,17 +246,9 @@ class SpeechDataModule(L.LightningDataModule):
         """→ this process's rank, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, split: str, batches: EpochBatches) -> DataLoader:
+    def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
-        handover = Handover(self.num_workers)
-        return DataLoader(
-            SpeechDataset(self.cuts(split), augmentations, self.seed),
-            sampler=batches,
-            batch_size=None,
-            num_workers=self.num_workers,
-            collate_fn=cast(Any, handover),
-            worker_init_fn=partial(start_worker, handover=handover),
-        )
+        return loader(SpeechDataset(self.cuts(split), augmentations, self.seed), batches, self.num_workers)
 
     def _open_training_cuts(self) -> TrainingCuts:
         sources = {name: read_cuts(self.root / source.cuts) for name, source in self.train.items()}

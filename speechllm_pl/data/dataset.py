@@ -1,9 +1,6 @@
 """Lhotse cuts to batches of waveforms. A long run survives bad recordings: they are skipped, counted and named."""
 
 import logging
-import os
-import signal
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +10,7 @@ from torch.utils.data import Dataset
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
-from speechllm_pl.data.handover import Handover, empty
+from speechllm_pl.data.handover import empty
 from speechllm_pl.data.utterance import Utterance, read_utterance
 
 log = logging.getLogger(__name__)
@@ -64,27 +61,3 @@ def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
         ids=[utterance.id for utterance in utterances],
         skipped=skipped,
     )
-
-
-def start_worker(worker: int, handover: Handover) -> None:
-    """In each of a loader's processes, before it reads."""
-    leave_stopping_to_the_trainer(worker)
-    handover.start(worker)
-
-
-def leave_stopping_to_the_trainer(worker: int) -> None:
-    """For a loader's worker: signals that reach every process of a job leave it alone; its parent can still end it.
-
-    The training process may want to finish its step when it is signalled, and needs its batches for that.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # also in threads that start from now on
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
-
-
-def _end_when_the_parent_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)  # PyTorch takes any other status for a crash

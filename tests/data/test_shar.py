@@ -5,14 +5,12 @@ import logging
 import os
 import pickle
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import SPLITS, WORDS, speak, write_cut
 from lhotse import CutSet
-from torch.utils.data import DataLoader
 
 from data_prep.shar import Settings, export
 from speechllm_pl.core import shar as folders
@@ -22,8 +20,8 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.data.dataset import SpeechDataset, start_worker
-from speechllm_pl.data.handover import Handover
+from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.data.shar import open_shar
 
@@ -128,16 +126,7 @@ def test_workers_read_what_one_process_reads(folder: Path) -> None:
     cuts[0]  # a file is open already when workers are forked
     plan = list(EpochBatches(Buckets(cuts.durations, 3.0, 2))) * 10
     alone = [SpeechDataset(cuts)[planned] for planned in plan]
-    handover = Handover(2)
-    loader = DataLoader(
-        SpeechDataset(cuts),
-        sampler=plan,
-        batch_size=None,
-        num_workers=2,
-        collate_fn=handover,
-        worker_init_fn=partial(start_worker, handover=handover),
-    )
-    for ours, expected in zip(loader, alone, strict=True):
+    for ours, expected in zip(loader(SpeechDataset(cuts), plan, 2), alone, strict=True):
         assert ours.ids == expected.ids
         assert ours.waveforms.equal(expected.waveforms)
 
