@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
-from speechllm_pl.data.handover import Handover, empty
+from speechllm_pl.data.handover import Handover, expect, padded
 from speechllm_pl.data.recording import decoded
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -32,6 +32,7 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         loaded, skipped = [], []
+        expect(len(planned.indices), self._longest(planned))
         for index in planned.indices:
             name = f"cut {index}"
             try:
@@ -43,6 +44,13 @@ class SpeechDataset(Dataset):
                 log.warning("skipped %s, which cannot be read: %s", name, reason)
                 skipped.append(name)
         return collate(loaded, skipped)._replace(seed=planned.seed)
+
+    def _longest(self, planned: PlannedBatch) -> int:
+        """Samples, or 0 if that is not known before the cuts are read."""
+        durations = getattr(self.cuts, "durations", None)
+        if durations is None or not len(planned.indices):
+            return 0
+        return round(float(durations[planned.indices].max()) * SAMPLING_RATE)
 
 
 def read(cut: Cut) -> np.ndarray:
@@ -66,13 +74,9 @@ def read(cut: Cut) -> np.ndarray:
 def collate(loaded: list[tuple[Cut, np.ndarray]], skipped: list[str]) -> Batch:
     """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
     lengths = [len(samples) for _, samples in loaded]
-    waveforms = empty(len(loaded), max(lengths, default=0))
-    for row, (_, samples) in zip(waveforms, loaded, strict=True):
-        row[: len(samples)] = torch.from_numpy(samples)
-        row[len(samples) :] = 0
     supervisions = [cut.supervisions[0] for cut, _ in loaded]
     return Batch(
-        waveforms,
+        padded([samples for _, samples in loaded]),
         torch.tensor(lengths, dtype=torch.long),
         texts=[supervision.text or "" for supervision in supervisions],
         languages=[supervision.language or "und" for supervision in supervisions],

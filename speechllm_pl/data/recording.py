@@ -8,6 +8,7 @@ import soundfile
 from lhotse.cut import Cut, MonoCut
 from lhotse.utils import compute_num_samples
 
+from speechllm_pl.data.handover import row
 from speechllm_pl.models.features import SAMPLING_RATE
 
 
@@ -36,7 +37,7 @@ def decoded(cut: Cut) -> np.ndarray | None:
 def _samples(audio: soundfile.SoundFile, count: int) -> np.ndarray | None:
     """The next ones, if there are so many."""
     if (audio.format, audio.subtype) == ("WAV", "PCM_16"):  # libsndfile makes floats of these one by one
-        samples = np.multiply(audio.read(count, dtype="int16"), np.float32(2**-15), dtype=np.float32)
-    else:
-        samples = audio.read(count, dtype="float32")
+        whole = audio.read(count, dtype="int16")
+        return np.multiply(whole, np.float32(2**-15), out=row(count)) if len(whole) == count else None
+    samples = audio.read(out=row(count))
     return samples if len(samples) == count else None
