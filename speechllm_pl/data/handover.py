@@ -2,7 +2,8 @@
 
 PyTorch takes new memory for every batch and has its pages mapped in both processes, which can take a quarter of the
 time that decoding FLAC takes; and where /dev/shm is small, as in containers, it fails. Here a few places are set aside
-before the loader's processes are forked, and a place is free again as soon as the batch in it is no longer used.
+before the loader's processes are forked. Recordings are decoded into the rows of a place, and it is free again as soon
+as the batch in it is no longer used.
 """
 
 import ctypes
@@ -139,7 +140,7 @@ class Handover:
         """In the training process: float32 waveforms; the place is free when no tensor refers to them any more."""
         array = self.array(place, shape)
         self._states.flat[place] = ARRIVED
-        weakref.finalize(array, self._states.flat.__setitem__, place, FREE).atexit = False
+        weakref.finalize(array, _release, self._states, place, os.getpid()).atexit = False
         return torch.from_numpy(array)
 
     def __reduce__(self) -> tuple:
@@ -159,6 +160,12 @@ class _Parcel:
 
 def _unpacked(handover: int, place: int, shape: tuple[int, int], lengths: list[int], others: tuple[Any, ...]) -> Batch:
     return Batch(_all[handover].received(place, shape), torch.tensor(lengths, dtype=torch.long), *others)
+
+
+def _release(states: np.ndarray, place: int, process: int) -> None:
+    """Not by a process that was forked while the batch was in use, and has forgotten it."""
+    if os.getpid() == process:
+        states.flat[place] = FREE
 
 
 def _can_hold(rows: np.ndarray, recordings: list[np.ndarray]) -> bool:
