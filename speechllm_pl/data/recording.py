@@ -27,8 +27,9 @@ def decoded(cut: Cut) -> np.ndarray | None:
         with soundfile.SoundFile(file) as audio:
             if (audio.channels, audio.samplerate, audio.frames) != (1, SAMPLING_RATE, cut.recording.num_samples):
                 return None
-            if cut.start:  # FLAC's decoder takes its time for any seeking, even to the beginning
-                audio.seek(compute_num_samples(cut.start, SAMPLING_RATE))
+            if cut.start == 0 and cut.duration == cut.recording.duration:
+                return _samples(audio, audio.frames)  # FLAC's decoder takes its time for any seeking, even to here
+            audio.seek(compute_num_samples(cut.start, SAMPLING_RATE))
             return _samples(audio, compute_num_samples(cut.duration, SAMPLING_RATE))
     except soundfile.LibsndfileError:
         return None
