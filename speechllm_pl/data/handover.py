@@ -18,8 +18,9 @@ import torch
 
 from speechllm_pl.data.batch import Batch
 
-PLACES = 4
-"""A worker: two batches that wait in the loader's queue, one in use, one being made."""
+PLACES = 5
+"""A worker: two batches that are made or wait in the loader's queue, two in use while the next takes the former one's
+place, and one for a batch that is not what was expected."""
 
 PLACE_BYTES = 64 * 2**20
 """Of a place: 1,000 s of audio. Only what is used takes memory."""
