@@ -86,7 +86,7 @@ TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/be
 EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) \
   $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
 
-.PHONY: help install data tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd experiment \
+.PHONY: help install data shar slurm-shar tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd experiment \
   lint test test-long test-slurm ci clean demo-short slurm-prepare slurm-pretrain-ctc slurm-finetune slurm-evaluate \
   needs command part
 
@@ -139,6 +139,11 @@ $(foreach name,$(OF_LANGUAGES),$(eval PART_OF_$(name) = LANGUAGES=$$(1)))
 $(ROOT)/parts/%/train.jsonl.gz: | $(INSTALLED)
 	$(if $(PART_OF_$(DATA)),,$(error DATA=$(DATA) cannot be prepared in parts: leave PARTS out))
 	@$(MAKE) data PARTS= ROOT=$(ROOT)/parts/$* $(call PART_OF_$(DATA),$*)
+
+CODEC = opus
+
+shar: $(ROOT)/train.jsonl.gz ## pack the training cuts of DATA into Lhotse Shar, in ROOT/shar/train (CODEC opus or flac)
+	$(call say,$(PYTHON) -m data_prep.shar --manifest $< --output $(ROOT)/shar/train --codec $(CODEC) --jobs $(JOBS))
 
 tokenizer: $(ROOT)/tokenizer.model ## train the CTC tokenizer of DATA (VOCAB pieces)
 
@@ -220,6 +225,11 @@ else
 	$(call say,parts=$$($(call sbatch,prepare,parts,--parsable --array=1-$(words $(PARTS)) --output=runs/slurm/%A_%a.out $(ON_CPUS))) \
 	  && $(call sbatch,prepare,join,--dependency=afterok:$${parts%;*} --kill-on-invalid-dep=yes $(ON_CPUS)))
 endif
+
+ARRAY = 0-7
+
+slurm-shar: | $(INSTALLED) runs/slurm ## submit the packing of DATA's training cuts into Shar, to the tasks of ARRAY
+	$(call say,$(call sbatch,shar,shar,--array=$(ARRAY) --output=runs/slurm/%A_%a.out $(ON_CPUS)))
 
 runs/slurm: # SLURM does not make the folder of a log
 	mkdir -p $@

@@ -226,6 +226,14 @@ def test_parts_are_prepared_in_an_array_and_joined_after_it() -> None:
     assert not [word for word in alone if word.startswith(("--array", "--dependency"))]
 
 
+def test_training_cuts_are_packed_alone_or_in_an_array() -> None:
+    assert last_command("shar", "DATA=fsdd", "CODEC=flac", "JOBS=3").endswith(
+        "data_prep.shar --manifest data/fsdd/train.jsonl.gz --output data/fsdd/shar/train --codec flac --jobs 3"
+    )
+    array = submission("slurm-shar", "DATA=fsdd", "ARRAY=0-31", "JOBS=16")
+    assert {"--array=0-31", "--cpus-per-task=16", "conf/slurm/shar.sbatch", "DATA=fsdd"} <= set(array)
+
+
 def test_a_part_is_a_corpus_by_itself() -> None:
     part = make("part", "PART=2", "PARTS=en de", "DATA=table", "TABLE=t", "ROOT=data/new").stdout
     assert "data_prep.table --table 't/de' --output data/new/parts/de" in part
@@ -242,7 +250,7 @@ def test_a_part_is_a_corpus_by_itself() -> None:
 def test_batch_scripts_parse_and_their_logs_have_a_folder() -> None:
     scripts = sorted((ROOT / "conf" / "slurm").iterdir())
     assert [path.name for path in scripts if path.suffix == ".sbatch"] == [
-        *("evaluate.sbatch", "finetune.sbatch", "prepare.sbatch", "pretrain_ctc.sbatch")
+        *("evaluate.sbatch", "finetune.sbatch", "prepare.sbatch", "pretrain_ctc.sbatch", "shar.sbatch")
     ]
     for script in (*scripts, ROOT / "tests" / "slurm" / "cluster.sh", ROOT / ".ci" / "run"):
         subprocess.run(["bash", "-n", script], check=True)

@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
-from speechllm_pl.data.handover import empty
+from speechllm_pl.data.handover import expect, padded
 from speechllm_pl.data.utterance import Utterance, read_utterance
+from speechllm_pl.models.features import SAMPLING_RATE
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         utterances, skipped = [], []
+        expect(len(planned.indices), self._longest(planned))
         for index in planned.indices:
             name = f"cut {index}"
             try:
@@ -45,16 +47,19 @@ class SpeechDataset(Dataset):
         utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
         return collate(utterances, skipped)._replace(seed=planned.seed)
 
+    def _longest(self, planned: PlannedBatch) -> int:
+        """Samples, or 0 if that is not known before the cuts are read."""
+        durations = getattr(self.cuts, "durations", None)
+        if durations is None or not len(planned.indices):
+            return 0
+        return round(float(durations[planned.indices].max()) * SAMPLING_RATE)
+
 
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
     """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
     lengths = [len(utterance.samples) for utterance in utterances]
-    waveforms = empty(len(utterances), max(lengths, default=0))
-    for row, utterance in zip(waveforms, utterances, strict=True):
-        row[: len(utterance.samples)] = torch.from_numpy(utterance.samples)
-        row[len(utterance.samples) :] = 0
     return Batch(
-        waveforms,
+        padded([utterance.samples for utterance in utterances]),
         torch.tensor(lengths, dtype=torch.long),
         texts=[utterance.text for utterance in utterances],
         languages=[utterance.language for utterance in utterances],

@@ -2,7 +2,8 @@
 
 PyTorch takes new memory for every batch and has its pages mapped in both processes, which can take a quarter of the
 time that decoding FLAC takes; and where /dev/shm is small, as in containers, it fails. Here a few places are set aside
-before the loader's processes are forked, and a place is free again as soon as the batch in it is no longer used.
+before the loader's processes are forked. Recordings are decoded into the rows of a place, and it is free again as soon
+as the batch in it is no longer used.
 """
 
 import ctypes
@@ -17,8 +18,9 @@ import torch
 
 from speechllm_pl.data.batch import Batch
 
-PLACES = 4
-"""A worker: two batches that wait in the loader's queue, one in use, one being made."""
+PLACES = 5
+"""A worker: two batches that are made or wait in the loader's queue, two in use while the next takes the former one's
+place, and one for a batch that is not what was expected."""
 
 PLACE_BYTES = 64 * 2**20
 """Of a place: 1,000 s of audio. Only what is used takes memory."""
@@ -34,10 +36,26 @@ _mine: "Handover | None" = None
 """In a loader's process: what it hands its batches over with."""
 
 
-def empty(rows: int, samples: int) -> torch.Tensor:
-    """`(rows, samples)` float32 for a batch's waveforms: in a loader's process where they can be handed over, if
-    possible. What is in it already is anything."""
-    return torch.empty(rows, samples) if _mine is None else _mine.empty(rows, samples)
+def expect(rows: int, samples: int) -> None:
+    """Before a batch is read: how many recordings it has, and how long the longest is if all goes well."""
+    if _mine is not None:
+        _mine.expect(rows, samples)
+
+
+def row(samples: int) -> np.ndarray:
+    """`(samples,)` float32 to decode the batch's next recording into. What is in it already is anything."""
+    return np.empty(samples, np.float32) if _mine is None else _mine.row(samples)
+
+
+def padded(recordings: list[np.ndarray]) -> torch.Tensor:
+    """`(B, N)` float32 waveforms, zero-padded on the right, made where they can be handed over if there is a place."""
+    shape = len(recordings), max(map(len, recordings), default=0)
+    waveforms = torch.empty(shape) if _mine is None else _mine.waveforms(shape, recordings)
+    for waveform, samples in zip(waveforms, recordings, strict=True):
+        if waveform.data_ptr() != samples.ctypes.data:
+            waveform[: len(samples)] = torch.from_numpy(samples)
+        waveform[len(samples) :] = 0
+    return waveforms
 
 
 class Handover:
@@ -53,6 +71,8 @@ class Handover:
     def __init__(self, workers: int):
         self._number = next(_numbers)
         self._worker = -1  # in a worker: which one it is, if it has places
+        self._rows: np.ndarray | None = None  # (B, N) of the batch that is being read
+        self._next = 0  # of its rows
         self._memory = mmap.mmap(-1, workers * PLACES * PLACE_BYTES) if workers else None
         head = mmap.mmap(-1, max(1, workers * (PLACES + 1) * 8))
         self._states = np.frombuffer(head, np.int64, workers * PLACES).reshape(workers, PLACES)
@@ -73,26 +93,45 @@ class Handover:
         self._worker = worker
         _mine = self
 
-    def empty(self, rows: int, samples: int) -> torch.Tensor:
-        """In a worker."""
+    def expect(self, rows: int, samples: int) -> None:
+        """In a worker, as are the next ones: a place whose rows recordings are decoded into."""
+        self._rows, self._next = self._place(rows, samples), 0
+
+    def row(self, samples: int) -> np.ndarray:
+        if self._rows is None or self._next == len(self._rows) or samples > self._rows.shape[1]:
+            return np.empty(samples, np.float32)
+        self._next += 1
+        return self._rows[self._next - 1, :samples]
+
+    def waveforms(self, shape: tuple[int, int], recordings: list[np.ndarray]) -> torch.Tensor:
+        """The rows that were decoded into, if each has just its own recording, or else another place."""
+        rows = self._rows
+        if rows is not None and rows.shape == shape and _can_hold(rows, recordings):
+            return torch.from_numpy(rows)
+        other = self._place(*shape)
+        return torch.empty(shape) if other is None else torch.from_numpy(other)
+
+    def _place(self, rows: int, samples: int) -> np.ndarray | None:
         states = self._states[self._worker]
-        states[states == MADE] = FREE  # a batch that failed before it was sent
         free = np.flatnonzero(states == FREE)
         if not len(free) or not 0 < rows * samples * 4 <= PLACE_BYTES:
-            return torch.empty(rows, samples)
+            return None
         states[free[0]] = MADE
-        return torch.from_numpy(self.array(self._worker * PLACES + int(free[0]), (rows, samples)))
+        return self.array(self._worker * PLACES + int(free[0]), (rows, samples))
 
     def __call__(self, batch: Batch) -> "Batch | _Parcel":
         """In a worker: what is sent instead of a batch that was made in a place."""
         if _mine is not self:
             return batch
-        made = np.flatnonzero(self._states[self._worker] == MADE) + self._worker * PLACES
-        for place in made.tolist():
-            if self.array(place, (1,)).ctypes.data == batch.waveforms.data_ptr():
-                self._states.flat[place] = SENT
-                return _Parcel(self._number, place, batch)
-        return batch
+        self._rows = None
+        states, sent = self._states[self._worker], batch
+        for number in np.flatnonzero(states == MADE).tolist():
+            place = self._worker * PLACES + number
+            made_here = self.array(place, (1,)).ctypes.data == batch.waveforms.data_ptr()
+            states[number] = SENT if made_here else FREE
+            if made_here:
+                sent = _Parcel(self._number, place, batch)
+        return sent
 
     def array(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
         """float32, in a place."""
@@ -102,7 +141,7 @@ class Handover:
         """In the training process: float32 waveforms; the place is free when no tensor refers to them any more."""
         array = self.array(place, shape)
         self._states.flat[place] = ARRIVED
-        weakref.finalize(array, self._states.flat.__setitem__, place, FREE).atexit = False
+        weakref.finalize(array, _release, self._states, place, os.getpid()).atexit = False
         return torch.from_numpy(array)
 
     def __reduce__(self) -> tuple:
@@ -122,6 +161,20 @@ class _Parcel:
 
 def _unpacked(handover: int, place: int, shape: tuple[int, int], lengths: list[int], others: tuple[Any, ...]) -> Batch:
     return Batch(_all[handover].received(place, shape), torch.tensor(lengths, dtype=torch.long), *others)
+
+
+def _release(states: np.ndarray, place: int, process: int) -> None:
+    """Not by a process that was forked while the batch was in use, and has forgotten it."""
+    if os.getpid() == process:
+        states.flat[place] = FREE
+
+
+def _can_hold(rows: np.ndarray, recordings: list[np.ndarray]) -> bool:
+    """Whether each recording is in its own row already, or in none."""
+    return all(
+        own.ctypes.data == samples.ctypes.data or not np.may_share_memory(rows, samples)
+        for own, samples in zip(rows, recordings, strict=True)
+    )
 
 
 def _is_there(process: int) -> bool:

@@ -8,6 +8,7 @@ import soundfile
 from lhotse.cut import Cut, MonoCut
 from lhotse.utils import compute_num_samples
 
+from speechllm_pl.data.handover import row
 from speechllm_pl.models.features import SAMPLING_RATE
 
 
@@ -26,8 +27,9 @@ def decoded(cut: Cut) -> np.ndarray | None:
         with soundfile.SoundFile(file) as audio:
             if (audio.channels, audio.samplerate, audio.frames) != (1, SAMPLING_RATE, cut.recording.num_samples):
                 return None
-            if cut.start:  # FLAC's decoder takes its time for any seeking, even to the beginning
-                audio.seek(compute_num_samples(cut.start, SAMPLING_RATE))
+            if cut.start == 0 and cut.duration == cut.recording.duration:
+                return _samples(audio, audio.frames)  # FLAC's decoder takes its time for any seeking, even to here
+            audio.seek(compute_num_samples(cut.start, SAMPLING_RATE))
             return _samples(audio, compute_num_samples(cut.duration, SAMPLING_RATE))
     except soundfile.LibsndfileError:
         return None
@@ -36,7 +38,7 @@ def decoded(cut: Cut) -> np.ndarray | None:
 def _samples(audio: soundfile.SoundFile, count: int) -> np.ndarray | None:
     """The next ones, if there are so many."""
     if (audio.format, audio.subtype) == ("WAV", "PCM_16"):  # libsndfile makes floats of these one by one
-        samples = np.multiply(audio.read(count, dtype="int16"), np.float32(2**-15), dtype=np.float32)
-    else:
-        samples = audio.read(count, dtype="float32")
+        whole = audio.read(count, dtype="int16")
+        return np.multiply(whole, np.float32(2**-15), out=row(count)) if len(whole) == count else None
+    samples = audio.read(out=row(count))
     return samples if len(samples) == count else None
