@@ -1,9 +1,9 @@
 """What is done to training utterances before they become a batch: speed, noise, reverberation, gain, codecs, joining.
 
-Everything that is drawn is a function of (data.seed, epoch, utterance id) and of the augmentation's place in the list.
-So an utterance is changed in the same way whichever rank, worker, batch or resumed run reads it, and differently in
-the next epoch. The signal processing is Lhotse's, called on samples, for its transforms of cuts draw from generators
-that are shared by all the cuts of a process.
+Everything that is drawn is a function of (data.seed, epoch, utterance id, how often the epoch has had it before) and of
+the augmentation's place in the list. So an utterance is changed in the same way whichever rank, worker or resumed run
+reads it, and differently the next time. The signal processing is Lhotse's, called on samples, for its transforms of
+cuts draw from generators that are shared by all the cuts of a process.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from speechllm_pl.models.features import SAMPLING_RATE
 
 log = logging.getLogger(__name__)
 
-Generators = Callable[[str], np.random.Generator]
-"""From the id of an utterance to where everything about it is drawn from."""
+Generators = Callable[[str, int], np.random.Generator]
+"""From the id of an utterance and its copy's number to where everything about it is drawn from."""
 
 
 def augment(
@@ -39,9 +39,9 @@ def augment(
     """Apply augmentations in their order. `Concatenate` makes fewer and longer utterances of those it is given."""
     for place, augmentation in enumerate(augmentations):
 
-        def generators(name: str, place: int = place) -> np.random.Generator:
+        def generators(name: str, copy: int, place: int = place) -> np.random.Generator:
             digest = hashlib.sha256(name.encode()).digest()  # Python's own hash differs between processes
-            entropy = (seed, epoch, place, int.from_bytes(digest, "big"))
+            entropy = (seed, epoch, place, copy, int.from_bytes(digest, "big"))
             return np.random.default_rng(np.random.SeedSequence(entropy))
 
         utterances = augmentation.apply(utterances, generators)
@@ -96,7 +96,7 @@ class Perturbation(Augmentation):
         """`(N,)` float32 samples at 16 kHz → the changed ones, and in words what was drawn."""
 
     def apply(self, utterances: list[Utterance], generators: Generators) -> list[Utterance]:
-        return [self._perhaps(utterance, generators(utterance.id)) for utterance in utterances]
+        return [self._perhaps(utterance, generators(utterance.id, utterance.copy)) for utterance in utterances]
 
     def _perhaps(self, utterance: Utterance, generator: np.random.Generator) -> Utterance:
         if generator.random() >= self.probability:
@@ -336,7 +336,9 @@ class Concatenate(Augmentation):
         return self.room
 
     def apply(self, utterances: list[Utterance], generators: Generators) -> list[Utterance]:
-        generator = generators("+".join(utterance.id for utterance in utterances))
+        generator = generators(
+            "+".join(utterance.id for utterance in utterances), sum(each.copy for each in utterances)
+        )
         if len(utterances) < 2 or generator.random() >= self.probability:
             return utterances
         shuffled = [utterances[i] for i in generator.permutation(len(utterances))]
@@ -378,7 +380,7 @@ class Concatenate(Augmentation):
         id_ = "+".join(utterance.id for utterance in row)
         text = " ".join(utterance.text for utterance in row if utterance.text)
         drawn = (*(words for utterance in row for words in utterance.drawn), f"{len(row)} utterances joined")
-        return Utterance(id_, np.concatenate(parts), text, row[0].language, drawn)
+        return Utterance(id_, np.concatenate(parts), text, row[0].language, drawn=drawn)
 
 
 # codecs

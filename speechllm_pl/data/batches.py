@@ -261,6 +261,7 @@ class PlannedBatch(NamedTuple):
     indices: np.ndarray  # (B,) of its cuts
     seed: int  # of everything random about it, 63 bits: the same whichever rank draws it, and after any resume
     epoch: int = 0  # in which it is due: augmentation changes an utterance differently in each
+    copies: np.ndarray | None = None  # (B,) how often the epoch has had each before; default is never
 
 
 class Plan(NamedTuple):
@@ -428,8 +429,10 @@ class EpochBatches(Sampler[PlannedBatch]):
         plan = self.plan
         for position in range(self.start + self.rank, self.start + self._rounds() * self.world_size, self.world_size):
             fill = position >= self.batches and self.fill == "empty"
-            indices = plan.utterances[:0] if fill else plan.members(position % self.batches)
-            yield PlannedBatch(indices, self._seed_of(position), self.epoch)
+            number = position % self.batches
+            indices = plan.utterances[:0] if fill else plan.members(number)
+            copies = None if self._copies is None or fill else self._copies[plan.starts[number] : plan.stops[number]]
+            yield PlannedBatch(indices, self._seed_of(position), self.epoch, copies)
 
     @cached_property
     def plan(self) -> Plan:
@@ -442,6 +445,18 @@ class EpochBatches(Sampler[PlannedBatch]):
             order = np.argsort(longest, kind="stable")
             plan = plan._replace(starts=plan.starts[order], stops=plan.stops[order])
         return plan
+
+    @cached_property
+    def _copies(self) -> np.ndarray | None:
+        """`(M,)` uint16 how often each of the plan's utterances stands before in it; None where none does."""
+        utterances = self.plan.utterances
+        if np.bincount(utterances).max(initial=0) < 2:
+            return None
+        order = np.argsort(utterances, kind="stable")
+        first = np.searchsorted(utterances[order], utterances[order])  # where the run of equal ones begins
+        copies = np.empty(len(order), np.uint16)
+        copies[order] = np.arange(len(order)) - first
+        return copies
 
     def resumed(self, start: int, steps: int) -> "EpochBatches":
         """The same epoch, of which so many batches are done over all ranks, in so many steps of the trainer."""

@@ -27,7 +27,7 @@ class SpeechDataModule(L.LightningDataModule):
     Args:
         root: folder of the manifests, as `data_prep` writes them.
         train: manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to root; or
-            several sources by name, each with its `cuts` and perhaps its `weight`.
+            several sources by name, each such a path, or its `cuts` and `weight`.
         dev: manifest or Shar folder to validate on, relative to root.
         test: the same for `test` and `predict`.
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
@@ -36,8 +36,8 @@ class SpeechDataModule(L.LightningDataModule):
             tokens (stage 2 only); `auto` is what `max_duration` seconds of speech take; without, seconds alone count.
         max_seconds: training utterances longer than this are left out, and counted aloud.
         num_buckets: buckets of utterances of like lengths.
-        balance: the exponent of each language's hours in its share of an epoch: 1 leaves it as it is, 0 makes
-            languages equally long.
+        balance: the exponent, 0 to 1, of the hours of each language of each source in its share of an epoch: 1 leaves
+            it as it is, 0 makes them equally long.
         lanes: parts of an epoch that are read side by side, where it is read from shards; take a multiple of all
             loader processes, so that each reads parts of its own from beginning to end.
         shuffle_buffer: utterances of a lane among which batches are shuffled.
@@ -50,7 +50,7 @@ class SpeechDataModule(L.LightningDataModule):
     def __init__(
         self,
         root: str,
-        train: str | dict[str, TrainSource] = "train.jsonl.gz",
+        train: str | dict[str, str | TrainSource] = "train.jsonl.gz",
         dev: str = "dev.jsonl.gz",
         test: str = "test.jsonl.gz",
         max_duration: float | Literal["auto"] = 60.0,
@@ -67,7 +67,7 @@ class SpeechDataModule(L.LightningDataModule):
     ):
         super().__init__()
         self.root = Path(root)
-        self.train = train if isinstance(train, dict) else {"": TrainSource(train)}
+        self.train = _sources(train)
         self.manifests = {"dev": dev, "test": test}
         if max_duration == "auto":
             raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
@@ -91,8 +91,8 @@ class SpeechDataModule(L.LightningDataModule):
                     f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
                     f" data.max_seconds = {max_seconds}, which the memory is planned for: lower it"
                 )
-        if not self.train:
-            raise UserError("data.train names no source: give a manifest, or a mapping of at least one")
+        if not 0 <= balance <= 1:
+            raise UserError(f"data.balance = {balance}: give 0 (languages equally long) to 1 (as they are)")
         if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
             raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
         self._cuts: dict[str, Manifest | SharCuts] = {}
@@ -253,9 +253,22 @@ class SpeechDataModule(L.LightningDataModule):
     def _open_training_cuts(self) -> TrainingCuts:
         sources = {name: read_cuts(self.root / source.cuts) for name, source in self.train.items()}
         cuts = TrainingCuts(sources, self.max_seconds)
-        if not len(cuts):
-            raise UserError(f"no training utterance is at most data.max_seconds = {self.max_seconds} s long")
         if cuts.left_out:
             total = len(cuts) + cuts.left_out
             rank_zero_info(f"left out {cuts.left_out} of {total} training utterances longer than {self.max_seconds} s")
         return cuts
+
+
+def _sources(train: str | dict[str, str | TrainSource]) -> dict[str, TrainSource]:
+    """
+    Raises:
+        UserError: no source, or one that could never be heard.
+    """
+    named = train if isinstance(train, dict) else {"": train}
+    sources = {name: TrainSource(source) if isinstance(source, str) else source for name, source in named.items()}
+    if not sources:
+        raise UserError("data.train names no source: give a manifest, or a mapping of at least one")
+    for name, source in sources.items():
+        if not 0 < source.weight < math.inf:
+            raise UserError(f"data.train.{name} has weight {source.weight}: give one above 0, or leave it out")
+    return sources

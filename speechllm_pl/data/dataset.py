@@ -34,12 +34,13 @@ class SpeechDataset(Dataset):
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         utterances, skipped = [], []
         expect(len(planned.indices), self._longest(planned))
-        for index in planned.indices:
+        copies = [0] * len(planned.indices) if planned.copies is None else planned.copies.tolist()
+        for index, copy in zip(planned.indices, copies, strict=True):
             name = f"cut {index}"
             try:
                 cut = self.cuts[int(index)]
                 name = cut.id
-                utterances.append(read_utterance(cut))
+                utterances.append(read_utterance(cut, copy))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 log.warning("skipped %s, which cannot be read: %s", name, reason)

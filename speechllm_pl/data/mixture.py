@@ -38,10 +38,6 @@ class TrainSource:
     cuts: str
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not 0 < self.weight < math.inf:
-            raise UserError(f"data.train: {self.cuts} has weight {self.weight}: give one above 0, or leave it out")
-
 
 class Group(NamedTuple):
     """One language of one source."""
@@ -56,11 +52,18 @@ class TrainingCuts(Sequence[Cut]):
     Args:
         sources: by name.
         max_seconds: longer cuts are left out.
+
+    Raises:
+        UserError: a source has none that is short enough.
     """
 
     def __init__(self, sources: Mapping[str, Cuts], max_seconds: float = math.inf):
         self.sources = dict(sources)
         kept = [np.flatnonzero(cuts.durations <= max_seconds).astype(np.int32) for cuts in sources.values()]
+        for name, rows in zip(sources, kept, strict=True):
+            if not len(rows):
+                which = f" of data.train.{name}" if name else ""
+                raise UserError(f"no training utterance{which} is at most data.max_seconds = {max_seconds} s long")
         self._rows = kept  # of each source
         self._stops = np.cumsum([len(rows) for rows in kept])
         self.durations = self.of_sources(lambda cuts: cuts.durations)  # (N,) float32 seconds
@@ -122,13 +125,10 @@ class Mixture:
     Args:
         cuts: of all sources.
         weights: of each source, by name.
-        alpha: 1 leaves the hours of languages as they are, 0 makes them equal.
+        alpha: 0 to 1: 1 leaves the hours of groups as they are, 0 makes them equal.
         seed: of the order of utterances.
         lanes: parts into which an epoch is cut where it is read from shards; they are read side by side.
         shuffle_buffer: utterances of a lane among which that reading shuffles.
-
-    Raises:
-        UserError: alpha is below 0 or no number.
     """
 
     def __init__(
@@ -140,8 +140,6 @@ class Mixture:
         lanes: int = 1,
         shuffle_buffer: int = 0,
     ):
-        if not 0 <= alpha < math.inf:
-            raise UserError(f"data.balance = {alpha}: give 0 (languages equally long) to 1 (as they are)")
         self.cuts = cuts
         self.groups = cuts.groups
         self.seed = seed

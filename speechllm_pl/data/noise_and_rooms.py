@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from lhotse import Recording, RecordingSet, load_manifest
+from lhotse.cut import Cut
 from tqdm import tqdm
 
 from speechllm_pl.core.errors import UserError
@@ -52,7 +53,18 @@ def _audio_files(folder: Path) -> list[Path]:
 
 def _listed(manifest: str) -> list[Recording]:
     items = load_manifest(manifest)
-    return list(items) if isinstance(items, RecordingSet) else [cut.recording for cut in items]
+    return list(items) if isinstance(items, RecordingSet) else [_recording_of(cut) for cut in items]
+
+
+def _recording_of(cut: Cut) -> Recording:
+    """
+    Raises:
+        UserError: the cut is a part of a longer recording.
+    """
+    recording = getattr(cut, "recording", None)
+    if recording is None or abs(cut.duration - recording.duration) > 0.01:
+        raise UserError(f"{cut.id} is not the whole of one recording: save its audio to a file of its own")
+    return recording
 
 
 def _opened(candidate: Path | Recording) -> Recording | None:

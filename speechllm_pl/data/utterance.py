@@ -21,16 +21,17 @@ class Utterance(NamedTuple):
     samples: np.ndarray  # (N,) float32, mono, 16 kHz
     text: str
     language: str  # ISO 639-1, or `und`
+    copy: int = 0  # how often the epoch has had it before, where rare languages are heard more often
     drawn: tuple[str, ...] = ()  # what augmentation has done to it, in words
 
 
-def read_utterance(cut: Cut) -> Utterance:
+def read_utterance(cut: Cut, copy: int = 0) -> Utterance:
     """
     Raises:
         UserError: see `read`; whatever a decoder throws comes through as well.
     """
     supervision = cut.supervisions[0]
-    return Utterance(cut.id, read(cut), supervision.text or "", supervision.language or "und")
+    return Utterance(cut.id, read(cut), supervision.text or "", supervision.language or "und", copy)
 
 
 def read(cut: Cut) -> np.ndarray:

@@ -403,6 +403,9 @@ def test_epochs_and_batches_reach_the_draws(tmp_path: Path) -> None:
     assert first.equal(again)
     assert first.equal(swapped.flip(0))
     assert not first.equal(later)
+    copies = dataset[PlannedBatch(np.array([0, 0]), seed=1, epoch=0, copies=np.array([0, 1]))].waveforms
+    assert copies[0].equal(first[0])
+    assert not copies[1].equal(first[0])
 
 
 # planning

@@ -10,7 +10,7 @@ from lhotse import CutSet
 from scipy.stats import chisquare
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.batches import Buckets, Draw, EpochBatches
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.mixture import Group, Heard, Mixture, TrainingCuts, TrainSource
 
@@ -159,16 +159,30 @@ def test_seed_and_epoch_and_nothing_else_determine_a_draw() -> None:
     assert len({tuple(drawn(seed, epoch, shards=False)) for seed in (1, 2) for epoch in (3, 4)}) == 4
 
 
-@pytest.mark.parametrize("alpha", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), float("inf")])
 def test_an_alpha_that_means_nothing_is_refused(alpha: float) -> None:
     with pytest.raises(UserError, match=r"data\.balance"):
-        mixture(THREE, alpha=alpha)
+        SpeechDataModule("nowhere", balance=alpha)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_that_means_nothing_is_refused(weight: float) -> None:
-    with pytest.raises(UserError, match=r"mls/train\.jsonl\.gz has weight"):
-        TrainSource("mls/train.jsonl.gz", weight)
+    with pytest.raises(UserError, match=r"data\.train\.mls has weight"):
+        SpeechDataModule("nowhere", train={"mls": TrainSource("mls/train.jsonl.gz", weight)})
+
+
+def test_a_source_may_be_its_path_alone() -> None:
+    assert SpeechDataModule("nowhere", train={"mls": "x.jsonl.gz"}).train == {"mls": TrainSource("x.jsonl.gz", 1.0)}
+
+
+def test_copies_of_an_utterance_within_an_epoch_are_numbered() -> None:
+    utterances = np.array([3, 1, 3, 0, 3, 1, 2, 2, 2, 2], np.int32)
+    batches = EpochBatches(Buckets(np.full(4, 5.0, np.float32), 10.0, 1), Draw(utterances))
+    seen = [pair for batch in batches for pair in zip(batch.indices.tolist(), batch.copies.tolist(), strict=True)]
+    expected = [(each, copy) for each in range(4) for copy in range(utterances.tolist().count(each))]
+    assert sorted(seen) == expected
+    once = EpochBatches(Buckets(np.full(4, 5.0, np.float32), 10.0, 1))
+    assert all(batch.copies is None for batch in once)
 
 
 # several sources as one
