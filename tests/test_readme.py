@@ -67,7 +67,7 @@ def parses(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(LightningCLI, "parse_arguments", parse_and_stop)
     for module in ("evaluate", "transcribe", "report"):
-        first = {"evaluate": "read_manifest", "transcribe": "restore", "report": "read_run"}[module]
+        first = {"evaluate": "read_cuts", "transcribe": "restore", "report": "read_run"}[module]
         monkeypatch.setattr(f"speechllm_pl.apps.{module}.{first}", stop)
 
     def parses(arguments: list[str]) -> None:
