@@ -8,7 +8,7 @@ Audio becomes 16 kHz mono, as Opus (28 kbit/s, 13 GB per 1,000 h; a core encodes
 MLS takes about 1,250 core-hours) or FLAC (lossless, five times the size, 4,000 h an hour and core: a hundred times as
 fast). A recording that is that already is taken as it is: its bytes are copied.
 
-A shard appears when it is complete, and is left alone from then on as long as its lines of the manifest and the settings
+A shard appears when it is complete, and is left alone from then on, as long as its lines of the manifest and settings
 stay the same: after an interruption the same command goes on. Whoever completes the last shard verifies all and writes
 the index (`speechllm_pl/core/shar.py`), with which training opens the folder as it opens a manifest. `CutSet.from_shar`
 reads it too. A cut that cannot be read becomes a line of cuts.quarantine.tsv.
