@@ -114,7 +114,7 @@ PREPARE_table = $(PYTHON) -m data_prep.table --table '$(TABLE)' --output $(ROOT)
 OF_LANGUAGES = mls common_voice voxpopuli
 PUBLISHED    = $(OF_LANGUAGES) librispeech
 PREPARE_published = $(PYTHON) -m data_prep.$(DATA) --corpus '$(CORPUS)' --output $(ROOT) --jobs $(JOBS) \
-  $(if $(LANGUAGES),--languages $(LANGUAGES)) $(PREPARE_ARGS)
+  $(if $(filter $(OF_LANGUAGES),$(DATA)),$(if $(LANGUAGES),--languages $(LANGUAGES))) $(PREPARE_ARGS)
 $(foreach name,$(PUBLISHED),$(eval PREPARE_$(name) = $$(PREPARE_published)))
 
 ifeq ($(PARTS),)

@@ -63,17 +63,19 @@ def find_languages(corpus: Path) -> dict[str, Path]:
 
 
 class HeldOut:
-    """The speakers and sentences of dev and test, and how many validated clips were left out because of them."""
+    """The speakers and normalised sentences of dev and test, and how many validated clips they keep out."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, language: str):
+        self._language = language
         rows = [row for split in ("dev", "test") for _, row in tsv_rows(folder / f"{split}.tsv", COLUMNS)]
         good = [row for row in rows if not isinstance(row, BrokenLine)]
         self._speakers = {row["client_id"] for row in good}
-        self._sentences = {row["sentence"] for row in good}
+        self._sentences = {normalize(row["sentence"], language) for row in good}
         self.left_out = 0
 
     def has(self, row: Mapping[str, str]) -> bool:
-        found = row["client_id"] in self._speakers or row["sentence"] in self._sentences
+        sentence = normalize(row["sentence"], self._language)
+        found = row["client_id"] in self._speakers or sentence in self._sentences
         self.left_out += found
         return found
 
@@ -117,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _all_utterances(folders: Mapping[str, Path], tables: Mapping[str, str]) -> Iterator[Utterance | Rejection]:
     for language, folder in folders.items():
-        held_out = HeldOut(folder) if tables["train"] == "validated" else None
+        held_out = HeldOut(folder, language) if tables["train"] == "validated" else None
         for split, table in tables.items():
             yield from utterances(folder, language, split, table, held_out if split == "train" else None)
         if held_out is not None:

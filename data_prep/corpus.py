@@ -686,15 +686,15 @@ def _start_worker() -> None:
 # ---------------------------------------------------------------- the command line
 
 
-def add_standard_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --output, --jobs, --max-seconds."""
+def add_standard_arguments(
+    parser: argparse.ArgumentParser, max_seconds: str = "reject longer utterances (default: %(default)s)"
+) -> None:
+    """Add --output, --jobs, and --max-seconds with the help `max_seconds`."""
     parser.add_argument("--output", type=Path, required=True, help="folder for the manifests, for example data/mine")
     parser.add_argument(
         "--jobs", type=_at_least_one, default=os.cpu_count() or 1, help="processes (default: all cores)"
     )
-    parser.add_argument(
-        "--max-seconds", type=float, default=30.0, help="reject longer utterances (default: %(default)s)"
-    )
+    parser.add_argument("--max-seconds", type=float, default=30.0, help=max_seconds)
 
 
 def _at_least_one(text: str) -> int:

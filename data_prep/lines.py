@@ -6,6 +6,7 @@ characters that do stand in transcripts.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from speechllm_pl.core.errors import UserError
 
@@ -16,9 +17,22 @@ class BrokenLine(Exception):
     """A line that is no row; the message says where and why."""
 
 
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing: unpack the corpus again, or leave out the language or subset that it belongs to"
+        ) from None
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(file:number, line) with the line's end, without a byte order mark."""
-    with path.open("rb") as file:
+    """(file:number, line) with the line's end, without a byte order mark.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    with _opened(path) as file:
         for number, line in enumerate(file, start=1):
             yield f"{path}:{number}", line.removeprefix(_BOM) if number == 1 else line
 
@@ -73,6 +87,10 @@ def tsv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str,
 
 
 def count_lines(path: Path) -> int:
-    """How many line feeds: for a progress bar."""
-    with path.open("rb") as file:
+    """How many line feeds: for a progress bar.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    with _opened(path) as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(2**20), b""))

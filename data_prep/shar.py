@@ -4,11 +4,13 @@
     sbatch --array=0-31 ... python -m data_prep.shar ...          # task i of n writes shards i, i + n, ...
     python -m data_prep.shar --verify data/mls/shar/train         # reads every byte again
 
-Audio becomes 16 kHz mono, as Opus (28 kbit/s, 13 GB per 1,000 h; 15 to 40 h of speech a minute and core) or FLAC
-(lossless, five times the size, fifty times as fast). A recording that is that already is taken as it is. A shard
-appears when it is complete, and is left alone from then on as long as its lines of the manifest and the settings stay
-the same: after an interruption the same command goes on. Whoever completes the last shard verifies all and writes the
-index (`speechllm_pl/core/shar.py`), with which training opens the folder as it opens a manifest. `CutSet.from_shar`
+Audio becomes 16 kHz mono, as Opus (28 kbit/s, 13 GB per 1,000 h; a core encodes 40 h of speech an hour, so that all of
+MLS takes about 1,250 core-hours) or FLAC (lossless, five times the size, 4,000 h an hour and core: a hundred times as
+fast). A recording that is that already is taken as it is: its bytes are copied.
+
+A shard appears when it is complete, and is left alone from then on, as long as its lines of the manifest and settings
+stay the same: after an interruption the same command goes on. Whoever completes the last shard verifies all and writes
+the index (`speechllm_pl/core/shar.py`), with which training opens the folder as it opens a manifest. `CutSet.from_shar`
 reads it too. A cut that cannot be read becomes a line of cuts.quarantine.tsv.
 """
 
@@ -43,7 +45,7 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
-from data_prep.corpus import SAMPLING_RATE, Rejected, check_samples, run
+from data_prep.corpus import SAMPLING_RATE, Refused, Rejected, check_samples, run
 from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
 
@@ -215,7 +217,7 @@ def make_shard(
         done: called after every cut.
 
     Raises:
-        UserError: `strict`, and a cut cannot be used.
+        Refused: `strict`, and a cut cannot be used.
     """
     names = shar.cuts_name(shard), shar.audio_name(shard)
     partials = [folder / shar.INDEX / f".{name}" for name in names]
@@ -254,7 +256,7 @@ def _usable(lines: Sequence[bytes], codec: str, strict: bool, rejected: list[str
         except Rejected as error:
             name = _id_of(line)
             if strict:
-                raise UserError(f"cut {name}: {error} (--strict)") from error
+                raise Refused(f"--strict: cut {name}: {error}") from error
             rejected.append(f"{' '.join(name.split())}\t{' '.join(str(error).split())}\n")
         done()
 
@@ -322,7 +324,8 @@ def export(
 
     Raises:
         UserError: the manifest is missing, empty or broken; the folder holds something else; the disk's bytes are not
-            what was written; `strict`, and a cut cannot be used.
+            what was written.
+        Refused: `strict`, and a cut cannot be used.
     """
     plan = _plan(manifest, settings)
     _prepare_folder(output, plan)
@@ -336,10 +339,8 @@ def export(
     left = shar.unfinished(output, plan)
     if left:
         print(f"{len(left)} shards of other tasks are still to come; the last task verifies all")
-    elif due or not shar.is_joined(output):
-        finish(output, jobs)
     else:
-        print(f"{output} is complete and was verified (--verify reads all of it again)")
+        finish_once(output, jobs)
 
 
 def _plan(manifest: Path, settings: Settings) -> shar.Plan:
@@ -474,8 +475,17 @@ def _count_one() -> None:
 # ---------------------------------------------------------------- verification
 
 
+def finish_once(output: Path, jobs: int) -> None:
+    """`finish`, unless that was done since the last shard changed, by this task or by one that it waits for here."""
+    with shar.locked(output):
+        if shar.is_joined(output):
+            print(f"{output} is complete and was verified (--verify reads all of it again)")
+        else:
+            finish(output, jobs)
+
+
 def finish(output: Path, jobs: int) -> None:
-    """Read all shards again, and write the index that readers open.
+    """Read all shards again, and write the index that readers open. One process at a time: under `shar.locked`.
 
     Raises:
         UserError: a shard is missing or broken; every one is printed by name.
@@ -579,7 +589,8 @@ def main() -> None:
     args = arguments().parse_args()
     logging.getLogger("lhotse").setLevel(logging.ERROR)
     if args.verify:
-        finish(args.verify, args.jobs)
+        with shar.locked(args.verify):
+            finish(args.verify, args.jobs)
         return
     if not args.manifest or not args.output:
         raise UserError("give --manifest and --output, or --verify")

@@ -116,6 +116,12 @@ def test_a_published_corpus_is_prepared_from_where_it_was_unpacked(data: str) ->
     assert f"DATA={data} needs CORPUS=<folder" in without.stderr
 
 
+def test_a_corpus_of_one_language_is_not_asked_for_languages() -> None:
+    given = ("CORPUS=/x", "ROOT=data/new", "LANGUAGES=en")
+    assert "--languages" not in last_command("data", "DATA=librispeech", *given)
+    assert "--languages en" in last_command("data", "DATA=mls", *given)
+
+
 @pytest.mark.parametrize("data", ["mls", "common_voice", "voxpopuli"])
 def test_languages_of_a_published_corpus_are_parts_of_it(data: str) -> None:
     given = (f"DATA={data}", "CORPUS=/x", "PARTS=en pl", "ROOT=data/new")

@@ -7,11 +7,13 @@
     train/cuts.index/000000.json       of a complete shard: input, counts, checksums
     train/cuts.index/000000.npy        of a complete shard: a row of `ENTRY` a cut
     train/cuts.index/joined/           of all shards, once they have been verified: what a reader opens
+    train/cuts.index/lock              held by the process that verifies and joins
 
 Lhotse takes every name in the folder up to its first dot for that of a field: hence the names that begin with `cuts`.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -177,7 +179,8 @@ def faults(folder: Path, shard: int, expected_input: str) -> list[str]:
         return [f"shard {shard:06d} is missing"]
     if record.input != expected_input:
         return [f"shard {shard:06d} was made from another input"]
-    wrong = [f"{name} {fault}" for name, sums in record.files.items() if (fault := _fault(folder / name, sums))]
+    paths = {folder / name: sums for name, sums in record.files.items()}
+    wrong = [f"{path} {fault}" for path, sums in paths.items() if (fault := _fault(path, sums))]
     return wrong or _miscounted(folder, shard, record)
 
 
@@ -209,8 +212,25 @@ def _sums(path: Path) -> list:
 # the joined index
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process verifies or joins the shards of `folder`, on this node or another one.
+
+    Where there is no index there is nothing to lock.
+    """
+    if not (folder / INDEX).is_dir():
+        yield
+        return
+    with (folder / INDEX / "lock").open("a") as file:  # it stays: who waits has opened this very file
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile has the file open too
+
+
 def join(folder: Path, shards: int) -> Joined:
-    """Write what is known of all shards where readers find it, at once.
+    """Write what is known of all shards where readers find it, at once. One process at a time: under `locked`.
 
     Raises:
         UserError: there is no cut in any.
@@ -236,9 +256,7 @@ def join(folder: Path, shards: int) -> Joined:
     }
     (partial / "joined.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(joined, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another task was faster, with the same
-        partial.rename(joined)
-    shutil.rmtree(partial, ignore_errors=True)
+    partial.rename(joined)
     return read_joined(folder)
 
 

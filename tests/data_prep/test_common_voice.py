@@ -82,10 +82,13 @@ def test_what_is_not_validated_is_in_no_split(tmp_path):
 def test_validated_clips_become_train_without_the_speakers_and_sentences_of_dev_and_test(tmp_path):
     folder = make_common_voice(tmp_path)
     columns = CV_COLUMNS[CV_RELEASE]
+    cv_clip(folder, 300).write_bytes(cv_clip(folder, 0).read_bytes())
+    append(folder / "test.tsv", cv_row(columns, 300, client_id="another", sentence="Ala ma kota."))
     rows = {
         200: {"client_id": "new", "sentence": "Nowe zdanie."},
         201: {"client_id": f"{4 // 2:0128x}", "sentence": "Głos z dev."},
         202: {"client_id": "new", "sentence": "Las"},  # a sentence of test
+        203: {"client_id": "new", "sentence": "Ala ma kota"},  # of test, but for the stop
     }
     for number, cells in rows.items():
         cv_clip(folder, number).write_bytes(cv_clip(folder, 0).read_bytes())
@@ -94,7 +97,7 @@ def test_validated_clips_become_train_without_the_speakers_and_sentences_of_dev_
     prepared = prepare(common_voice, folder, tmp_path / "out", "--train", "validated")
     assert prepared.ids("train") == [*plain.ids("train"), cv_clip(folder, 200).stem]
     assert (prepared.cuts("dev"), prepared.cuts("test")) == (plain.cuts("dev"), plain.cuts("test"))
-    assert "pl: 6 clips of validated.tsv left out" in prepared.out  # dev's and test's own four, and two more
+    assert "pl: 7 clips of validated.tsv left out" in prepared.out  # dev's and test's own four, and three more
 
 
 def test_a_release_a_folder_around_it_and_a_language_are_found(tmp_path):

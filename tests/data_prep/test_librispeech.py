@@ -79,5 +79,21 @@ def test_strict_stops_at_the_first_with_one_line_that_names_it(tmp_path):
     assert "14-209.trans.txt:2 14-209-0003: unreadable" in strict.error()
 
 
+@pytest.mark.parametrize("check", ["decode", "header"])
+def test_what_is_too_long_is_so_in_train_alone(corpus, tmp_path, check):
+    whole = prepare(librispeech, corpus, tmp_path / "whole").by_id()
+    shortest, *_, longest = sorted({cut.duration for cut in whole.values()})
+    limit = (shortest + longest) / 2
+    prepared = prepare(librispeech, corpus, tmp_path / "out", "--check", check, "--max-seconds", limit)
+    long = {name for name, cut in whole.items() if cut.duration > limit}
+    train = {ls_id("train-clean-100", number) for number in range(4)}
+    assert {name: reason.split(":")[0] for name, reason in prepared.quarantine().items()} == dict.fromkeys(
+        long & train, "too long"
+    )
+    assert long & train
+    assert long - train
+    assert set(prepared.by_id()) == set(whole) - (long & train)
+
+
 def test_a_folder_without_the_corpus_says_where_to_get_it(tmp_path):
     assert "https://www.openslr.org/12" in prepare(librispeech, tmp_path, tmp_path / "out").error()

@@ -1,6 +1,7 @@
 """What all programs for published corpora promise: their help, their options, and how their lines are read."""
 
 import pytest
+from miniature import make_common_voice, make_mls_language, make_voxpopuli, prepare
 
 from data_prep import common_voice, librispeech, mls, voxpopuli
 from data_prep.lines import BrokenLine, count_lines, text_lines, tsv_rows
@@ -57,3 +58,19 @@ def test_rows_have_the_cells_of_their_columns_and_quotes_are_letters(tmp_path):
     assert rows[2:] == ['5"4']  # a row of empty cells is an empty line
     with pytest.raises(UserError, match="no column c; columns found: b, a"):
         list(tsv_rows(path, ["a", "c"]))
+
+
+@pytest.mark.parametrize(
+    ("program", "make", "table"),
+    [
+        (mls, make_mls_language, "dev/transcripts.txt"),
+        (common_voice, make_common_voice, "dev.tsv"),
+        (voxpopuli, make_voxpopuli, "asr_test.tsv"),
+    ],
+)
+def test_a_missing_table_is_named_with_the_remedy(tmp_path, program, make, table):
+    path = make(tmp_path, language="pl") / table
+    path.unlink()
+    done = prepare(program, tmp_path, tmp_path / "out")
+    assert done.status == 2
+    assert f"error: {path} is missing: unpack the corpus again" in done.error()

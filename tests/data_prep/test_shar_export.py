@@ -1,5 +1,6 @@
 """Export to Lhotse Shar: stock Lhotse reads it; it survives kills; tasks make together what one makes alone."""
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from conftest import write_cut
 from lhotse import CutSet
 
 from data_prep import shar as module
-from data_prep.shar import Settings, encode, export, finish
+from data_prep.corpus import Refused
+from data_prep.shar import Settings, encode, export, finish, finish_once
 from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
 
@@ -154,6 +157,33 @@ def test_two_tasks_write_what_one_writes(tmp_path: Path, manifest: Path, capsys:
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+def test_tasks_that_finish_together_verify_and_join_one_after_the_other(tmp_path: Path, manifest: Path) -> None:
+    export(manifest, tmp_path, FLAC)
+    whole = contents(tmp_path)
+    shutil.rmtree(tmp_path / shar.INDEX / "joined")
+    context = multiprocessing.get_context("fork")
+    said = context.SimpleQueue()
+    tasks = [context.Process(target=finish_and_say, args=(tmp_path, said)) for _ in range(4)]
+    with shar.locked(tmp_path):
+        for task in tasks:
+            task.start()
+    printed = sorted(said.get().split(str(tmp_path))[1].split(",")[0].strip(": ") for _ in tasks)
+    for task in tasks:
+        task.join()
+    assert [text.split()[0] for text in printed] == ["is", "is", "is", "verified"]
+    assert contents(tmp_path) == whole
+
+
+def finish_and_say(folder: Path, said: SimpleQueue) -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            finish_once(folder, jobs=1)
+        except BaseException as error:
+            print(f"{folder}: failed: {error!r}")
+    said.put(out.getvalue())
+
+
 def test_two_processes_write_what_one_writes(tmp_path: Path, manifest: Path) -> None:
     export(manifest, tmp_path / "one", FLAC)
     export(manifest, tmp_path / "two", FLAC, jobs=2)
@@ -249,7 +279,7 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path, mani
 
 
 def test_strict_stops_at_the_first_that_cannot_be_read(tmp_path: Path, manifest: Path) -> None:
-    with pytest.raises(UserError, match=r"cut \? .*no json.*--strict"):
+    with pytest.raises(Refused, match=r"--strict: cut \? .*no json"):
         export(broken(manifest, tmp_path), tmp_path / "out", FLAC, strict=True)
 
 
@@ -298,11 +328,11 @@ def test_verification_names_what_is_broken(
         finish(tmp_path, jobs=1)
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     expected = {
-        "byte": "recording.000001.tar has bytes that have changed since it was written",
-        "cut off": f"recording.000001.tar has {len(content) - 1} bytes instead of {len(content)}",
-        "missing": "recording.000001.tar is missing",
+        "byte": f"{tmp_path}/recording.000001.tar has bytes that have changed since it was written",
+        "cut off": f"{tmp_path}/recording.000001.tar has {len(content) - 1} bytes instead of {len(content)}",
+        "missing": f"{tmp_path}/recording.000001.tar is missing",
         "record": "shard 000001 is missing",
-        "index": f"{shar.INDEX}/000001.npy has 0 bytes instead of",
+        "index": f"{tmp_path}/{shar.INDEX}/000001.npy has 0 bytes instead of",
     }
     assert line.startswith(expected[damage])
     path.unlink(missing_ok=True)  # as the message says
