@@ -13,6 +13,7 @@ from bitsandbytes.optim import AdamW8bit
 from lhotse import CutSet
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from data_prep.shar import Settings, export
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.augmentation import (
@@ -28,6 +29,7 @@ from speechllm_pl.data.augmentation import (
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.mixture import TrainSource
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
@@ -141,6 +143,30 @@ def test_a_resumed_run_sees_the_same_augmented_batches_and_losses(
     for stopped, workers in ((1, 2), (4, 1), (7, 0)):
         checkpoint = tmp_path / "whole" / f"step={stopped}.ckpt"
         resumed = run(corpus, ctc_tokenizer, tmp_path / f"{stopped}", checkpoint, **augmented, num_workers=workers)
+        assert [ids for ids, _ in resumed] == [ids for ids, _ in whole[stopped:]]
+        assert [loss for _, loss in resumed] == pytest.approx([loss for _, loss in whole[stopped:]], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_on_a_balanced_mixture_of_a_manifest_and_shards_is_resumed_exactly(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
+) -> None:
+    """Where utterances come more than once an epoch, each time augmented otherwise."""
+    export(corpus / "train.jsonl.gz", tmp_path / "shards", Settings("flac", 3))
+    mixture: dict[str, Any] = {
+        "train": {"files": str(corpus / "dev.jsonl.gz"), "shards": TrainSource(str(tmp_path / "shards"), 2.0)},
+        "balance": 0.3,
+        "lanes": 2,
+        "shuffle_buffer": 2,
+        "augmentations": [PerturbSpeed(), PerturbGain()],
+    }
+    whole = run(corpus, ctc_tokenizer, tmp_path / "whole", **mixture, num_workers=2)
+    assert len(whole) == STEPS
+    heard = [id_ for ids, _ in whole for id_ in ids]
+    assert len(set(heard)) < len(heard)
+    for stopped, workers in ((1, 0), (5, 1), (7, 2)):
+        checkpoint = tmp_path / "whole" / f"step={stopped}.ckpt"
+        resumed = run(corpus, ctc_tokenizer, tmp_path / f"{stopped}", checkpoint, **mixture, num_workers=workers)
         assert [ids for ids, _ in resumed] == [ids for ids, _ in whole[stopped:]]
         assert [loss for _, loss in resumed] == pytest.approx([loss for _, loss in whole[stopped:]], rel=1e-5)
 
