@@ -8,7 +8,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.data.manifest import Manifest, read_manifest
-from speechllm_pl.data.shar import SharCuts, open_shar
+from speechllm_pl.data.shar import SharCuts
 
 
 class Cuts(Protocol):
@@ -38,4 +38,4 @@ def read_cuts(path: Path) -> Manifest | SharCuts:
     Raises:
         UserError: it is missing, broken, unfinished or empty.
     """
-    return open_shar(path) if path.is_dir() else read_manifest(path)
+    return SharCuts(path) if path.is_dir() else read_manifest(path)

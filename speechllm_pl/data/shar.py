@@ -163,14 +163,6 @@ class _Shard:
             os.posix_fadvise(self.audio.fileno(), begin, self.asked - begin, os.POSIX_FADV_WILLNEED)
 
 
-def open_shar(folder: Path) -> SharCuts:
-    """
-    Raises:
-        UserError: the export is not finished, or files of it are missing.
-    """
-    return SharCuts(folder)
-
-
 def _id_of(line: bytes) -> str:
     try:
         return json.loads(line)["id"]

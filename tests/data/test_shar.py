@@ -23,7 +23,6 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
-from speechllm_pl.data.shar import open_shar
 
 
 @pytest.fixture(scope="module", params=["flac", "opus"])
@@ -56,7 +55,7 @@ def flip(path: Path, position: int) -> None:
 
 
 def test_cuts_are_those_of_stock_lhotse(folder: Path, stock: list) -> None:
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     assert len(cuts) == len(stock) == 8
     for ours, theirs in zip(cuts, stock, strict=True):
         assert (ours.id, ours.supervisions, ours.duration) == (theirs.id, theirs.supervisions, theirs.duration)
@@ -66,7 +65,7 @@ def test_cuts_are_those_of_stock_lhotse(folder: Path, stock: list) -> None:
 
 def test_a_planner_finds_what_it_needs_without_opening_shards(folder: Path, stock: list, monkeypatch) -> None:
     monkeypatch.setattr(module, "_Shard", None)
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     texts = SPLITS["train"]
     assert cuts.durations.dtype == np.float32
     np.testing.assert_array_equal(cuts.durations, [np.float32(cut.duration) for cut in stock])
@@ -80,12 +79,12 @@ def test_a_planner_finds_what_it_needs_without_opening_shards(folder: Path, stoc
 
 
 def test_texts_come_in_order(folder: Path) -> None:
-    assert list(open_shar(folder).texts()) == list(SPLITS["train"])
-    assert list(open_shar(folder).select(np.array([7, 2])).texts()) == [SPLITS["train"][7], SPLITS["train"][2]]
+    assert list(SharCuts(folder).texts()) == list(SPLITS["train"])
+    assert list(SharCuts(folder).select(np.array([7, 2])).texts()) == [SPLITS["train"][7], SPLITS["train"][2]]
 
 
 def test_cuts_are_found_by_position_and_selections_of_selections_too(folder: Path, stock: list) -> None:
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     ids = [cut.id for cut in stock]
     assert [cuts[7].id, cuts[0].id, cuts[-2].id] == [ids[7], ids[0], ids[6]]
     chosen = cuts[1:].select(np.array([0, 3, 6]))
@@ -100,7 +99,7 @@ def test_cuts_are_found_by_position_and_selections_of_selections_too(folder: Pat
 
 def test_few_shards_are_open_at_once(folder: Path, stock: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_OPEN", 2)
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     before = len(os.listdir("/proc/self/fd"))
     for position in (0, 3, 6, 1, 7, 4, 0, 5):
         assert cuts[position].id == stock[position].id
@@ -112,7 +111,7 @@ def test_what_follows_is_asked_for_when_reading_goes_forward(folder: Path, order
     asked = []
     monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, what: asked.append((start, length)))
     monkeypatch.setattr(module, "AHEAD", 2**20)
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     for position in order:
         cuts[position]
     if order == range(8):
@@ -122,7 +121,7 @@ def test_what_follows_is_asked_for_when_reading_goes_forward(folder: Path, order
 
 
 def test_workers_read_what_one_process_reads(folder: Path) -> None:
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     cuts[0]  # a file is open already when workers are forked
     plan = list(EpochBatches(Buckets(cuts.durations, 3.0, 2))) * 10
     alone = [SpeechDataset(cuts)[planned] for planned in plan]
@@ -132,7 +131,7 @@ def test_workers_read_what_one_process_reads(folder: Path) -> None:
 
 
 def test_cuts_can_be_sent_to_another_process(folder: Path, stock: list) -> None:
-    cuts = open_shar(folder)
+    cuts = SharCuts(folder)
     cuts[0]
     sent = pickle.dumps(cuts[1:])
     assert len(sent) < 2000
@@ -170,7 +169,7 @@ def test_utterances_that_are_too_long_are_left_out(folder: Path, caplog) -> None
 def test_a_changed_byte_of_audio_is_a_skipped_recording_that_is_named(own: Path, caplog) -> None:
     (place,) = np.load(own / folders.INDEX / "000001.npy")["place"][1:2]
     flip(own / folders.audio_name(1), int(place["audio_start"]) + int(place["audio_bytes"]) // 2)
-    cuts = open_shar(own)
+    cuts = SharCuts(own)
     with pytest.raises(UserError, match=r"recording\.000001\.tar: cut 1 \(train-4\) is not what was written"):
         cuts[4]
     with caplog.at_level(logging.WARNING):
@@ -184,13 +183,13 @@ def test_a_changed_letter_of_a_transcript_is_found(own: Path) -> None:
     path = own / folders.cuts_name(0)
     flip(path, path.read_bytes().index(b"one two three"))
     with pytest.raises(UserError, match=r"recording\.000000\.tar: cut 0 \(train-0\)"):
-        open_shar(own)[0]
+        SharCuts(own)[0]
 
 
 def test_a_tar_that_was_cut_off_is_found(own: Path) -> None:
     path = own / folders.audio_name(2)
     os.truncate(path, 3000)
-    cuts = open_shar(own)
+    cuts = SharCuts(own)
     with pytest.raises(UserError, match=r"recording\.000002\.tar: cut 1 \(train-7\)"):
         cuts[7]
 
@@ -199,7 +198,7 @@ def test_missing_shards_are_named_when_the_folder_is_opened(own: Path) -> None:
     (own / folders.audio_name(1)).unlink()
     (own / folders.cuts_name(2)).unlink()
     with pytest.raises(UserError, match=r"cuts\.000002\.jsonl, recording\.000001\.tar missing") as error:
-        open_shar(own)
+        SharCuts(own)
     assert "\n" not in str(error.value)
 
 
@@ -224,7 +223,7 @@ def test_a_damaged_index_is_named(own: Path) -> None:
     path = own / folders.INDEX / "joined" / "durations.npy"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match=r"durations\.npy cannot be read.*--verify"):
-        open_shar(own)
+        SharCuts(own)
 
 
 # the joined index
@@ -236,7 +235,7 @@ def test_languages_are_numbered_over_all_shards(tmp_path: Path) -> None:
     cuts = [write_cut(tmp_path, f"u{n}", speak(WORDS[n]), WORDS[n], code) for n, code in enumerate(languages)]
     CutSet.from_cuts(cuts).to_file(tmp_path / "all.jsonl")
     export(tmp_path / "all.jsonl", tmp_path / "out", Settings("flac", 1))
-    found = open_shar(tmp_path / "out")
+    found = SharCuts(tmp_path / "out")
     assert [found.language_codes[number] for number in found.languages] == languages
     facts = json.loads((tmp_path / "out" / folders.INDEX / "joined" / "joined.json").read_text())
     assert facts["cuts"] == 5
