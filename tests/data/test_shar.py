@@ -23,6 +23,7 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
+from speechllm_pl.data.shar import SharCuts
 
 
 @pytest.fixture(scope="module", params=["flac", "opus"])
