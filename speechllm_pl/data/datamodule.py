@@ -136,6 +136,7 @@ class SpeechDataModule(L.LightningDataModule):
             self._mixture = Mixture(
                 self._open_training_cuts(), weights, self.balance, self.seed, self.lanes, self.shuffle_buffer
             )
+            self._tell_of_lanes()
         return self._mixture
 
     def buckets(self, split: str) -> Buckets:
@@ -249,6 +250,14 @@ class SpeechDataModule(L.LightningDataModule):
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
         return loader(SpeechDataset(self.cuts(split), augmentations, self.seed), batches, self.num_workers)
+
+    def _tell_of_lanes(self) -> None:
+        readers = self._place()[1] * max(1, self.num_workers)
+        if self.mixture.from_shards and self.lanes % readers:
+            rank_zero_warn(
+                f"data.lanes {self.lanes} is no multiple of the {readers} processes that read, so these jump between"
+                f" shards: give --data.lanes {-(-self.lanes // readers) * readers} (in a new run: it changes the order)"
+            )
 
     def _open_training_cuts(self) -> TrainingCuts:
         sources = {name: read_cuts(self.root / source.cuts) for name, source in self.train.items()}

@@ -154,7 +154,7 @@ class Mixture:
         phases = [self._random(group, 0, kind=2).random() for group in range(len(self.groups))]
         self._phases = np.array(phases)  # (G,) where in 0 … 1 the rounding begins
         self._members = [cuts.members(group) for group in range(len(self.groups))]
-        self._from_shards = any(shards is not None for _, shards in self._members)
+        self.from_shards = any(shards is not None for _, shards in self._members)
 
     def drawn_before(self, epoch: int) -> np.ndarray:
         """`(G,)` utterances of the epochs before this one."""
@@ -165,7 +165,7 @@ class Mixture:
         begin, end = self.drawn_before(epoch), self.drawn_before(epoch + 1)
         numbers = range(len(self.groups))
         utterances = np.concatenate([self._stream(group, begin[group], end[group]) for group in numbers])
-        if not self._from_shards:
+        if not self.from_shards:
             return Draw(np.sort(utterances, kind="stable"))
         at = [
             (np.arange(end[group] - begin[group]) + self._random(group, epoch, kind=3).random())
@@ -191,7 +191,7 @@ class Mixture:
         while at < end:
             number, first = divmod(at, len(members))
             stop = min(len(members), first + end - at)
-            whole = stop - first == len(members) and not self._from_shards
+            whole = stop - first == len(members) and not self.from_shards
             parts.append(members if whole else self._pass(group, number)[first:stop])
             at += stop - first
         return np.concatenate(parts)

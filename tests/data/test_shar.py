@@ -159,6 +159,11 @@ def _utterances(batches: Iterable[Batch]) -> dict[str, tuple[str, np.ndarray]]:
     }
 
 
+def test_lanes_that_processes_cannot_share_evenly_are_told_of(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"data\.lanes 3 is no multiple of the 2 processes.*--data\.lanes 4"):
+        SpeechDataModule(str(folder.parent), train="train", lanes=3, num_workers=2).cuts("train")
+
+
 def test_utterances_that_are_too_long_are_left_out(folder: Path, caplog) -> None:
     data = SpeechDataModule(str(folder.parent), train="train", max_seconds=1.2)
     assert [len(text.split()) <= 3 for text in SPLITS["train"]].count(True) == len(data.cuts("train"))
