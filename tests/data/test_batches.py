@@ -364,6 +364,21 @@ def test_from_shards_nothing_is_read_twice_or_lost(ranks: int, workers: int) -> 
         assert counts + done == Counter(range(len(MANY)))
 
 
+@pytest.mark.parametrize("ranks", range(1, 9))
+def test_training_fills_its_last_round_with_the_first_batches_and_with_nothing_else(ranks: int) -> None:
+    plan = whole_plan()
+    for start in (0, 1, 500):
+        own = [
+            list(EpochBatches(MANY_BUCKETS, from_shards(), rank=r, world_size=ranks, start=start)) for r in range(ranks)
+        ]
+        assert len({len(batches) for batches in own}) == 1
+        in_turn = [batch.indices.tolist() for round_ in zip(*own, strict=True) for batch in round_]
+        whole = [plan.members(number).tolist() for number in range(len(plan.starts))]
+        doubled = len(in_turn) - (len(whole) - start)
+        assert 0 <= doubled < ranks
+        assert in_turn == whole[start:] + whole[:doubled]
+
+
 @cache
 def whole_plan() -> Plan:
     return EpochBatches(MANY_BUCKETS, from_shards()).plan
