@@ -15,16 +15,12 @@ import io
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +32,7 @@ from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 from tqdm import tqdm
 
 from data_prep.pieces import compressed, join_files, replace_atomically, write_piece
+from data_prep.processes import process_context, process_pool
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.wav import missing_wav_bytes
 
@@ -663,24 +660,10 @@ def _checker(
     if jobs <= 1:
         yield functools.partial(map, check)
         return
-    # Workers fork from a server that never ran anything: forking a process that has used OpenMP may hang.
-    context = multiprocessing.get_context("forkserver")
+    context = process_context()
     context.set_forkserver_preload([__name__] if __name__ != "__main__" else [])
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker)
-    try:
+    with process_pool(jobs, context) as pool:
         yield functools.partial(pool.map, check, chunksize=16)
-    except BrokenProcessPool as error:
-        raise UserError("a worker process died, most likely for lack of memory: try fewer --jobs") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread a process; Ctrl-C is the parent's business, which then cancels what is left."""
-    import torch
-
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # ---------------------------------------------------------------- the command line

@@ -21,16 +21,13 @@ import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -46,6 +43,7 @@ from lhotse.serialization import deserialize_item
 from tqdm import tqdm
 
 from data_prep.corpus import SAMPLING_RATE, Refused, Rejected, check_samples, run
+from data_prep.processes import process_context, process_pool
 from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
 
@@ -437,30 +435,19 @@ def _in_processes(work: Iterable[functools.partial], jobs: int, bar: tqdm) -> No
 @contextmanager
 def _pool(jobs: int) -> Iterator[tuple[ProcessPoolExecutor, Synchronized]]:
     """Processes, and a number that each of them can raise."""
-    # Workers fork from a server that never ran anything: forking a process that has used OpenMP may hang.
-    context = multiprocessing.get_context("forkserver")
+    context = process_context()
     counter = context.Value("q", 0)
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(counter,))
-    try:
+    with process_pool(jobs, context, _count_with, counter) as pool:
         yield pool, counter
-    except BrokenProcessPool as error:
-        raise UserError("a worker process died, most likely for lack of memory: try fewer --jobs") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 _done: Synchronized
 """In a worker: how many cuts all workers have done."""
 
 
-def _start_worker(counter: Synchronized) -> None:
-    """One thread a process; Ctrl-C is the parent's business, which then cancels what is left."""
-    import torch
-
+def _count_with(counter: Synchronized) -> None:
     global _done
     _done = counter
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _counted(make: functools.partial) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from speechllm_pl.analysis.charts import histogram_chart
 from speechllm_pl.analysis.data_findings import Figures, count, number, percent
-from speechllm_pl.analysis.style import STYLE_SHEET
+from speechllm_pl.analysis.html_page import html_page
 from speechllm_pl.analysis.suspects import KINDS
 
 HISTOGRAMS = {
@@ -29,7 +29,7 @@ def page(figures: Figures, sources: Mapping[int, str]) -> str:
         figures: what `report.json` holds.
         sources: utterance → the `data:` URI of its recording.
     """
-    name = escape(Path(figures["root"]).resolve().name)
+    name = Path(figures["root"]).resolve().name
     sections = (
         ("findings", "Findings", _findings(figures)),
         ("amounts", "Hours, utterances, speakers", _amounts(figures)),
@@ -42,20 +42,7 @@ def page(figures: Figures, sources: Mapping[int, str]) -> str:
         ("quarantine", "Rejected in preparation", _quarantine(figures)),
         ("reproduce", "How this page was made", _reproduce(figures)),
     )
-    links = "".join(f'<a href="#{id_}">{title}</a>' for id_, title, _ in sections)
-    body = "".join(
-        f'<section id="{id_}" aria-labelledby="{id_}-title"><h2 id="{id_}-title">{title}</h2>{content}</section>'
-        for id_, title, content in sections
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>Data {name}</title><style>{STYLE_SHEET}</style></head><body>"
-        f'<header><p class="kicker">Prepared data</p><h1>Data <em>{name}</em></h1>'
-        f'{_headline(figures)}<nav aria-label="Sections">{links}</nav></header>'
-        f"<main>{body}</main></body></html>\n"
-    )
+    return html_page("Data", name, "Prepared data", _headline(figures), sections)
 
 
 def _headline(figures: Figures) -> str:

@@ -20,8 +20,8 @@ from speechllm_pl.analysis.charts import (
     loss_chart,
     single_curve,
 )
+from speechllm_pl.analysis.html_page import html_page
 from speechllm_pl.analysis.run_folder import STAGES, Run, Stage
-from speechllm_pl.analysis.style import STYLE_SHEET
 from speechllm_pl.core.metrics import marked_words
 
 STAGE_TITLES = {
@@ -41,7 +41,6 @@ def page(run: Run, alignment: tuple[str, str, AlignmentMap] | str, samples: int,
         samples: how many utterances to show.
         command: what made this page.
     """
-    name = escape(run.folder.resolve().name)
     sections = (
         ("results", "Error rates", _results(run)),
         ("transcripts", "Transcripts", _transcripts(run, samples)),
@@ -49,23 +48,13 @@ def page(run: Run, alignment: tuple[str, str, AlignmentMap] | str, samples: int,
         ("training", "Training", "".join(_stage(run, stage) for stage in STAGES)),
         ("reproduce", "How to reproduce this", _reproduce(run, command)),
     )
-    links = "".join(f'<a href="#{id_}">{title}</a>' for id_, title, _ in sections)
-    body = "".join(
-        f'<section id="{id_}" aria-labelledby="{id_}-title"><h2 id="{id_}-title">{title}</h2>{content}</section>'
-        for id_, title, content in sections
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>Run {name}</title><style>{STYLE_SHEET}</style></head><body>"
-        f'<header><p class="kicker">Speech recognition with a language model</p><h1>Run <em>{name}</em></h1>'
+    lede = (
         '<p class="lede">A conformer encoder learns to recognise speech with CTC. Its frames, stacked and'
         " projected, then stand before the text of a causal language model, which learns to write down what it"
         " hears. After arXiv 2307.11795.</p>"
-        f'{_headline(run)}<nav aria-label="Sections">{links}</nav></header>'
-        f"<main>{body}</main></body></html>\n"
     )
+    kicker = "Speech recognition with a language model"
+    return html_page("Run", run.folder.resolve().name, kicker, lede + _headline(run), sections)
 
 
 # headline
