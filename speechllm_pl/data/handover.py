@@ -50,12 +50,12 @@ def row(samples: int) -> np.ndarray:
 def padded(recordings: list[np.ndarray]) -> torch.Tensor:
     """`(B, N)` float32 waveforms, zero-padded on the right, made where they can be handed over if there is a place."""
     shape = len(recordings), max(map(len, recordings), default=0)
-    waveforms = torch.empty(shape) if _mine is None else _mine.waveforms(shape, recordings)
-    for waveform, samples in zip(waveforms, recordings, strict=True):
-        if waveform.data_ptr() != samples.ctypes.data:
-            waveform[: len(samples)] = torch.from_numpy(samples)
-        waveform[len(samples) :] = 0
-    return waveforms
+    rows = np.empty(shape, np.float32) if _mine is None else _mine.rows(shape, recordings)
+    for row, start, samples in zip(rows, _starts(rows), recordings, strict=True):
+        if start != _address(samples):
+            row[: len(samples)] = samples
+        row[len(samples) :] = 0
+    return torch.from_numpy(rows)
 
 
 class Handover:
@@ -103,13 +103,13 @@ class Handover:
         self._next += 1
         return self._rows[self._next - 1, :samples]
 
-    def waveforms(self, shape: tuple[int, int], recordings: list[np.ndarray]) -> torch.Tensor:
-        """The rows that were decoded into, if each has just its own recording, or else another place."""
+    def rows(self, shape: tuple[int, int], recordings: list[np.ndarray]) -> np.ndarray:
+        """Those that were decoded into, if each has just its own recording, or else another place."""
         rows = self._rows
         if rows is not None and rows.shape == shape and _can_hold(rows, recordings):
-            return torch.from_numpy(rows)
+            return rows
         other = self._place(*shape)
-        return torch.empty(shape) if other is None else torch.from_numpy(other)
+        return np.empty(shape, np.float32) if other is None else other
 
     def _place(self, rows: int, samples: int) -> np.ndarray | None:
         states = self._states[self._worker]
@@ -172,9 +172,19 @@ def _release(states: np.ndarray, place: int, process: int) -> None:
 def _can_hold(rows: np.ndarray, recordings: list[np.ndarray]) -> bool:
     """Whether each recording is in its own row already, or in none."""
     return all(
-        own.ctypes.data == samples.ctypes.data or not np.may_share_memory(rows, samples)
-        for own, samples in zip(rows, recordings, strict=True)
+        start == _address(samples) or not np.may_share_memory(rows, samples)
+        for start, samples in zip(_starts(rows), recordings, strict=True)
     )
+
+
+def _starts(rows: np.ndarray) -> range:
+    """The addresses of the rows."""
+    first, step = _address(rows), rows.strides[0] or 1
+    return range(first, first + step * len(rows), step)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def _is_there(process: int) -> bool:

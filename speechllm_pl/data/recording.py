@@ -1,7 +1,7 @@
 """Plain recordings straight from libsndfile: Lhotse would copy their samples five times."""
 
 from io import BytesIO
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import soundfile
@@ -12,8 +12,15 @@ from speechllm_pl.data.handover import row
 from speechllm_pl.models.features import SAMPLING_RATE
 
 
-def decoded(cut: Cut) -> np.ndarray | None:
-    """`(N,)` float32 samples of a cut of a mono recording at 16 kHz: the very ones that Lhotse would give.
+class Decoded(NamedTuple):
+    """A cut's samples."""
+
+    samples: np.ndarray  # (N,) float32, mono, 16 kHz
+    finite: bool  # for certain: they were integers
+
+
+def decoded(cut: Cut) -> Decoded | None:
+    """The samples of a cut of a mono recording at 16 kHz: the very ones that Lhotse would give.
 
     None if the cut is of another kind, or its file not what the manifest says: Lhotse knows what to do then.
     """
@@ -35,10 +42,11 @@ def decoded(cut: Cut) -> np.ndarray | None:
         return None
 
 
-def _samples(audio: soundfile.SoundFile, count: int) -> np.ndarray | None:
+def _samples(audio: soundfile.SoundFile, count: int) -> Decoded | None:
     """The next ones, if there are so many."""
-    if (audio.format, audio.subtype) == ("WAV", "PCM_16"):  # libsndfile makes floats of these one by one
+    subtype = audio.subtype
+    if subtype == "PCM_16" and audio.format == "WAV":  # libsndfile makes floats of these one by one
         whole = audio.read(count, dtype="int16")
-        return np.multiply(whole, np.float32(2**-15), out=row(count)) if len(whole) == count else None
+        return Decoded(np.multiply(whole, np.float32(2**-15), out=row(count)), True) if len(whole) == count else None
     samples = audio.read(out=row(count))
-    return samples if len(samples) == count else None
+    return Decoded(samples, subtype.startswith("PCM_")) if len(samples) == count else None
