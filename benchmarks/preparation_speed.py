@@ -27,9 +27,11 @@ from lhotse import MonoCut
 from machine import describe
 from torchaudio.functional import resample
 
-from data_prep.corpus import Stretch, Utterance, _cut, cut_from_header, cut_from_utterance, prepare
+from data_prep.audio_files import Stretch
+from data_prep.corpus import prepare
 from data_prep.lines import tsv_records
 from data_prep.mls import utterances
+from data_prep.recordings import Utterance, cut_from_header, cut_from_utterance, cut_of
 
 FORMATS = {  # name: suffix, format and subtype of libsndfile, Hz
     "FLAC": (".flac", "FLAC", "PCM_16", 16_000),
@@ -104,7 +106,7 @@ def measure_listing(folder: Path, count: int) -> None:
 
 
 def without_audio(utterance: Utterance) -> MonoCut:
-    return _cut(utterance, Path(utterance.path), Stretch(240_000, 16_000, 240_000), 0.0)
+    return cut_of(utterance, Path(utterance.path), Stretch(240_000, 16_000, 240_000), 0.0)
 
 
 def peak() -> int:

@@ -19,20 +19,11 @@ from pathlib import Path
 import numpy as np
 from lhotse import MonoCut
 
-from data_prep.corpus import (
-    SPLITS,
-    Rejected,
-    Utterance,
-    add_standard_arguments,
-    check_samples,
-    cut_from_utterance,
-    prepare,
-    read_audio,
-    resample,
-    run,
-    write_audio,
-)
+from data_prep.audio_files import Rejected, read_audio, resample, write_audio
+from data_prep.command_line import add_standard_arguments, run
+from data_prep.corpus import SPLITS, prepare
 from data_prep.made_audio import digest, remove_others
+from data_prep.recordings import Utterance, check_samples, cut_from_utterance
 from speechllm_pl.core.errors import UserError
 
 RECIPE = 1  # raise it when the same settings give other audio, so that old files are not kept

@@ -20,9 +20,11 @@ corpus.
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data_prep.corpus import SPLITS, Rejection, Utterance, run
+from data_prep.command_line import run
+from data_prep.corpus import SPLITS, Rejection
 from data_prep.lines import BrokenLine, count_lines, text_lines
 from data_prep.published import gender, parser_of, prepare_published
+from data_prep.recordings import Utterance
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
 

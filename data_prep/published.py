@@ -8,15 +8,9 @@ from pathlib import Path
 
 from lhotse import MonoCut
 
-from data_prep.corpus import (
-    SPLITS,
-    Rejection,
-    Utterance,
-    add_standard_arguments,
-    cut_from_header,
-    cut_from_utterance,
-    prepare,
-)
+from data_prep.command_line import add_standard_arguments
+from data_prep.corpus import SPLITS, Rejection, prepare
+from data_prep.recordings import Utterance, cut_from_header, cut_from_utterance
 from speechllm_pl.core.errors import UserError
 
 LANGUAGES = ("en", "de", "nl", "fr", "es", "it", "pt", "pl")

@@ -21,21 +21,13 @@ import numpy as np
 from lhotse import MonoCut
 from num2words import num2words
 
-from data_prep.corpus import (
-    LABELS,
-    SAMPLING_RATE,
-    Rejected,
-    Utterance,
-    add_standard_arguments,
-    cut_from_utterance,
-    prepare,
-    resample,
-    run,
-    write_audio,
-)
+from data_prep.audio_files import SAMPLING_RATE, Rejected, resample, write_audio
+from data_prep.command_line import add_standard_arguments, run
+from data_prep.corpus import prepare
 from data_prep.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
 from data_prep.espeak import Espeak
 from data_prep.made_audio import digest, remove_others
+from data_prep.recordings import LABELS, Utterance, cut_from_utterance
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
 

@@ -21,17 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from data_prep.corpus import (
-    SPLITS,
-    Rejected,
-    Rejection,
-    Utterance,
-    add_standard_arguments,
-    cut_from_utterance,
-    prepare,
-    run,
-)
+from data_prep.audio_files import Rejected
+from data_prep.command_line import add_standard_arguments, run
+from data_prep.corpus import SPLITS, Rejection, prepare
 from data_prep.lines import BrokenLine, as_text, count_lines, numbered_lines, tsv_records
+from data_prep.recordings import Utterance, cut_from_utterance
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import LANGUAGES, normalize, strange_characters
 

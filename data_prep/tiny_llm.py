@@ -39,7 +39,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data_prep.corpus import run
+from data_prep.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.optimizers import MuonAdamW, grouped
 

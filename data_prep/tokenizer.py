@@ -14,7 +14,8 @@ from pathlib import Path
 from lhotse import CutSet
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from data_prep.corpus import replace_atomically, run
+from data_prep.command_line import run
+from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
 
 THREADS = 4

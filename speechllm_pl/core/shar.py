@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
 
 VERSION = 1
@@ -108,17 +109,9 @@ class Joined(NamedTuple):
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place in one step, also when several processes write the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Put a file in its place in one step."""
+    with replace_atomically(path) as file:
+        file.write(content)
 
 
 def write_plan(folder: Path, plan: Plan) -> None:

@@ -18,7 +18,7 @@ import torch
 from lhotse import CutSet, MonoCut
 from torchaudio.functional import resample
 
-from data_prep.corpus import run
+from data_prep.command_line import run
 from data_prep.espeak import SAMPLING_RATE, Espeak
 
 SENTENCES: Mapping[str, tuple[str, ...]] = {

@@ -15,19 +15,10 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut
 
-from data_prep.corpus import (
-    Refused,
-    Rejected,
-    Rejection,
-    Utterance,
-    check_samples,
-    check_transcript,
-    cut_from_header,
-    cut_from_utterance,
-    prepare,
-    run,
-    write_audio,
-)
+from data_prep.audio_files import Rejected, write_audio
+from data_prep.command_line import Refused, run
+from data_prep.corpus import Rejection, prepare
+from data_prep.recordings import Utterance, check_samples, check_transcript, cut_from_header, cut_from_utterance
 from speechllm_pl.core.errors import UserError
 
 FORMATS = {  # suffix: format and subtype of libsndfile
@@ -388,7 +379,7 @@ def test_manifests_that_cannot_be_written_leave_the_old_ones_and_nothing_is_chec
         with pytest.raises(OSError):
             prepare(corpus, output, jobs=1, max_seconds=30)
     assert manifests(output) == before
-    monkeypatch.setattr("data_prep.corpus.read_audio", None)  # would fail at the first recording
+    monkeypatch.setattr("data_prep.recordings.read_audio", None)  # would fail at the first recording
     prepare(corpus, output, jobs=1, max_seconds=30)
     monkeypatch.undo()
     prepare(corpus, tmp_path / "never_stopped", jobs=1, max_seconds=30)

@@ -21,8 +21,10 @@ from conftest import write_cut
 from lhotse import CutSet
 
 from data_prep import shar as module
-from data_prep.corpus import Refused
-from data_prep.shar import Settings, encode, export, finish, finish_once
+from data_prep import shard
+from data_prep.command_line import Refused
+from data_prep.shar import Settings, export, finish, finish_once
+from data_prep.shard import encode
 from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
 
@@ -111,7 +113,7 @@ def test_the_same_samples_give_the_same_bytes(codec: str) -> None:
 def test_an_opus_stream_with_its_new_serial_number_is_the_same_sound() -> None:
     file = io.BytesIO()
     soundfile.write(file, speechlike(3.0), 16_000, format="OGG", subtype="OPUS")
-    changed = module._with_serial(file.getvalue(), 77)
+    changed = shard._with_serial(file.getvalue(), 77)
     assert changed != file.getvalue()
     sound, rate = soundfile.read(io.BytesIO(changed))
     np.testing.assert_array_equal(sound, soundfile.read(io.BytesIO(file.getvalue()))[0])
@@ -123,7 +125,7 @@ def test_oggs_checksum_is_what_libogg_writes() -> None:
     file = io.BytesIO()
     soundfile.write(file, speechlike(3.0), 16_000, format="OGG", subtype="OPUS")
     serial = int.from_bytes(file.getvalue()[14:18], "little")
-    assert module._with_serial(file.getvalue(), serial) == file.getvalue()
+    assert shard._with_serial(file.getvalue(), serial) == file.getvalue()
 
 
 def test_samples_beyond_full_scale_are_not_clipped() -> None:
@@ -134,7 +136,7 @@ def test_samples_beyond_full_scale_are_not_clipped() -> None:
 
 @pytest.mark.parametrize("codec", ["flac", "opus"])
 def test_a_recording_in_the_codec_is_taken_as_it_is(tmp_path: Path, codec: str) -> None:
-    file_format, subtype = module.CODECS[codec]
+    file_format, subtype = shard.CODECS[codec]
     cut = write_cut(tmp_path, "a", speechlike(1.0), "one", "en")
     path = tmp_path / f"a.{codec}"
     soundfile.write(path, speechlike(1.0), 16_000, format=file_format, subtype=subtype)

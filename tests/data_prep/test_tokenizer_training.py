@@ -5,7 +5,7 @@ import pytest
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from num2words import num2words
 
-from data_prep import corpus, tokenizer
+from data_prep import command_line, tokenizer
 from speechllm_pl.core.text import LANGUAGES, normalize
 from speechllm_pl.core.tokenizer import CtcTokenizer
 
@@ -37,7 +37,7 @@ def program(monkeypatch):
     def run(*arguments) -> int:
         monkeypatch.setattr(sys, "argv", ["tokenizer", *map(str, arguments)])
         try:
-            corpus.run(tokenizer.main)
+            command_line.run(tokenizer.main)
         except SystemExit as status:
             return int(status.code or 0)
         return 0

@@ -1,0 +1,44 @@
+"""What the programs of this folder have in common on the command line."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from speechllm_pl.core.errors import UserError
+
+
+class Refused(Exception):
+    """The first rejection of a strict run. Programs print the message alone and exit with status 1."""
+
+
+def add_standard_arguments(
+    parser: argparse.ArgumentParser, max_seconds: str = "reject longer utterances (default: %(default)s)"
+) -> None:
+    """Add --output, --jobs, and --max-seconds with the help `max_seconds`."""
+    parser.add_argument("--output", type=Path, required=True, help="folder for the manifests, for example data/mine")
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--max-seconds", type=float, default=30.0, help=max_seconds)
+
+
+def at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a program: bad input is one line and exit status 2, what --strict refuses 1, Ctrl-C one line and 130."""
+    try:
+        main()
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except (UserError, OSError) as error:  # OSError: full disk, no permission
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        raise SystemExit(130) from None

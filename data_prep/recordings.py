@@ -1,0 +1,202 @@
+"""One transcribed recording → a Lhotse cut that a model can be trained on, or the reason why there is none."""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import soundfile
+from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
+
+from data_prep.audio_files import (
+    FRAME_SECONDS,
+    SAMPLING_RATE,
+    Audio,
+    Rejected,
+    Stretch,
+    check_one_frame,
+    read_audio,
+    read_end,
+    resample,
+    write_audio,
+)
+
+SILENCE = 2e-4
+"""Span between the largest and the smallest sample (full scale 2) below which a recording is silent: three
+steps of 16 bits on either side, so that dither alone does not count as sound."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One transcribed stretch of a recording, from `start` to `end` seconds (None: to its end)."""
+
+    id: str
+    path: Path | str
+    text: str
+    language: str  # ISO 639-1
+    speaker: str
+    split: str
+    start: float = 0.0
+    end: float | None = None
+    gender: str = ""  # male or female; empty where the corpus does not say
+    subset: str = ""  # the corpus's own name for a part of a split
+    source: str = ""  # table and line that it comes from
+
+
+LABELS = ("gender", "subset", "source")
+"""Fields of an `Utterance` that say nothing of its sound or text."""
+
+
+def check_samples(samples: np.ndarray, sampling_rate: int) -> None:
+    """Reject `samples` (T,) that are empty, shorter than one encoder frame, silent or not finite."""
+    if samples.size == 0:
+        raise Rejected("empty: no samples")
+    if not np.isfinite(samples).all():
+        raise Rejected(f"NaN samples: {np.count_nonzero(~np.isfinite(samples))} of {samples.size} are not finite")
+    check_one_frame(samples.size, sampling_rate)
+    if np.ptp(samples) < SILENCE:
+        raise Rejected("silent")
+
+
+def check_transcript(text: str, seconds: float) -> None:
+    """Reject a transcript that is empty, or that the encoder's frames cannot carry.
+
+    CTC emits at most one piece a frame, and no tokenizer joins words: more words than frames is impossible
+    whatever the tokenizer. Nothing stricter is known here, because pieces may be as long as a word.
+    """
+    words = len(text.split())
+    if words == 0:
+        raise Rejected("no transcript")
+    frames = math.floor(seconds / FRAME_SECONDS)
+    if words > frames:
+        raise Rejected(f"transcript too long: {words} words in {frames} encoder frames ({seconds:.2f} s)")
+
+
+def cut_from_utterance(
+    utterance: Utterance,
+    *,
+    max_seconds: float,
+    copies: Path | None = None,
+    copy_all: bool = False,
+    rates: tuple[int, int] | None = None,
+) -> MonoCut:
+    """Open and check one recording; return its cut, which loads as (1, T) at 16 kHz.
+
+    Resampling is left to loading. A recording of several channels, or one that only ffmpeg decodes, cannot be
+    loaded as mono by a Lhotse manifest: it is written as 16 kHz mono FLAC in the folder `copies` (with
+    `copy_all` every recording is), and a copy already made from the same source is used again.
+
+    Args:
+        rates: the lowest and the highest sampling rate in Hz that the corpus has; default is any.
+
+    Raises:
+        Rejected: with the reason, for whatever cannot be used.
+    """
+    path = _existing_path(utterance)
+    copy = None if copies is None else copies / f"{quote(utterance.id, safe=' ')}.flac"
+    if copy is not None and len(copy.name) > 240:  # file systems stop at 255
+        raise Rejected("id too long for the name of a copy")
+    fingerprint = _fingerprint(utterance, path)
+    reused = copy is not None and _is_copy_of(copy, fingerprint)
+    # A copy holds the stretch alone, so it is read from end to end.
+    source = (copy, 0.0, None) if reused and copy else (path, utterance.start, utterance.end)
+    audio = read_audio(*source, max_seconds=max_seconds)
+    _check_rate(audio.sampling_rate, rates)
+    samples = audio.samples.mean(axis=0)  # (T,)
+    check_samples(samples, audio.sampling_rate)
+    check_transcript(utterance.text, samples.size / audio.sampling_rate)
+    if not reused:
+        if not copy_all and audio.lazy and len(audio.samples) == 1:
+            return cut_of(utterance, path, audio.stretch(), utterance.start)
+        if copy is None:
+            raise Rejected(f"not mono: {len(audio.samples)} channels or a format that needs a mono copy")
+        samples = resample(samples, audio.sampling_rate)
+        write_audio(copy, samples, comment=fingerprint)
+        audio = Audio(samples[None], SAMPLING_RATE, samples.size, lazy=True)
+    assert copy is not None
+    return cut_of(utterance, copy, audio.stretch(), start=0.0)
+
+
+def cut_from_header(utterance: Utterance, *, max_seconds: float, rates: tuple[int, int] | None = None) -> MonoCut:
+    """As `cut_from_utterance`, many times faster, by a header that is believed: only the end is decoded.
+
+    Finds what is missing, empty, cut short, too long or of a wrong rate, but neither silence nor damage within.
+
+    Raises:
+        Rejected: with the reason, for whatever cannot be used.
+    """
+    path = _existing_path(utterance)
+    stretch = read_end(path, utterance.start, utterance.end, max_seconds=max_seconds)
+    _check_rate(stretch.sampling_rate, rates)
+    check_transcript(utterance.text, stretch.seconds)
+    return cut_of(utterance, path, stretch, utterance.start)
+
+
+def _existing_path(utterance: Utterance) -> Path:
+    """The recording's path, after all that can be told without opening it."""
+    end = math.inf if utterance.end is None else utterance.end
+    if not 0 <= utterance.start < end:
+        raise Rejected(f"end before start: from {utterance.start} s to {utterance.end} s")
+    if not utterance.text.strip():
+        raise Rejected("no transcript")
+    if not os.path.isfile(utterance.path):  # unlike Path.is_file, says no to impossible names too
+        raise Rejected("missing: no such audio file")
+    return Path(utterance.path)
+
+
+def _check_rate(sampling_rate: int, rates: tuple[int, int] | None) -> None:
+    if rates is not None and not rates[0] <= sampling_rate <= rates[1]:
+        expected = " to ".join(f"{rate}" for rate in sorted(set(rates)))
+        raise Rejected(f"wrong sampling rate: {sampling_rate} Hz, the corpus has {expected} Hz")
+
+
+def cut_of(utterance: Utterance, path: Path, audio: Stretch, start: float) -> MonoCut:
+    """The cut of `audio`, which begins `start` seconds into the file `path`."""
+    recording = Recording(
+        id=utterance.id,
+        sources=[AudioSource(type="file", channels=[0], source=str(path))],
+        sampling_rate=audio.sampling_rate,
+        num_samples=audio.recording_samples,
+        duration=audio.recording_samples / audio.sampling_rate,
+    )
+    if audio.sampling_rate != SAMPLING_RATE:
+        recording = recording.resample(SAMPLING_RATE)
+    whole = audio.samples == audio.recording_samples
+    duration = recording.duration if whole else audio.seconds
+    supervision = SupervisionSegment(
+        id=utterance.id,
+        recording_id=utterance.id,
+        start=0.0,
+        duration=duration,
+        channel=0,
+        text=utterance.text,
+        language=utterance.language,
+        speaker=utterance.speaker,
+        gender=utterance.gender or None,
+    )
+    return MonoCut(
+        id=utterance.id,
+        start=start,
+        duration=duration,
+        channel=0,
+        recording=recording,
+        supervisions=[supervision],
+    )
+
+
+def _fingerprint(utterance: Utterance, path: Path) -> str:
+    """Names the stretch of audio that a copy was made from; kept as the copy's comment."""
+    status = path.stat()
+    source = [str(path), status.st_size, status.st_mtime_ns, utterance.start, utterance.end]
+    return json.dumps(source, ensure_ascii=True)
+
+
+def _is_copy_of(copy: Path, fingerprint: str) -> bool:
+    try:
+        with soundfile.SoundFile(copy) as file:
+            return file.comment == fingerprint
+    except (soundfile.LibsndfileError, OSError):
+        return False

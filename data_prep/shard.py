@@ -1,0 +1,263 @@
+"""One shard of a Shar folder: its cuts are read, encoded and written, and it appears when it is complete."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import numpy as np
+import soundfile
+from lhotse import AudioSource, MonoCut, Recording, fastcopy
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+from data_prep.audio_files import SAMPLING_RATE, Rejected
+from data_prep.command_line import Refused
+from data_prep.recordings import check_samples
+from speechllm_pl.core import shar
+
+# Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
+os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
+
+CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
+"""Formats and subtypes of libsndfile."""
+
+BLOCK = 512
+"""Bytes to which a tar fills up its files."""
+
+
+class Encoded(NamedTuple):
+    """A cut on its way into a shard."""
+
+    cut: MonoCut  # its recording is a placeholder
+    audio: bytes
+
+
+# ---------------------------------------------------------------- one cut
+
+
+def encoded(line: bytes, codec: str) -> Encoded:
+    """Read a cut and its audio, and encode it.
+
+    Raises:
+        Rejected: with the reason, whatever it is that cannot be used.
+    """
+    try:
+        cut = deserialize_item(json.loads(line))
+        if len(cut.supervisions) != 1:
+            raise Rejected(f"not one supervision: {len(cut.supervisions)}")
+        _check_name(cut.id, codec)
+        samples = _samples(cut)
+    except Rejected:
+        raise
+    except Exception as error:  # whatever Lhotse and the decoders throw
+        raise Rejected(f"unreadable: {_one_line(error)}") from error
+    check_samples(samples, SAMPLING_RATE)
+    audio = _original(cut, codec, len(samples)) or encode(samples, codec)
+    return Encoded(_with_placeholder(cut, len(samples)), audio)
+
+
+def _check_name(name: str, codec: str) -> None:
+    """Lhotse compares an utterance's id with its name in the tar, less the suffix."""
+    path = Path(f"{name}.{codec}")
+    if not name or str(path.parent / path.stem) != name:
+        raise Rejected("id that a tar cannot have as a name")
+
+
+def _samples(cut: Cut) -> np.ndarray:
+    """`(N,)` float32, mono, 16 kHz."""
+    if cut.sampling_rate != SAMPLING_RATE:
+        cut = cut.resample(SAMPLING_RATE)
+    audio = cut.load_audio()
+    if audio is None:
+        raise Rejected("no recording")
+    return np.atleast_2d(audio).mean(axis=0)
+
+
+def _original(cut: Cut, codec: str, samples: int) -> bytes | None:
+    """The bytes of a recording that is, as a whole, what it would be encoded as: lossy coding is not done twice."""
+    if not isinstance(cut, MonoCut) or cut.recording is None or cut.recording.transforms:
+        return None
+    (source, *others) = cut.recording.sources
+    if others or source.type != "file":
+        return None
+    path = Path(str(source.source))
+    found = soundfile.info(path)
+    form = (found.format, found.subtype, found.samplerate, found.channels, found.frames)
+    return path.read_bytes() if form == (*CODECS[codec], SAMPLING_RATE, 1, samples) else None
+
+
+def _with_placeholder(cut: Cut, samples: int) -> MonoCut:
+    """The cut of `samples` at 16 kHz whose audio stands in a shard."""
+    source = AudioSource(type="shar", channels=[0], source="")
+    seconds = samples / SAMPLING_RATE
+    recording = Recording(cut.id, [source], SAMPLING_RATE, samples, seconds, channel_ids=[0])
+    (supervision,) = cut.supervisions
+    supervision = fastcopy(supervision, recording_id=cut.id, channel=0)
+    custom = cut.custom if isinstance(cut, MonoCut) else None
+    return MonoCut(cut.id, 0.0, seconds, 0, supervisions=[supervision], recording=recording, custom=custom)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+# ---------------------------------------------------------------- encoding
+
+
+def encode(samples: np.ndarray, codec: str) -> bytes:
+    """`samples` (N,) at 16 kHz → a file's bytes, a function of the samples alone.
+
+    Samples beyond full scale are scaled down, not clipped.
+    """
+    file_format, subtype = CODECS[codec]
+    file = io.BytesIO()
+    peak = max(1.0, float(np.abs(samples).max()))
+    soundfile.write(file, samples / peak, SAMPLING_RATE, format=file_format, subtype=subtype)
+    return _with_serial(file.getvalue(), 1) if codec == "opus" else file.getvalue()
+
+
+def _with_serial(ogg: bytes, serial: int) -> bytes:
+    """An Ogg stream under another serial number: libsndfile's is drawn at random, and the same speech shall give the
+    same bytes."""
+    pages, start = bytearray(ogg), 0
+    while start < len(pages):
+        segments = pages[start + 26]
+        table = start + 27
+        end = table + segments + sum(pages[table : table + segments])
+        pages[start + 14 : start + 18] = serial.to_bytes(4, "little")
+        pages[start + 22 : start + 26] = bytes(4)
+        pages[start + 22 : start + 26] = _ogg_crc(bytes(pages[start:end])).to_bytes(4, "little")
+        start = end
+    return bytes(pages)
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _ogg_crc(page: bytes) -> int:
+    """Ogg's CRC32 is that of zip with all bits in the other order, from 0 and not inverted (RFC 3533, section 6)."""
+    mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
+
+
+# ---------------------------------------------------------------- one shard
+
+
+class _Hashed:
+    """A file that is written from beginning to end."""
+
+    def __init__(self, path: Path):
+        self.file = path.open("wb")
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, content: bytes | memoryview) -> int:
+        self.digest.update(content)
+        self.bytes += len(content)
+        return self.file.write(content)
+
+    def finish(self) -> list:
+        """Onto the disk → bytes, SHA-256."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return [self.bytes, self.digest.hexdigest()]
+
+
+def make_shard(
+    folder: Path, shard: int, lines: Sequence[bytes], input_digest: str, codec: str, strict: bool, done: Callable
+) -> None:
+    """Write one shard under other names, rename its files, and record that it is complete.
+
+    Args:
+        done: called after every cut.
+
+    Raises:
+        Refused: `strict`, and a cut cannot be used.
+    """
+    names = shar.cuts_name(shard), shar.audio_name(shard)
+    partials = [folder / shar.INDEX / f".{name}" for name in names]
+    rejected: list[str] = []
+    languages: list[str] = []
+    characters: set[str] = set()
+    rows: list[tuple] = []
+    with _opened(partials) as (cuts, audio), tarfile.open(fileobj=cast(BinaryIO, audio), mode="w|") as tar:
+        for cut, content in _usable(lines, codec, strict, rejected, done):
+            (supervision,) = cut.supervisions
+            line = (json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode()
+            crc = zlib.crc32(line, zlib.crc32(content))
+            place = _append(tar, cut, content, codec), len(content), cuts.bytes, len(line), crc
+            cuts.write(line)
+            text, language = supervision.text or "", supervision.language or "und"
+            rows.append((place, cut.duration, len(text), language))
+            characters.update(text)
+            languages.append(language)
+        tar.close()
+        files = dict(zip(names, (cuts.finish(), audio.finish()), strict=True))
+    shar.withdraw(folder, shard)
+    for partial, name in zip(partials, names, strict=True):
+        partial.replace(folder / name)
+    shar.write_whole(quarantine(folder, shard), "".join(rejected).encode())
+    codes = sorted(set(languages))
+    entries = np.array([(*row[:3], codes.index(row[3])) for row in rows], shar.ENTRY)
+    record = shar.Record(input_digest, len(rows), len(rejected), codes, "".join(sorted(characters)), files)
+    shar.write_record(folder, shard, record, entries)
+
+
+def _usable(lines: Sequence[bytes], codec: str, strict: bool, rejected: list[str], done: Callable) -> Iterator[Encoded]:
+    """Those that can be used; the others become lines of `rejected`."""
+    for line in lines:
+        try:
+            yield encoded(line, codec)
+        except Rejected as error:
+            name = _id_of(line)
+            if strict:
+                raise Refused(f"--strict: cut {name}: {error}") from error
+            rejected.append(f"{' '.join(name.split())}\t{' '.join(str(error).split())}\n")
+        done()
+
+
+def _id_of(line: bytes) -> str:
+    try:
+        return str(json.loads(line)["id"])
+    except (ValueError, KeyError, TypeError):
+        return f"? ({line[:40].decode(errors='replace').strip()})"
+
+
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[list[_Hashed]]:
+    files = [_Hashed(path) for path in paths]
+    try:
+        yield files
+    finally:
+        for file in files:
+            file.file.close()
+
+
+def _append(tar: tarfile.TarFile, cut: MonoCut, audio: bytes, codec: str) -> int:
+    """Add the audio and after it, as Shar has it, its recording → where the audio's bytes begin."""
+    _add(tar, f"{cut.id}.{codec}", audio)
+    start = tar.offset - -(-len(audio) // BLOCK) * BLOCK
+    _add(tar, f"{cut.id}.json", (json.dumps(_recording(cut).to_dict()) + "\n").encode())
+    return start
+
+
+def _recording(cut: MonoCut) -> Recording:
+    assert cut.recording is not None
+    return cut.recording
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)  # no owner and no time: the same content gives the same bytes
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def quarantine(folder: Path, shard: int) -> Path:
+    return folder / shar.INDEX / f"{shard:06d}.quarantine.tsv"
