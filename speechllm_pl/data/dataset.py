@@ -1,8 +1,7 @@
 """Lhotse cuts to batches of waveforms. A long run survives bad recordings: they are skipped, counted and named."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from lhotse.cut import Cut
@@ -33,18 +32,19 @@ class SpeechDataset(Dataset):
         self.seed = seed
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        cuts: list[tuple[Cut, int]] = []
-        utterances: list[Utterance] = []
-        skipped: list[str] = []
+        utterances, skipped = [], []
         expect(len(planned.indices), self._longest(planned))
         copies = [0] * len(planned.indices) if planned.copies is None else planned.copies.tolist()
-        # First all cuts, then all audio: decoding drives what reads cuts out of the processor's caches.
-        for index, copy in zip(planned.indices.tolist(), copies, strict=True):
-            with _skipping(f"cut {index}", skipped):
-                cuts.append((self.cuts[index], copy))
-        for cut, copy in cuts:
-            with _skipping(cut.id, skipped):
+        for index, copy in zip(planned.indices, copies, strict=True):
+            name = f"cut {index}"
+            try:
+                cut = self.cuts[int(index)]
+                name = cut.id
                 utterances.append(read_utterance(cut, copy))
+            except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                log.warning("skipped %s, which cannot be read: %s", name, reason)
+                skipped.append(name)
         utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
         return collate(utterances, skipped)._replace(seed=planned.seed)
 
@@ -54,16 +54,6 @@ class SpeechDataset(Dataset):
         if durations is None or not len(planned.indices):
             return 0
         return round(float(durations[planned.indices].max()) * SAMPLING_RATE)
-
-
-@contextmanager
-def _skipping(name: str, skipped: list[str]) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("skipped %s, which cannot be read: %s", name, reason)
-        skipped.append(name)
 
 
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:

@@ -1,12 +1,18 @@
-"""Plain recordings straight from libsndfile: Lhotse would copy their samples five times."""
+"""Plain recordings straight from their decoders: Lhotse would copy the samples five times.
+
+FLAC, the format of MLS and LibriSpeech, is decoded by dr_flac, in two thirds of the time that libsndfile takes.
+"""
 
 from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
 import soundfile
+from lhotse import AudioSource
 from lhotse.cut import Cut, MonoCut
 from lhotse.utils import compute_num_samples
+from miniaudio import ffi, lib
 
 from speechllm_pl.data.handover import row
 from speechllm_pl.models.features import SAMPLING_RATE
@@ -29,17 +35,44 @@ def decoded(cut: Cut) -> Decoded | None:
     (source, *others) = cut.recording.sources
     if others or source.type not in ("file", "memory"):
         return None
-    file = BytesIO(cast(bytes, source.source)) if source.type == "memory" else str(source.source)
+    whole = cut.start == 0 and cut.duration == cut.recording.duration
     try:
+        if whole and (content := _flac_of(source)) is not None:
+            return _all_of_flac(content, cut.recording.num_samples)
+        file = BytesIO(cast(bytes, source.source)) if source.type == "memory" else str(source.source)
         with soundfile.SoundFile(file) as audio:
             if (audio.channels, audio.samplerate, audio.frames) != (1, SAMPLING_RATE, cut.recording.num_samples):
                 return None
-            if cut.start == 0 and cut.duration == cut.recording.duration:
-                return _samples(audio, audio.frames)  # FLAC's decoder takes its time for any seeking, even to here
+            if whole:
+                return _samples(audio, audio.frames)
             audio.seek(compute_num_samples(cut.start, SAMPLING_RATE))
             return _samples(audio, compute_num_samples(cut.duration, SAMPLING_RATE))
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, OSError):
         return None
+
+
+def _flac_of(source: AudioSource) -> bytes | None:
+    """The bytes of a FLAC file."""
+    if source.type == "memory":
+        content = cast(bytes, source.source)
+        return content if content.startswith(b"fLaC") else None
+    path = str(source.source)
+    return Path(path).read_bytes() if path.endswith(".flac") else None
+
+
+def _all_of_flac(content: bytes, count: int) -> Decoded | None:
+    """All samples of a file's bytes, if these are mono at 16 kHz and so many."""
+    flac = lib.ma_dr_flac_open_memory(content, len(content), ffi.NULL)
+    if not flac:
+        return None
+    try:
+        if (flac.channels, flac.sampleRate, flac.totalPCMFrameCount) != (1, SAMPLING_RATE, count):
+            return None
+        samples = row(count)
+        done = lib.ma_dr_flac_read_pcm_frames_f32(flac, count, ffi.from_buffer("float[]", samples))
+        return Decoded(samples, True) if done == count else None  # less if a frame's checksum is wrong
+    finally:
+        lib.ma_dr_flac_close(flac)
 
 
 def _samples(audio: soundfile.SoundFile, count: int) -> Decoded | None:

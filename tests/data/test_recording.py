@@ -46,6 +46,20 @@ def test_samples_are_the_very_ones_of_lhotse(tmp_path: Path, suffix, file_format
     np.testing.assert_array_equal(samples, cut.load_audio()[0])
 
 
+def test_flac_with_a_damaged_byte_is_never_taken_for_sound(tmp_path: Path) -> None:
+    recording = recorded(tmp_path, "flac", "FLAC", "PCM_16")
+    path, draw = tmp_path / "a.flac", np.random.default_rng(0)
+    content = path.read_bytes()
+    first = len(content) - len(content[content.index(b"\xff\xf8") :])  # of the frames
+    for place in draw.integers(first, len(content), 50).tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= int(draw.integers(1, 256))
+        path.write_bytes(damaged)
+        assert decoded(recording.to_cut()) is None
+    path.write_bytes(content[: len(content) // 2])
+    assert decoded(recording.to_cut()) is None
+
+
 @pytest.mark.parametrize(
     "kind", ["stereo", "8 kHz", "resampled", "louder", "missing", "cut off", "another length", "mixed", "not audio"]
 )
