@@ -222,7 +222,9 @@ def finish_once(output: Path, jobs: int) -> None:
     """`finish`, unless that was done since the last shard changed, by this task or by one that it waits for here."""
     with shar.locked(output):
         if shar.is_joined(output):
-            print(f"{output} is complete and was verified (--verify reads all of it again)")
+            print(
+                f"{output} is complete; it was verified when its last shard was made (--verify reads all of it again)"
+            )
         else:
             finish(output, jobs)
 

@@ -25,6 +25,10 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batches import Draw, EpochBatches
 from speechllm_pl.data.cuts import Cuts
 
+PHASE, BEGINNING, ORDER = 2, 3, 4
+"""Streams of random numbers: where a group's rounding begins, where in an epoch its first utterance stands, and how a
+pass of a group is shuffled. (1 is the order of batches.)"""
+
 
 @dataclass(frozen=True)
 class TrainSource:
@@ -151,7 +155,7 @@ class Mixture:
         self.shares = loads / loads.sum()  # (G,) of an epoch's seconds
         # Rounded, so that a rate of 1 is one: then each epoch has each utterance exactly once.
         self.rates = (self.shares * self.seconds.sum() / self.seconds).round(12)  # (G,) epochs of a group in an epoch
-        phases = [self._random(group, 0, kind=2).random() for group in range(len(self.groups))]
+        phases = [self._random(group, 0, PHASE).random() for group in range(len(self.groups))]
         self._phases = np.array(phases)  # (G,) where in 0 … 1 the rounding begins
         self._members = [cuts.members(group) for group in range(len(self.groups))]
         self.from_shards = any(shards is not None for _, shards in self._members)
@@ -168,7 +172,7 @@ class Mixture:
         if not self.from_shards:
             return Draw(np.sort(utterances, kind="stable"))
         at = [
-            (np.arange(end[group] - begin[group]) + self._random(group, epoch, kind=3).random())
+            (np.arange(end[group] - begin[group]) + self._random(group, epoch, BEGINNING).random())
             / (end[group] - begin[group])
             for group in numbers
         ]
@@ -200,12 +204,12 @@ class Mixture:
         """A group's utterances at random, or shard by shard as they lie there."""
         members, shards = self._members[group]
         if shards is None:
-            return self._random(group, number, kind=4).permutation(members)
-        places = self._random(group, number, kind=4).permutation(int(shards.max()) + 1)
+            return self._random(group, number, ORDER).permutation(members)
+        places = self._random(group, number, ORDER).permutation(int(shards.max()) + 1)
         return members[np.argsort(places[shards], kind="stable")]
 
-    def _random(self, group: int, number: int, kind: int) -> np.random.Generator:
-        return np.random.default_rng((self.seed, group, number, kind))
+    def _random(self, group: int, number: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng((self.seed, group, number, stream))
 
     def table(self) -> list[str]:
         """For each group its hours, its share of an epoch, and how often that is all of it."""

@@ -247,7 +247,7 @@ def test_a_second_run_has_nothing_to_do(tmp_path: Path, manifest: Path, capsys: 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     capsys.readouterr()
     export(manifest, tmp_path / "out", FLAC)
-    assert "complete and was verified" in capsys.readouterr().out
+    assert "is complete; it was verified" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
