@@ -27,9 +27,6 @@ NEEDS_FFMPEG = {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm"}
 MP3_SLACK = 2 * 1152
 """Samples by which an MP3 header may exceed what is decoded: two frames of encoder delay and padding."""
 
-MP3_SLACK = 2 * 1152
-"""Samples by which an MP3 header may exceed what is decoded: two frames of encoder delay and padding."""
-
 OGG_PAGE = 65_307
 """Bytes of the longest page of an Ogg file."""
 

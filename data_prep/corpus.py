@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import shutil
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from data_prep.processes import process_context, process_pool
 from data_prep.recordings import Utterance, cut_from_utterance
 from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.progress import progress_bar
 
 SPLITS = ("train", "dev", "test")
 
@@ -134,7 +134,7 @@ def prepare(
         total = len(utterances)
     summary, pieces = Summary(), []
     settings = f"{_identity(make_cut)} {sorted(manifests)} {strict}"
-    with _checker(make_cut, jobs) as check, _progress_bar(total) as bar:
+    with _checker(make_cut, jobs) as check, progress_bar("checking", total, unit=" utterances") as bar:
         for number, items in enumerate(_batches(_reject_duplicates(utterances))):
             piece = output / ".pieces" / f"{number:06d}-{_digest(settings, items)}"
             if piece.is_dir():
@@ -266,12 +266,6 @@ def _quarantine_line(rejection: Rejection) -> bytes:
 def _sentence(rejection: Rejection) -> str:
     where = " ".join(filter(None, (rejection.source, rejection.id)))
     return f"--strict: {where}: {rejection.reason} ({rejection.path})"
-
-
-def _progress_bar(total: int | None) -> tqdm:
-    # In a log file every refresh is a line: one in ten seconds is enough there.
-    interval = 0.2 if sys.stderr.isatty() else 10.0
-    return tqdm(total=total, unit=" utterances", desc="checking", mininterval=interval)
 
 
 @contextlib.contextmanager

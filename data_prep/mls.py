@@ -43,8 +43,8 @@ NAMES: Mapping[str, str] = {
 }
 """Language → what the corpus calls it."""
 
-RATES = (16_000, 48_000)
-"""Hz: all is 16 kHz, but Opus may say 48 kHz of whatever it was made from."""
+RATES = {".flac": (16_000, 16_000), ".opus": (16_000, 48_000)}
+"""Lowest and highest Hz: all is 16 kHz, but Opus may say 48 kHz of whatever it was made from."""
 
 FOLDS = range(6)
 """Of the hour of limited supervision: ten minutes each."""
@@ -98,13 +98,17 @@ def handle_files(folder: Path, limited: str, fold: int) -> list[Path]:
     return files
 
 
-def read_handles(files: list[Path]) -> dict[str, str]:
-    """Recording → the place that names it."""
-    return {str(line).strip(): place for path in files for place, line in text_lines(path)}
+def read_handles(files: list[Path]) -> dict[str, str | BrokenLine]:
+    """Recording → the place that names it; the place of a broken line → what is wrong with it."""
+    return {
+        place if isinstance(line, BrokenLine) else line.strip(): line if isinstance(line, BrokenLine) else place
+        for path in files
+        for place, line in text_lines(path)
+    }
 
 
 def utterances(
-    folder: Path, language: str, split: str, handles: Mapping[str, str] | None = None
+    folder: Path, language: str, split: str, handles: Mapping[str, str | BrokenLine] | None = None
 ) -> Iterator[Utterance | Rejection]:
     """One split in the order of its transcripts.txt; only those of `handles` (`read_handles`), if any are given."""
     genders = read_genders(folder)
@@ -131,7 +135,10 @@ def utterances(
             source=place,
         )
     for name, place in left.items():
-        yield Rejection(split, name, str(audio), "no transcript: transcripts.txt has no such line", place)
+        if isinstance(place, BrokenLine):
+            yield Rejection(split, "", str(audio), f"broken line: {place}", name)
+        else:
+            yield Rejection(split, name, str(audio), "no transcript: transcripts.txt has no such line", place)
 
 
 def _parsed(fields: list[str] | BrokenLine) -> tuple[str, str, str, str]:
@@ -163,19 +170,22 @@ def main(argv: list[str] | None = None) -> None:
     folders = languages_to_prepare(args.languages, find_languages(args.corpus), "MLS")
     handles = {language: _handles(folder, args) for language, folder in folders.items()}
 
+    kinds = {_suffix(folder / split / "audio") for folder in folders.values() for split in SPLITS}
+    kind = ".opus" if ".opus" in kinds else ".flac"
+
     def all_utterances() -> Iterator[Utterance | Rejection]:
         for language, folder in folders.items():
             for split in SPLITS:
                 yield from utterances(folder, language, split, handles[language] if split == "train" else None)
 
-    prepare_published(args, all_utterances(), total=_total(folders, handles), rates=RATES)
+    prepare_published(args, all_utterances(), total=_total(folders, handles), rates=RATES[kind])
 
 
-def _handles(folder: Path, args: argparse.Namespace) -> dict[str, str] | None:
+def _handles(folder: Path, args: argparse.Namespace) -> dict[str, str | BrokenLine] | None:
     return read_handles(handle_files(folder, args.limited, args.fold)) if args.limited else None
 
 
-def _total(folders: Mapping[str, Path], handles: Mapping[str, Mapping[str, str] | None]) -> int:
+def _total(folders: Mapping[str, Path], handles: Mapping[str, Mapping[str, str | BrokenLine] | None]) -> int:
     total = 0
     for language, folder in folders.items():
         named = handles[language]

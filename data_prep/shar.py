@@ -42,6 +42,7 @@ from data_prep.processes import process_context, process_pool
 from data_prep.shard import CODECS, make_shard, quarantine
 from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -276,9 +277,8 @@ def _write_quarantine(output: Path, shards: int) -> None:
 
 
 def _bar(total: int, description: str, **looks: Any) -> tqdm:
-    """A progress bar; without a description none. In a log file every refresh is a line: twice a minute is enough."""
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-    return tqdm(total=total, desc=description, mininterval=seldom, disable=not description, **looks)
+    """A progress bar; without a description none."""
+    return progress_bar(description, total, disable=not description, **looks)
 
 
 # ---------------------------------------------------------------- the command line

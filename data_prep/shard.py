@@ -21,6 +21,7 @@ from data_prep.audio_files import SAMPLING_RATE, Rejected
 from data_prep.command_line import Refused
 from data_prep.recordings import check_samples
 from speechllm_pl.core import shar
+from speechllm_pl.core.errors import in_one_line
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
@@ -57,7 +58,7 @@ def encoded(line: bytes, codec: str) -> Encoded:
     except Rejected:
         raise
     except Exception as error:  # whatever Lhotse and the decoders throw
-        raise Rejected(f"unreadable: {_one_line(error)}") from error
+        raise Rejected(f"unreadable: {in_one_line(error)}") from error
     check_samples(samples, SAMPLING_RATE)
     audio = _original(cut, codec, len(samples)) or encode(samples, codec)
     return Encoded(_with_placeholder(cut, len(samples)), audio)
@@ -102,10 +103,6 @@ def _with_placeholder(cut: Cut, samples: int) -> MonoCut:
     supervision = fastcopy(supervision, recording_id=cut.id, channel=0)
     custom = cut.custom if isinstance(cut, MonoCut) else None
     return MonoCut(cut.id, 0.0, seconds, 0, supervisions=[supervision], recording=recording, custom=custom)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 # ---------------------------------------------------------------- encoding
@@ -195,7 +192,7 @@ def make_shard(
             place = _append(tar, cut, content, codec), len(content), cuts.bytes, len(line), crc
             cuts.write(line)
             text, language = supervision.text or "", supervision.language or "und"
-            rows.append((place, cut.duration, len(text), language))
+            rows.append((place, cut.duration, language))
             characters.update(text)
             languages.append(language)
         tar.close()
@@ -203,9 +200,11 @@ def make_shard(
     shar.withdraw(folder, shard)
     for partial, name in zip(partials, names, strict=True):
         partial.replace(folder / name)
-    shar.write_whole(quarantine(folder, shard), "".join(rejected).encode())
+    content = "".join(rejected).encode()
+    shar.write_whole(quarantine(folder, shard), content)
+    files[f"{shar.INDEX}/{quarantine(folder, shard).name}"] = [len(content), hashlib.sha256(content).hexdigest()]
     codes = sorted(set(languages))
-    entries = np.array([(*row[:3], codes.index(row[3])) for row in rows], shar.ENTRY)
+    entries = np.array([(*row[:2], codes.index(row[2])) for row in rows], shar.ENTRY)
     record = shar.Record(input_digest, len(rows), len(rejected), codes, "".join(sorted(characters)), files)
     shar.write_record(folder, shard, record, entries)
 

@@ -1,5 +1,6 @@
 """Every figure that the page about prepared data shows, as plain values: what `report.json` holds."""
 
+import csv
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -225,14 +226,10 @@ def quarantine(root: Path) -> list[dict[str, Any]]:
     for path in (root / "quarantine.tsv", *sorted(root.glob("parts/*/quarantine.tsv"))):
         if not path.is_file():
             continue
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, line in enumerate(file):
-                fields = line.rstrip("\n").split("\t")
-                if number == 0 or len(fields) != 4:  # the header
-                    continue
-                split, id_, _, reason = fields
-                kind = reason.split(":")[0]
-                row = found.setdefault(kind, {"kind": kind, "count": 0, "splits": Counter(), "example": (id_, reason)})
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for line in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
+                kind, example = line["reason"].split(":")[0], (line["id"], line["reason"])
+                row = found.setdefault(kind, {"kind": kind, "count": 0, "splits": Counter(), "example": example})
                 row["count"] += 1
-                row["splits"][split] += 1
+                row["splits"][line["split"]] += 1
     return sorted(found.values(), key=lambda row: -row["count"])

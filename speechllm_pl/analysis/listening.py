@@ -6,9 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis.prepared_data import PreparedData, progress
+from speechllm_pl.analysis.prepared_data import PreparedData
 from speechllm_pl.analysis.recordings import Measures, measure
 from speechllm_pl.analysis.transcript_scores import TranscriptScore, transcript_scores
+from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.training.recognizer import Recognizer
@@ -60,7 +61,7 @@ def listen(
     """
     shortest_first = utterances[np.argsort(data.seconds[utterances], kind="stable")]
     found: dict[int, Heard] = {}
-    with progress("recordings", len(utterances), "recordings") as bar:
+    with progress_bar("recordings", len(utterances), unit=" recordings") as bar:
         for batch in _batches(data.seconds, shortest_first, max_duration):
             found |= _heard([(number, data.cut(number)) for number in batch], module)
             bar.update(len(batch))

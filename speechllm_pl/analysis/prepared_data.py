@@ -4,7 +4,6 @@ Twelve million utterances are half a gigabyte so, where as many Python objects w
 become hashes of 8 bytes. That two of twelve million different texts share one has a chance of 1 in 250,000.
 """
 
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from lhotse.cut import Cut
-from tqdm import tqdm
 
 from speechllm_pl.analysis.letters import FOLDS, LetterModels
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.core.text import LANGUAGES
 from speechllm_pl.data.cuts import read_cuts
 
@@ -102,15 +101,10 @@ def read_through(splits: Mapping[str, Sequence[Cut]]) -> tuple[PreparedData, Let
     return reader.data(splits), reader.letters
 
 
-def progress(what: str, total: int, unit: str) -> tqdm:
-    """A bar; in a log file every refresh is a line, so there they are seldom."""
-    return tqdm(desc=what, total=total, unit=f" {unit}", mininterval=0.5 if sys.stderr.isatty() else 30.0)
-
-
 def in_turn(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
     """The cuts one by one, with a bar; their audio is not read."""
     cut_at = getattr(cuts, "without_audio", cuts.__getitem__)
-    with progress(what, len(cuts), "utterances") as bar:
+    with progress_bar(what, len(cuts), unit=" utterances") as bar:
         for position in range(len(cuts)):
             yield cut_at(position)
             bar.update()

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +20,14 @@ from speechllm_pl.analysis.prepared_data import (
     PreparedData,
     judged_by_letters,
     open_splits,
-    progress,
     read_through,
     transcript,
 )
 from speechllm_pl.analysis.recordings import LIMITS, player_source
 from speechllm_pl.analysis.suspects import OUTLIER, Found, suspects
+from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read
 from speechllm_pl.training.restore import restore
 
@@ -144,7 +144,7 @@ def _sources(data: PreparedData, figures: Mapping[str, Any], seconds: float) -> 
     rows = [row for each in figures["suspects"].values() for row in each["worst"]] + figures["picked"]
     utterances = sorted({row["utterance"] for row in rows})
     found = {}
-    with progress("players", len(utterances), "recordings") as bar:
+    with progress_bar("players", len(utterances), unit=" recordings") as bar:
         for utterance in utterances:
             with contextlib.suppress(Exception):  # of whatever decoder; the page says so where the player would be
                 found[utterance] = player_source(read(data.cut(utterance)), seconds)
@@ -153,8 +153,5 @@ def _sources(data: PreparedData, figures: Mapping[str, Any], seconds: float) -> 
 
 
 def _write(path: Path, text: str) -> None:
-    """Under its name only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replace_atomically(path) as file:
+        file.write(text.encode())

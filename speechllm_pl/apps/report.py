@@ -1,6 +1,5 @@
 """`speechllm report`: one HTML page about a run."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -9,8 +8,9 @@ from lhotse.cut import Cut
 from speechllm_pl.analysis.alignment import AlignmentMap, align
 from speechllm_pl.analysis.report import page
 from speechllm_pl.analysis.run_folder import Run, manifest_of_tests, read_run
+from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.manifest import read_manifest
+from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.restore import restore
@@ -33,9 +33,8 @@ def report(run: str, cuts: str | None = None, utterances: int = 12, llm: str | N
     found = read_run(Path(run))
     text = page(found, _alignment(found, cuts, llm), utterances, sys.argv)
     path = found.folder / "report.html"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replace_atomically(path) as file:
+        file.write(text.encode())
     print(f"report: {path}")
 
 
@@ -48,7 +47,7 @@ def _alignment(run: Run, cuts: str | None, llm: str | None) -> tuple[str, str, A
     if manifest is None:
         return "It is not known which recordings to align: give a manifest with --cuts"
     try:
-        cut = suitable(list(read_manifest(manifest)))
+        cut = suitable(list(read_cuts(manifest)))
         module = restore(stage.checkpoint, llm=llm)
         assert isinstance(module, LlmFinetuning)
         return cut.id, _text(cut), align(module, _samples(cut), _text(cut))

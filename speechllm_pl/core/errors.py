@@ -12,3 +12,8 @@ class UserError(ValueError):
 
 LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
 """What a rank's error says when it was another one that failed."""
+
+
+def in_one_line(error: Exception) -> str:
+    """What an exception of any library says."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

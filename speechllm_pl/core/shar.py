@@ -50,13 +50,12 @@ ENTRY = np.dtype(
     [
         ("place", PLACE),
         ("duration", "<f4"),  # seconds
-        ("text_length", "<u4"),  # characters of the transcript
         ("language", "u1"),  # index into the shard's languages
     ]
 )
 """What is known of a cut without opening its shard."""
 
-COLUMNS = {"places": "place", "durations": "duration", "text_lengths": "text_length", "languages": "language"}
+COLUMNS = {"places": "place", "durations": "duration", "languages": "language"}
 """Files of the joined index, and the fields of `ENTRY` that they hold."""
 
 
@@ -98,7 +97,6 @@ class Joined(NamedTuple):
 
     places: np.ndarray  # (N,) PLACE
     durations: np.ndarray  # (N,) float32 seconds
-    text_lengths: np.ndarray  # (N,) uint32 characters
     languages: np.ndarray  # (N,) uint8 indices into language_codes
     shard_starts: np.ndarray  # (S + 1,) int64 rows at which shards begin, and N
     language_codes: tuple[str, ...]

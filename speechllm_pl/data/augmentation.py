@@ -22,8 +22,8 @@ from lhotse.augmentation.torchaudio import Narrowband, Speed, Volume
 from lhotse.augmentation.utils import FastRandomRIRGenerator
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.noise_and_rooms import draw, impulse_response, in_one_line, recordings_of, stretch
+from speechllm_pl.core.errors import UserError, in_one_line
+from speechllm_pl.data.noise_and_rooms import draw, impulse_response, recordings_of, stretch
 from speechllm_pl.data.utterance import Utterance
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -344,10 +344,12 @@ class Concatenate(Augmentation):
         shuffled = [utterances[i] for i in generator.permutation(len(utterances))]
         longest = max(len(utterance.samples) for utterance in utterances)
         allowed = self.room * len(utterances) * longest
+        allowed_text = self.room * len(utterances) * max(len(utterance.text) for utterance in utterances)
         most = min(len(utterances), int(self.max_seconds * SAMPLING_RATE / longest))
         for pieces in range(int(generator.integers(2, max(most, 2) + 1)), 1, -1):
             rows = self._rows(shuffled, pieces)
-            if len(rows) < len(utterances) and len(rows) * max(map(self._length, rows)) <= allowed:
+            fits = len(rows) * max(map(self._length, rows)) <= allowed
+            if fits and len(rows) < len(utterances) and len(rows) * max(map(_characters, rows)) <= allowed_text:
                 return [self._joined(row) for row in rows]
         return utterances
 
@@ -381,6 +383,11 @@ class Concatenate(Augmentation):
         text = " ".join(utterance.text for utterance in row if utterance.text)
         drawn = (*(words for utterance in row for words in utterance.drawn), f"{len(row)} utterances joined")
         return Utterance(id_, np.concatenate(parts), text, row[0].language, drawn=drawn)
+
+
+def _characters(row: list[Utterance]) -> int:
+    """Of the joined transcript."""
+    return sum(len(utterance.text) for utterance in row) + len(row) - 1
 
 
 # codecs

@@ -15,7 +15,6 @@ import math
 import os
 import shutil
 import socket
-import sys
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,9 +24,9 @@ from typing import Any, BinaryIO, NamedTuple, cast, overload
 import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
-from tqdm import tqdm
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.progress import progress_bar
 
 LARGE = 16 * 2**20
 """Bytes of a manifest from which its index is kept: some 30,000 cuts, or ten times as many when gzipped."""
@@ -44,12 +43,11 @@ class Index(NamedTuple):
     starts: np.ndarray  # (N + 1,) uint64: cut i is in the bytes from starts[i] to starts[i + 1]
     durations: np.ndarray  # (N,) float32 seconds
     languages: np.ndarray  # (N,) uint8, of `language_codes`
-    text_lengths: np.ndarray  # (N,) uint32 characters of the transcripts
     language_codes: tuple[str, ...]  # sorted
     characters: str  # each that occurs in a transcript, once
 
 
-ARRAYS = Index._fields[:4]
+ARRAYS = Index._fields[:3]
 """What the index keeps in files of their own."""
 
 UNKNOWN_LANGUAGE = "und"
@@ -81,7 +79,6 @@ class Manifest(Sequence[Cut]):
         self._rows = rows
         self.durations = self._of_rows(index.durations)  # (n,) float32 seconds
         self.languages = self._of_rows(index.languages)  # (n,) uint8, of `language_codes`
-        self.text_lengths = self._of_rows(index.text_lengths)  # (n,) uint32 characters of the transcripts
         self._lines = lines
         self._file = _opened(lines)
 
@@ -205,7 +202,7 @@ def index_lines(lines: Iterable[bytes], path: Path) -> Index:
     Raises:
         UserError: a line is no cut, or there are more than 256 languages; the message names `path` and the line.
     """
-    starts, durations, languages, lengths = array("Q", [0]), array("f"), array("B"), array("I")
+    starts, durations, languages = array("Q", [0]), array("f"), array("B")
     characters: set[str] = set()
     numbers: dict[str, int] = {}  # of languages, as they are met
     known: set[tuple] = set()
@@ -220,14 +217,12 @@ def index_lines(lines: Iterable[bytes], path: Path) -> Index:
         starts.append(starts[-1] + len(line))
         durations.append(seen.duration)
         languages.append(_numbered(seen.language, numbers, f"{path}, line {number}"))
-        lengths.append(len(seen.text))
         characters.update(seen.text)
     codes, languages = _sorted_codes(numbers, np.frombuffer(languages, np.uint8))
     return Index(
         np.frombuffer(starts, np.uint64),
         np.frombuffer(durations, np.float32),
         languages,
-        np.frombuffer(lengths, np.uint32),
         codes,
         characters="".join(sorted(characters)),
     )
@@ -371,11 +366,9 @@ def _copied(lines: Iterable[bytes], write: Callable[[bytes], Any]) -> Iterator[b
 
 def _with_progress(lines: Iterable[bytes], file: BinaryIO, path: Path) -> Iterator[bytes]:
     """The lines of `file`, with a bar of how much of it has been read."""
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-    size = path.stat().st_size
-    with tqdm(desc=f"index of {path.name}", total=size, unit="B", unit_scale=True, mininterval=seldom) as bar:
+    with progress_bar(f"index of {path.name}", path.stat().st_size, unit="B", unit_scale=True) as bar:
         for number, line in enumerate(lines):
             if number % 10_000 == 0:
                 bar.update(file.tell() - bar.n)
             yield line
-        bar.update(size - bar.n)
+        bar.update(path.stat().st_size - bar.n)

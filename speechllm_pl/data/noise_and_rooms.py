@@ -11,7 +11,7 @@ from lhotse import Recording, RecordingSet, load_manifest
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import UserError, in_one_line
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -120,7 +120,3 @@ def impulse_response(recording: Recording) -> np.ndarray:
     if not response.any() or not np.isfinite(response).all():
         raise UserError(f"{recording.id}: an impulse response must be finite, and not silent")
     return response
-
-
-def in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -7,14 +7,13 @@ import fcntl
 import itertools
 import logging
 import socket
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
-from tqdm import tqdm
 
+from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.cuts import Cuts
 from speechllm_pl.data.mixture import TrainingCuts
 
@@ -100,9 +99,7 @@ def _counted(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], counts: n
     """Fill in the counts that are to do; they are counted from the first to the last."""
     done = int(np.argmax(counts == TO_DO)) if (counts == TO_DO).any() else len(counts)
     texts = cuts.select(np.arange(done, len(counts))).texts()
-    seldom = 0.5 if sys.stderr.isatty() else 30.0  # seconds
-    bar = tqdm(desc="tokens of transcripts", total=len(counts), initial=done, unit=" texts", mininterval=seldom)
-    with bar:
+    with progress_bar("tokens of transcripts", len(counts), initial=done, unit=" texts") as bar:
         while some := list(itertools.islice(texts, AT_ONCE)):
             counts[done : done + len(some)] = tokens(some)
             done += len(some)

@@ -10,7 +10,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 from lhotse.cut import Cut
@@ -22,8 +22,8 @@ from speechllm_pl.data.manifest import cut_from_line
 AHEAD = 8 * 2**20
 """Bytes of a tar that the system is asked to read ahead: some 30 utterances in FLAC."""
 
-MOST_OPEN = 64
-"""Shards whose files a process holds open; each has two."""
+MOST_OPEN = 192
+"""Shards whose files a process holds open; each has two, and 1,024 files are what a process may usually have."""
 
 
 class SharCuts(Sequence[Cut]):
@@ -48,11 +48,11 @@ class SharCuts(Sequence[Cut]):
         self._places = joined.places
         self.durations = joined.durations[rows]  # (n,) float32 seconds
         self.languages = joined.languages[rows]  # (n,) uint8 indices into language_codes
-        self.text_lengths = joined.text_lengths[rows]  # (n,) uint32 characters
         self.language_codes = joined.language_codes  # ISO 639-1, "und" where a cut has none
         self.characters = joined.characters  # every one of the whole folder's transcripts, once
         self._starts = joined.shard_starts  # (S + 1,) rows of the folder
-        self._files: OrderedDict[int, _Shard] = OrderedDict()
+        self._shards: dict[int, _Shard] = {}
+        self._open_shards: OrderedDict[int, None] = OrderedDict()  # the one that was used longest ago first
 
     @property
     def index_folder(self) -> Path:
@@ -120,12 +120,14 @@ class SharCuts(Sequence[Cut]):
         return shard, row - int(self._starts[shard]), self._places[row]
 
     def _shard(self, number: int) -> "_Shard":
-        """Opened, with the one that was used longest ago closed."""
-        shard = self._files.pop(number, None) or _Shard(self.folder, number)
-        self._files[number] = shard
-        if len(self._files) > MOST_OPEN:
-            self._files.popitem(last=False)
-        return shard
+        """One that is opened when it is read; the one that was used longest ago is closed."""
+        if number not in self._shards:
+            self._shards[number] = _Shard(self.folder, number)
+        self._open_shards[number] = None
+        self._open_shards.move_to_end(number)
+        if len(self._open_shards) > MOST_OPEN:
+            self._shards[self._open_shards.popitem(last=False)[0]].close()
+        return self._shards[number]
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process opens the folder for itself."""
@@ -140,27 +142,42 @@ class _Shard:
     """The files of a shard, read in place: without moving their position, which forked processes share."""
 
     def __init__(self, folder: Path, number: int):
-        self.cuts = (folder / cuts_name(number)).open("rb")
-        self.audio = (folder / audio_name(number)).open("rb")
+        self.paths = folder / cuts_name(number), folder / audio_name(number)
+        self.files: list[BinaryIO] = []
         self.last = -AHEAD  # bytes into the tar: where was read
         self.asked = 0  # bytes into the tar: up to where the system was asked to read ahead
 
     def line(self, place: np.void) -> bytes:
-        return os.pread(self.cuts.fileno(), int(place["line_bytes"]), int(place["line_start"]))
+        cuts, _ = self._opened()
+        return os.pread(cuts, int(place["line_bytes"]), int(place["line_start"]))
 
     def read(self, place: np.void) -> tuple[bytes, bytes]:
         """→ line, encoded audio; shorter than they should be if the files are."""
         start = int(place["audio_start"])
-        self._read_ahead(start)
-        return self.line(place), os.pread(self.audio.fileno(), int(place["audio_bytes"]), start)
+        _, audio = self._opened()
+        self._read_ahead(audio, start)
+        return self.line(place), os.pread(audio, int(place["audio_bytes"]), start)
 
-    def _read_ahead(self, start: int) -> None:
+    def close(self) -> None:
+        """What was read ahead is still known when it is opened again."""
+        for file in self.files:
+            file.close()
+        self.files = []
+
+    def _opened(self) -> tuple[int, int]:
+        """→ descriptors of the files of cuts and audio."""
+        if not self.files:
+            self.files = [path.open("rb") for path in self.paths]
+        cuts, audio = self.files
+        return cuts.fileno(), audio.fileno()
+
+    def _read_ahead(self, audio: int, start: int) -> None:
         """Ask for what follows if reading goes forward, but not if it jumps about."""
         forward = 0 <= start - self.last < AHEAD
         self.last = start
         if forward and start + AHEAD // 2 > self.asked and hasattr(os, "posix_fadvise"):  # not on macOS
             begin, self.asked = max(start, self.asked), start + AHEAD
-            os.posix_fadvise(self.audio.fileno(), begin, self.asked - begin, os.POSIX_FADV_WILLNEED)
+            os.posix_fadvise(audio, begin, self.asked - begin, os.POSIX_FADV_WILLNEED)
 
 
 def _id_of(line: bytes) -> str:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 
+from data_prep.corpus import Rejection, prepare
 from speechllm_pl.analysis import data_figures
 from speechllm_pl.analysis.listening import Heard, drawn, listen
 from speechllm_pl.analysis.prepared_data import PreparedData, judged_by_letters, open_splits, read_through
+from speechllm_pl.core.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +167,14 @@ def test_levels_are_medians_of_what_was_heard(data):
 
 
 def test_quarantine_is_summed_up_by_kind_over_all_parts(tmp_path):
-    head = "split\tid\tpath\treason\n"
-    (tmp_path / "quarantine.tsv").write_text(head + "train\ta\ta.wav\tsilent\ndev\tb\tb.wav\ttoo long: 31.2 s\n")
-    (tmp_path / "parts" / "de").mkdir(parents=True)
-    (tmp_path / "parts" / "de" / "quarantine.tsv").write_text(head + "train\tc\tc.wav\ttoo long: 99 s\n")
+    rejected = [
+        Rejection("train", "a", "a.wav", "silent", 'transcripts.txt:1 "'),
+        Rejection("dev", "b", "b.wav", "too long: 31.2 s"),
+        Rejection("train", "c", "c.wav", "too long: 99 s"),
+    ]
+    for items, folder in ((rejected[:2], tmp_path), (rejected[2:], tmp_path / "parts" / "de")):
+        with pytest.raises(UserError):  # nothing is left
+            prepare(items, folder, jobs=1, max_seconds=30)
     long, silent = data_figures.quarantine(tmp_path)
     assert (long["kind"], long["count"], long["splits"]) == ("too long", 2, {"dev": 1, "train": 1})
     assert long["example"] == ("b", "too long: 31.2 s")

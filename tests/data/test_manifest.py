@@ -67,10 +67,9 @@ def test_a_manifest_is_read_in_its_order(tmp_path: Path, lines: list[str], expec
     np.testing.assert_allclose(cuts.durations, [cut.duration for cut in expected], rtol=1e-6)
     assert cuts.characters == "".join(sorted(set("".join(SPLITS["train"]))))
     assert list(cuts.texts()) == list(SPLITS["train"])
-    assert cuts.text_lengths.tolist() == [len(text) for text in SPLITS["train"]]
     assert cuts.language_codes == ("de", "en")  # of which "en" is met first
     assert [cuts.language_codes[number] for number in cuts.languages] == ["en", "de"] * 4
-    assert (cuts.languages.dtype, cuts.text_lengths.dtype) == (np.uint8, np.uint32)
+    assert cuts.languages.dtype == np.uint8
 
 
 @pytest.mark.usefixtures("any_size")
@@ -81,7 +80,6 @@ def test_cuts_are_found_by_position_and_selections_of_selections_too(tmp_path: P
     assert list(cuts[1:].select(np.array([6, 0, 3]))[::2]) == [expected[7], expected[4]]
     np.testing.assert_array_equal(cuts[2:5].durations, cuts.durations[2:5])
     np.testing.assert_array_equal(cuts[2:5].languages, cuts.languages[2:5])
-    np.testing.assert_array_equal(cuts[5:1:-2].text_lengths, cuts.text_lengths[5:1:-2])
     assert list(cuts[5:1:-2].texts()) == [cut.supervisions[0].text for cut in (expected[5], expected[3])]
     for beyond in (8, -9):
         with pytest.raises(IndexError):
@@ -107,7 +105,6 @@ def test_a_mixed_cut_and_other_letters_are_read_too(tmp_path: Path, lines: list[
     assert cuts[2].supervisions[0].text == "čtyři 😀"
     assert set("čř😀") < set(cuts.characters)
     assert list(cuts.texts()) == [cut.supervisions[0].text for cut in cuts]
-    assert cuts.text_lengths.tolist() == [len(text) for text in cuts.texts()]
 
 
 @pytest.mark.usefixtures("any_size")
@@ -119,7 +116,6 @@ def test_a_cut_that_names_no_language_has_an_undetermined_one(tmp_path: Path, li
     cuts = read_manifest(written(tmp_path, lines))
     assert cuts.language_codes == ("de", "en", "und")
     assert cuts.languages.tolist() == [1, 0, 1, 2, 1, 0, 1, 0]
-    assert cuts.text_lengths[3] == 0
     assert list(cuts.texts())[3] == ""
 
 
@@ -256,7 +252,7 @@ class TestIndex:
         second = read_manifest(path)
         assert list(second) == list(first) == expected
         assert second.characters == first.characters
-        for known in ("durations", "languages", "text_lengths", "language_codes"):
+        for known in ("durations", "languages", "language_codes"):
             np.testing.assert_array_equal(getattr(second, known), getattr(first, known))
         assert sorted(item.name for item in tmp_path.iterdir()) == [name, f"{name}.index"]
 
@@ -276,7 +272,7 @@ class TestIndex:
         assert list(read_manifest(path)) == [expected[4], *expected[6:]]
         assert f"{path} is not what its index was made of" in caplog.text
 
-    @pytest.mark.parametrize("part", ["index.json", "starts.npy", "durations.npy", "languages.npy", "text_lengths.npy"])
+    @pytest.mark.parametrize("part", ["index.json", "starts.npy", "durations.npy", "languages.npy"])
     @pytest.mark.parametrize("damage", ["missing", "cut off", "empty"])
     def test_it_is_made_anew_when_it_is_damaged(
         self, tmp_path: Path, lines, expected, name, part: str, damage: str
