@@ -9,6 +9,7 @@ import torch
 from lhotse import MonoCut, SupervisionSegment
 from torch.utils.tensorboard import SummaryWriter
 
+from data_prep.shar import Settings, export
 from speechllm_pl.analysis.report import chosen_samples
 from speechllm_pl.apps.report import report, suitable
 from speechllm_pl.core.errors import UserError
@@ -290,8 +291,13 @@ def stage2(run, ctc_tokenizer, llm_folder, small_encoder):
     torch.save(checkpoint, path)
 
 
-def test_a_checkpoint_is_aligned_with_the_first_suitable_utterance(run, stage2, corpus):
-    page = page_of(run, cuts=str(corpus / "train.jsonl.gz"))
+@pytest.mark.parametrize("storage", ["manifest", "shar"])
+def test_a_checkpoint_is_aligned_with_the_first_suitable_utterance(run, stage2, corpus, tmp_path, storage):
+    cuts = corpus / "train.jsonl.gz"
+    if storage == "shar":
+        export(cuts, tmp_path / "shar", Settings("flac", 3))
+        cuts = tmp_path / "shar"
+    page = page_of(run, cuts=str(cuts))
     (label,) = [svg["aria-label"] for svg in page.all("svg") if "Cosine" in svg["aria-label"]]
     tokens, embeddings = map(int, re.findall(r"(\d+) (?:text tokens|audio embeddings)", label))
     assert tokens == 4

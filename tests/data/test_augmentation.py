@@ -297,6 +297,14 @@ def test_nothing_is_joined_beyond_the_longest_that_is_allowed() -> None:
     assert len(augment(given, [Concatenate(max_seconds=2.2)], seed=0, epoch=0)) == 2
 
 
+@pytest.mark.parametrize(("characters", "rows"), [(40, 5), (80, 6)])
+def test_joined_transcripts_make_a_batch_no_larger_than_its_room(characters: int, rows: int) -> None:
+    given = batch([1.3, 1.3, 2.0, 2.0, 2.0, 2.0], "aabcde")
+    texts = ["x" * (characters if each.language == "a" else 80) for each in given]
+    given = [each._replace(text=text) for each, text in zip(given, texts, strict=True)]
+    assert len(augment(given, [Concatenate(room=1.2)], seed=0, epoch=0)) == rows
+
+
 def test_ctc_has_a_frame_more_for_two_joined_utterances_than_for_the_two() -> None:
     """So one that is feasible for each is feasible for both, also where a token is repeated across the seam."""
 

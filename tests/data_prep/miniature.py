@@ -192,8 +192,11 @@ def spoil_mls(folder: Path, language: str, suffix: str) -> dict[str, str]:
     """Expects a folder that `make_mls_language` made."""
     table = folder / "train" / "transcripts.txt"
     short, empty, slow, missing, silent, twice, good = (mls_id(language, n) for n in (*range(900, 905), 0, 907))
+    fast = mls_id(language, 908)  # Opus has no such rate
     for name in (short, empty, slow, silent, good):
         speak(mls_audio(folder, "train", name, suffix), language, 0, 8_000 if name == slow else 16_000)
+    if suffix == ".flac":
+        speak(mls_audio(folder, "train", fast, suffix), language, 0, 22_050)
     cut_short(mls_audio(folder, "train", short, suffix))
     mls_audio(folder, "train", empty, suffix).write_bytes(b"")
     first = len(table.read_bytes().splitlines()) + 1
@@ -207,8 +210,10 @@ def spoil_mls(folder: Path, language: str, suffix: str) -> dict[str, str]:
         "",
         # Quotes and a line separator hurt nobody.
         f'{good}\t„{sentence(language, 0)}” \u2028 "{sentence(language, 1)}',
+        f"{fast}\t{sentence(language, 0)}",
     )
     return {
+        fast: "wrong sampling rate" if suffix == ".flac" else "missing",
         short: "unreadable",
         empty: "empty",
         slow: "wrong sampling rate",

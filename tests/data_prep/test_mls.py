@@ -133,9 +133,12 @@ def test_subsets_for_limited_supervision_replace_train(corpus, tmp_path, options
 def test_a_handle_without_transcript_and_a_fold_without_effect_are_told(tmp_path):
     folder = make_mls_language(tmp_path, "pl")
     handles = folder / "train" / "limited_supervision" / "9hr" / "handles.txt"
-    handles.write_text(f"{mls_id('pl', 6)}\n{mls_id('pl', 777)}\n")
+    handles.write_bytes(f"{mls_id('pl', 6)}\n{mls_id('pl', 777)}\n".encode() + b"\xb3\xf3d\n")
     prepared = prepare(mls, folder, tmp_path / "out", "--limited", "9h")
-    assert prepared.quarantine() == {mls_id("pl", 777): "no transcript: transcripts.txt has no such line"}
+    nameless, unknown = f"{handles}:3", mls_id("pl", 777)
+    assert prepared.quarantine().keys() == {nameless, unknown}
+    assert prepared.quarantine()[unknown] == "no transcript: transcripts.txt has no such line"
+    assert prepared.quarantine()[nameless].startswith("broken line: ")
     assert "--fold 3 has no effect" in prepare(mls, folder, tmp_path / "o", "--fold", "3").error()
     shutil.rmtree(handles.parent)
     assert "9hr/handles.txt does not exist" in prepare(mls, folder, tmp_path / "o", "--limited", "9h").error()

@@ -308,7 +308,7 @@ def test_an_export_of_which_nothing_can_be_read_is_refused(tmp_path: Path) -> No
 # verification
 
 
-@pytest.mark.parametrize("damage", ["byte", "cut off", "missing", "record", "index"])
+@pytest.mark.parametrize("damage", ["byte", "cut off", "missing", "record", "index", "rejections"])
 def test_verification_names_what_is_broken(
     tmp_path: Path, manifest: Path, damage: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -323,6 +323,8 @@ def test_verification_names_what_is_broken(
         path.unlink()
     elif damage == "record":
         (tmp_path / shar.INDEX / "000001.json").unlink()
+    elif damage == "rejections":
+        (tmp_path / shar.INDEX / "000001.quarantine.tsv").unlink()
     else:
         (tmp_path / shar.INDEX / "000001.npy").write_bytes(b"")
     with pytest.raises(UserError, match="1 faults, named above"):
@@ -334,6 +336,7 @@ def test_verification_names_what_is_broken(
         "missing": f"{tmp_path}/recording.000001.tar is missing",
         "record": "shard 000001 is missing",
         "index": f"{tmp_path}/{shar.INDEX}/000001.npy has 0 bytes instead of",
+        "rejections": f"{tmp_path}/{shar.INDEX}/000001.quarantine.tsv is missing",
     }
     assert line.startswith(expected[damage])
     path.unlink(missing_ok=True)  # as the message says
