@@ -1,11 +1,13 @@
 """How fast recordings are checked on their way to manifests, and what a large corpus costs besides.
 
-    python benchmarks/preparation_speed.py --voices ../shared/data/cc0-voices/en --folder /scratch
+    python benchmarks/preparation_speed.py --voices VOICES --folder /scratch
 
-Real recordings are encoded as the corpora have them (MLS: FLAC or Opus, VoxPopuli: Ogg Vorbis, Common Voice: MP3 at
-48 kHz) and prepared by one process, decoded and by their headers. Then a made-up MLS transcript of --utterances lines
-goes through all that the main process does (reading, normalising, finding duplicates, writing), with cuts that cost
-little: of that, only making and serialising the cuts is shared by --jobs.
+VOICES is a folder with `train.tsv` (a recording's name, a tab, its transcript) and `audio/NAME.opus`, for example made
+of github.com/rhasspy/dataset-voice-kathleen (CC0). Its recordings are encoded as the corpora have them (MLS: FLAC or
+Opus, VoxPopuli: Ogg Vorbis, Common Voice: MP3 at 48 kHz) and prepared by one process, decoded and by their headers.
+Then a made-up MLS transcript of --utterances lines goes through all that the main process does (reading, normalising,
+finding duplicates, writing), with cuts that cost little: of that, only making and serialising the cuts is shared by
+--jobs. Last, a hundred recordings are encoded as for shards.
 
 Seconds are those of the processor, which are seconds of the clock where a process has a core to itself and a disk that
 keeps up.
@@ -21,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from lhotse import MonoCut
@@ -28,11 +31,15 @@ from machine import describe
 from torchaudio.functional import resample
 
 from data_prep.audio_files import Stretch
+from data_prep.command_line import run
 from data_prep.corpus import prepare
 from data_prep.lines import tsv_records
 from data_prep.mls import utterances
 from data_prep.recordings import Utterance, cut_from_header, cut_from_utterance, cut_of
+from data_prep.shard import CODECS, encode
+from speechllm_pl.core.errors import UserError
 
+VOICES = Path(os.environ.get("SPEECHLLM_DATA", "../shared/data")) / "cc0-voices" / "en"
 FORMATS = {  # name: suffix, format and subtype of libsndfile, Hz
     "FLAC": (".flac", "FLAC", "PCM_16", 16_000),
     "Opus": (".opus", "OGG", "OPUS", 16_000),
@@ -43,7 +50,7 @@ FORMATS = {  # name: suffix, format and subtype of libsndfile, Hz
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--voices", type=Path, required=True, help="folder with train.tsv and audio/*.opus")
+    parser.add_argument("--voices", type=Path, default=VOICES, help="train.tsv and audio/*.opus (default: %(default)s)")
     parser.add_argument("--folder", type=Path, required=True, help="where there is room: 2 GB")
     parser.add_argument("--recordings", type=int, default=1000)
     parser.add_argument("--utterances", type=int, default=1_000_000)
@@ -52,30 +59,47 @@ def main() -> None:
     folder = args.folder / "preparation_speed"
     print(describe(1))
     try:
-        measure_formats(args.voices, folder, args.recordings)
+        records = read_records(args.voices, args.recordings)
+        measure_formats(args.voices, folder, records)
         measure_listing(folder, args.utterances)
+        measure_encoding(args.voices, records[:100])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def measure_formats(voices: Path, folder: Path, count: int) -> None:
-    records = [cells for _, cells in tsv_records(voices / "train.tsv") if isinstance(cells, list)][:count]
+def read_records(voices: Path, count: int) -> list[list[str]]:
+    """
+    Raises:
+        UserError: there are none.
+    """
+    if not (voices / "train.tsv").is_file():
+        raise UserError(
+            f"{voices} has no train.tsv: give --voices a folder as the first lines of this program describe it"
+        )
+    return [cells for _, cells in tsv_records(voices / "train.tsv") if isinstance(cells, list)][:count]
+
+
+def measure_formats(voices: Path, folder: Path, records: list[list[str]]) -> None:
     print(f"{'format':<8}{'check':<8}{'recordings/s':>14}{'hours of audio an hour':>25}")
     for name, encoding in FORMATS.items():
-        items = [encode(voices, folder, fields, encoding) for fields in records]
+        items = [encoded(voices, folder, fields, encoding) for fields in records]
         for check, make_cut in (("decode", cut_from_utterance), ("header", cut_from_header)):
             seconds, audio = timed(items, folder / "out", functools.partial(make_cut, max_seconds=30.0))
             print(f"{name:<8}{check:<8}{len(items) / seconds:>14,.0f}{audio / seconds:>25,.0f}", flush=True)
 
 
-def encode(voices: Path, folder: Path, fields: list[str], encoding: tuple[str, str, str, int]) -> Utterance:
+def encoded(voices: Path, folder: Path, fields: list[str], encoding: tuple[str, str, str, int]) -> Utterance:
     suffix, kind, subtype, rate = encoding
-    samples, native = soundfile.read(voices / "audio" / f"{fields[0]}.opus", dtype="float32")
     path = folder / "audio" / f"{fields[0]}{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    sound = resample(torch.from_numpy(samples), native, rate).numpy()
-    soundfile.write(path, sound, rate, format=kind, subtype=subtype)
+    soundfile.write(path, sound(voices, fields[0], rate), rate, format=kind, subtype=subtype)
     return Utterance(fields[0], path, fields[1], "en", "unknown", "train")
+
+
+def sound(voices: Path, name: str, rate: int) -> np.ndarray:
+    """`(N,)` float32."""
+    samples, native = soundfile.read(voices / "audio" / f"{name}.opus", dtype="float32")
+    return resample(torch.from_numpy(samples), native, rate).numpy()
 
 
 def timed(items: list[Utterance], output: Path, make_cut: Callable[[Utterance], MonoCut]) -> tuple[float, float]:
@@ -105,6 +129,16 @@ def measure_listing(folder: Path, count: int) -> None:
     print(f"{(peak() - before) / 2**20:,.0f} MiB more memory")
 
 
+def measure_encoding(voices: Path, records: list[list[str]]) -> None:
+    recordings = [sound(voices, fields[0], 16_000) for fields in records]
+    audio = sum(map(len, recordings)) / 16_000  # seconds
+    for codec in CODECS:
+        start = time.process_time()
+        size = sum(len(encode(samples, codec)) for samples in recordings)
+        seconds = time.process_time() - start
+        print(f"shards in {codec}: {audio / seconds:,.0f} hours of audio an hour, {8 * size / audio / 1000:.0f} kbit/s")
+
+
 def without_audio(utterance: Utterance) -> MonoCut:
     return cut_of(utterance, Path(utterance.path), Stretch(240_000, 16_000, 240_000), 0.0)
 
@@ -121,4 +155,4 @@ def quietly() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,9 +4,9 @@
     sbatch --array=0-31 ... python -m data_prep.shar ...          # task i of n writes shards i, i + n, ...
     python -m data_prep.shar --verify data/mls/shar/train         # reads every byte again
 
-Audio becomes 16 kHz mono, as Opus (28 kbit/s, 13 GB per 1,000 h; a core encodes 40 h of speech an hour, so that all of
-MLS takes about 1,250 core-hours) or FLAC (lossless, five times the size, 4,000 h an hour and core: a hundred times as
-fast). A recording that is that already is taken as it is: its bytes are copied.
+Audio becomes 16 kHz mono, as Opus (30 kbit/s, 13 GB per 1,000 h; a core encodes 34 h of speech an hour, so that all of
+MLS takes some 1,500 core-hours) or FLAC (lossless, four and a half times the size, nearly a hundred times as fast). A
+recording that is that already is taken as it is: its bytes are copied.
 
 A shard appears when it is complete, and is left alone from then on, as long as its lines of the manifest and settings
 stay the same: after an interruption the same command goes on. Whoever completes the last shard verifies all and writes

@@ -22,6 +22,8 @@ from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 
 torch.set_num_threads(1)
+with torch.device("cpu"):  # before a test loads an LLM without `models/llm.py`, which says why
+    torch.empty(0)
 
 RATE = 16_000  # Hz
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")

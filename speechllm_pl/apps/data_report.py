@@ -46,8 +46,8 @@ def data_report(
 ) -> None:
     """Write an HTML page about prepared data, with players, and its figures as JSON beside it.
 
-    All transcripts are read twice, some 60 microseconds each time; recordings are decoded in a sample. Twelve million
-    utterances take half an hour and 2.5 GB of memory.
+    All transcripts are read twice; recordings are decoded in a sample. By its speed on smaller corpora, twelve million
+    utterances take about half an hour and 2.5 GB of memory.
 
     Args:
         root: folder of train, dev and test manifests, as `make data` leaves it.
