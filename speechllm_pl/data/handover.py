@@ -1,9 +1,9 @@
 """Batches go from loader processes to the training process in shared memory that is used again.
 
 PyTorch takes new memory for every batch and has its pages mapped in both processes, which costs noticeably beside
-decoding FLAC (`benchmarks/reading_speed.py`); and where /dev/shm is small, as in containers, it fails. Here a few places are set aside
-before the loader's processes are forked. Recordings are decoded into the rows of a place, and it is free again as soon
-as the batch in it is no longer used.
+decoding FLAC (`benchmarks/reading_speed.py`); and where /dev/shm is small, as in containers, it fails. Here a few
+places are set aside before the loader's processes are forked. Recordings are decoded into the rows of a place, and it
+is free again as soon as the batch in it is no longer used.
 """
 
 import ctypes
