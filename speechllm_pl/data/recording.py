@@ -63,7 +63,8 @@ def _flac_of(source: AudioSource) -> bytes | None:
 
 def _all_of_flac(content: bytes, count: int) -> Decoded | None:
     """All samples of a file's bytes, if these are mono at 16 kHz and so many."""
-    flac = lib.ma_dr_flac_open_memory(content, len(content), ffi.NULL)
+    memory = ffi.from_buffer(content)  # read from until it is closed
+    flac = lib.ma_dr_flac_open_memory(memory, len(content), ffi.NULL)
     if not flac:
         return None
     try:
