@@ -386,8 +386,8 @@ class Concatenate(Augmentation):
 
 
 def _characters(row: list[Utterance]) -> int:
-    """Of the joined transcript."""
-    return sum(len(utterance.text) for utterance in row) + len(row) - 1
+    """Of the transcripts; the spaces between them go into the tokens that follow."""
+    return sum(len(utterance.text) for utterance in row)
 
 
 # codecs

@@ -297,7 +297,7 @@ def test_nothing_is_joined_beyond_the_longest_that_is_allowed() -> None:
     assert len(augment(given, [Concatenate(max_seconds=2.2)], seed=0, epoch=0)) == 2
 
 
-@pytest.mark.parametrize(("characters", "rows"), [(40, 5), (80, 6)])
+@pytest.mark.parametrize(("characters", "rows"), [(0, 5), (40, 5), (80, 6)])
 def test_joined_transcripts_make_a_batch_no_larger_than_its_room(characters: int, rows: int) -> None:
     given = batch([1.3, 1.3, 2.0, 2.0, 2.0, 2.0], "aabcde")
     texts = ["x" * (characters if each.language == "a" else 80) for each in given]
