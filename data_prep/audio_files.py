@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from speechllm_pl.core.atomic_file import replace_atomically
+from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.wav import missing_wav_bytes
 
 SAMPLING_RATE = 16_000
@@ -194,5 +194,4 @@ def write_audio(path: Path, samples: np.ndarray, *, comment: str = "") -> None:
         if comment:  # libsndfile refuses an empty one
             audio.comment = comment
         audio.write(samples / max(1.0, peak))
-    with replace_atomically(path) as file:
-        file.write(encoded.getbuffer())
+    write_whole(path, encoded.getvalue())

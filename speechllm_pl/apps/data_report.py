@@ -25,7 +25,7 @@ from speechllm_pl.analysis.prepared_data import (
 )
 from speechllm_pl.analysis.recordings import LIMITS, player_source
 from speechllm_pl.analysis.suspects import OUTLIER, Found, suspects
-from speechllm_pl.core.atomic_file import replace_atomically
+from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read
@@ -89,8 +89,9 @@ def data_report(
         "json": path.with_suffix(".json").name,
     }
     figures |= {"findings": findings(figures), "notes": notes(figures)}
-    _write(path.with_suffix(".json"), json.dumps(figures, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    _write(path, page(figures, _sources(data, figures, player_seconds)))
+    content = json.dumps(figures, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    write_whole(path.with_suffix(".json"), content.encode())
+    write_whole(path, page(figures, _sources(data, figures, player_seconds)).encode())
     for each in figures["findings"]:
         print(each["text"])
     print(f"report: {path} ({len(figures['findings'])} findings, figures in {path.with_suffix('.json')})")
@@ -150,8 +151,3 @@ def _sources(data: PreparedData, figures: Mapping[str, Any], seconds: float) -> 
                 found[utterance] = player_source(read(data.cut(utterance)), seconds)
             bar.update()
     return found
-
-
-def _write(path: Path, text: str) -> None:
-    with replace_atomically(path) as file:
-        file.write(text.encode())

@@ -8,7 +8,7 @@ from lhotse.cut import Cut
 from speechllm_pl.analysis.alignment import AlignmentMap, align
 from speechllm_pl.analysis.report import page
 from speechllm_pl.analysis.run_folder import Run, manifest_of_tests, read_run
-from speechllm_pl.core.atomic_file import replace_atomically
+from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read
@@ -33,8 +33,7 @@ def report(run: str, cuts: str | None = None, utterances: int = 12, llm: str | N
     found = read_run(Path(run))
     text = page(found, _alignment(found, cuts, llm), utterances, sys.argv)
     path = found.folder / "report.html"
-    with replace_atomically(path) as file:
-        file.write(text.encode())
+    write_whole(path, text.encode())
     print(f"report: {path}")
 
 

@@ -23,3 +23,9 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file in its place in one step."""
+    with replace_atomically(path) as file:
+        file.write(content)

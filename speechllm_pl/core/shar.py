@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechllm_pl.core.atomic_file import replace_atomically
+from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.errors import UserError
 
 VERSION = 1
@@ -104,12 +104,6 @@ class Joined(NamedTuple):
 
 
 # plan and records: each file appears under its name when it is complete
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place in one step."""
-    with replace_atomically(path) as file:
-        file.write(content)
 
 
 def write_plan(folder: Path, plan: Plan) -> None:

@@ -7,6 +7,7 @@ import torch
 from lhotse.cut import Cut
 from torch.utils.data import Dataset
 
+from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
@@ -42,8 +43,7 @@ class SpeechDataset(Dataset):
                 name = cut.id
                 utterances.append(read_utterance(cut, copy))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                log.warning("skipped %s, which cannot be read: %s", name, reason)
+                log.warning("skipped %s, which cannot be read: %s", name, in_one_line(error))
                 skipped.append(name)
         utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
         return collate(utterances, skipped)._replace(seed=planned.seed)
