@@ -102,7 +102,7 @@ class LastCheckpoints(Checkpoint):
             self.save(trainer)
         best = self.folder / "best.ckpt"
         if trainer.strategy.broadcast(not best.exists()):
-            trainer.save_checkpoint(best)
+            trainer.save_checkpoint(best, weights_only=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """A rank that failed must go, though a clean end may wait for ranks that wait for this one."""
@@ -114,7 +114,7 @@ class LastCheckpoints(Checkpoint):
     def save(self, trainer: L.Trainer, wer: str = "") -> None:
         self.saved_at = trainer.global_step
         name = f"step={trainer.global_step:08d}"
-        trainer.save_checkpoint(self.folder / f"{name}{wer}.ckpt")
+        trainer.save_checkpoint(self.folder / f"{name}{wer}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             if wer:  # the same step's state from before its validation
                 remove(self.folder / f"{name}.ckpt")
