@@ -155,6 +155,14 @@ def speechllm_data() -> Path:
     return folder
 
 
+def deleted_while_mapped(folder: Path) -> list[str]:
+    """Files below `folder` that this process has mapped and that are gone: over NFS it could not read them any more."""
+    mapped = (line.split(maxsplit=5)[5:] for line in Path("/proc/self/maps").read_text().splitlines())
+    paths = [path for path, *_ in filter(None, mapped) if path.startswith(str(folder))]
+    assert paths, f"nothing of {folder} is mapped"
+    return [path for path in paths if path.endswith("(deleted)")]
+
+
 # the command, run inside the test process: importing its libraries anew would take ten seconds
 
 

@@ -14,6 +14,7 @@ Lhotse takes every name in the folder up to its first dot for that of a field: h
 
 import contextlib
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -217,6 +218,8 @@ def locked(folder: Path) -> Iterator[None]:
 def join(folder: Path, shards: int) -> Joined:
     """Write what is known of all shards where readers find it, at once. One process at a time: under `locked`.
 
+    What is there already and says the same stays: readers have it mapped.
+
     Raises:
         UserError: there is no cut in any.
     """
@@ -240,9 +243,19 @@ def join(folder: Path, shards: int) -> Joined:
         "characters": "".join(sorted(set().union(*(record.characters for record in records)))),
     }
     (partial / "joined.json").write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(joined, ignore_errors=True)
-    partial.rename(joined)
+    try:
+        partial.rename(joined)
+    except OSError:  # there is one
+        if not _same_files(partial, joined):
+            shutil.rmtree(joined, ignore_errors=True)
+            partial.rename(joined)
+    shutil.rmtree(partial, ignore_errors=True)
     return read_joined(folder)
+
+
+def _same_files(partial: Path, joined: Path) -> bool:
+    names = os.listdir(partial)
+    return filecmp.cmpfiles(partial, joined, names, shallow=False)[0] == names
 
 
 def _entries(folder: Path, shard: int, record: Record, codes: list[str]) -> np.ndarray:

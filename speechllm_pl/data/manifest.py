@@ -8,7 +8,9 @@ deserialised when it is asked for.
 import contextlib
 import fcntl
 import gzip
+import hashlib
 import io
+import itertools
 import json
 import logging
 import math
@@ -278,21 +280,23 @@ def _kept_in_memory(path: Path) -> Manifest:
 
 
 def _kept_beside(path: Path) -> Manifest:
-    """With the index in a folder beside the manifest, which is made if there is none that fits.
+    """With its index in a folder beside the manifest, where it is made if it is not there.
 
-    One process of a machine makes it while the others wait; on several machines the first to finish counts.
+    One process of a machine makes it while the others wait; of several machines the first to finish counts. None is
+    ever changed or deleted, since processes of any machine may have it mapped.
     """
-    folder = path.with_name(f"{path.name}.index")
-    index = _stored(folder, path)
-    if index is None:
+    found = _stored(path)
+    if found is None:
+        beside = _beside(path)
         try:
-            lock = folder.with_name(f".{folder.name}.lock").open("w")
+            beside.mkdir(exist_ok=True)
+            lock = (beside / ".lock").open("w")  # it stays: who waits has opened this very file
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
             return _not_kept(path, error)
         with lock:
-            index = _stored(folder, path) or _built(folder, path)
-            Path(lock.name).unlink(missing_ok=True)
+            found = _stored(path) or _built(path)
+    folder, index = found
     return Manifest(path, folder / "lines.jsonl" if path.suffix == ".gz" else path, index, index_folder=folder)
 
 
@@ -306,45 +310,80 @@ def _not_kept(path: Path, error: OSError) -> Manifest:
         return Manifest(path, path, index_lines(_with_progress(file, file, path), path))
 
 
-def _stored(folder: Path, path: Path) -> Index | None:
-    """The index in `folder`, unless the manifest has changed since."""
+def _beside(path: Path) -> Path:
+    """The folder of the indexes of a manifest: one of each content that it has had since they were last deleted."""
+    return path.with_name(f"{path.name}.index")
+
+
+def _folders(path: Path, identity: list[int]) -> Iterator[Path]:
+    """Where the index of this content may be: under the first name, or the next where that one's is damaged."""
+    name = f"{VERSION}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
+    return (_beside(path) / (f"{name}-{number}" if number else name) for number in itertools.count())
+
+
+def _stored(path: Path) -> tuple[Path, Index] | None:
+    """The index of the manifest as it is now, and its folder."""
+    identity = _identity(path.stat())
+    there = itertools.takewhile(Path.exists, _folders(path, identity))
+    return next((found for folder in there if (found := _mapped(folder, identity))), None)
+
+
+def _mapped(folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
+    """`folder`, and the index in it, if it is whole."""
     try:
         record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        if (record["version"], record["manifest"]) != (VERSION, _identity(path)):
+        if (record["version"], record["manifest"]) != (VERSION, identity):
             return None
         arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
-        return Index(**arrays, language_codes=tuple(record["languages"]), characters=record["characters"])
+        return folder, Index(**arrays, language_codes=tuple(record["languages"]), characters=record["characters"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 
-def _built(folder: Path, path: Path) -> Index:
-    """Written under another name and renamed."""
-    if folder.exists():
-        log.warning("%s is not what its index was made of: indexing it anew", path)
-    partial = folder.with_name(f".{folder.name}.{socket.gethostname()}")
+def _built(path: Path) -> tuple[Path, Index]:
+    """The index, written under another name and renamed, and its folder; or those of a machine that was faster."""
+    beside = _beside(path)
+    if any(beside.glob("[!.]*")):
+        log.warning(
+            "%s is not what its index was made of: indexing it anew; what %s has may be deleted when nothing reads it",
+            path,
+            beside,
+        )
+    partial = beside / f".{socket.gethostname()}"
     shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
     partial.mkdir()
     try:
-        record = {"version": VERSION, "manifest": _identity(path)}
-        index = _indexed_into(partial, path)
-        for name in ARRAYS:
-            np.save(partial / f"{name}.npy", getattr(index, name))
-        hours = round(float(index.durations.sum(dtype=np.float64)) / 3600, 1)
-        record |= {"cuts": len(index.durations), "hours": hours}
-        record |= {"languages": index.language_codes, "characters": index.characters}
-        (partial / "index.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another machine was faster
-            partial.rename(folder)
+        with path.open("rb") as file:
+            identity = _identity(os.fstat(file.fileno()))
+            _write_index(partial, _indexed_into(partial, path, file), identity)
+        placed = (_placed(partial, folder, identity) for folder in _folders(path, identity))
+        return next(filter(None, placed))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return _stored(folder, path) or index
 
 
-def _indexed_into(partial: Path, path: Path) -> Index:
-    """Index a manifest; of a gzipped one the text goes into the folder `partial`, to be read in place."""
-    with path.open("rb") as file, contextlib.ExitStack() as stack:
+def _placed(partial: Path, folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
+    """A finished index under its name; where there is one already, that one, if it is whole."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    return _mapped(folder, identity)
+
+
+def _write_index(folder: Path, index: Index, identity: list[int]) -> None:
+    for name in ARRAYS:
+        np.save(folder / f"{name}.npy", getattr(index, name))
+    hours = round(float(index.durations.sum(dtype=np.float64)) / 3600, 1)
+    record = {"version": VERSION, "manifest": identity, "cuts": len(index.durations), "hours": hours}
+    record |= {"languages": index.language_codes, "characters": index.characters}
+    (folder / "index.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _indexed_into(partial: Path, path: Path, file: BinaryIO) -> Index:
+    """Index a manifest that is open; of a gzipped one the text goes into the folder `partial`, to be read in place."""
+    with contextlib.ExitStack() as stack:
         lines: Iterable[bytes] = file
         if path.suffix == ".gz":
             unpacked = stack.enter_context((partial / "lines.jsonl").open("wb"))
@@ -352,9 +391,8 @@ def _indexed_into(partial: Path, path: Path) -> Index:
         return index_lines(_with_progress(lines, file, path), path)
 
 
-def _identity(path: Path) -> list[int]:
+def _identity(status: os.stat_result) -> list[int]:
     """Another manifest under the same name differs in this."""
-    status = path.stat()
     return [status.st_size, status.st_mtime_ns]
 
 

@@ -3,9 +3,11 @@
 Texts are tokenised once: the counts of a large manifest are kept beside its index, under the tokenizer's digest.
 """
 
+import contextlib
 import fcntl
 import itertools
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -64,7 +66,7 @@ def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], diges
     """`(n,)` uint32, from the file where they are kept, or counted now.
 
     Where cuts have an `index_folder`, counts are kept there; one process of a machine counts while the others wait, and
-    an interrupted one is continued.
+    an interrupted one is continued. Of several machines the first to finish counts: what others have mapped stays.
     """
     folder = cast(Path | None, getattr(cuts, "index_folder", None))
     if folder is None:
@@ -85,14 +87,21 @@ def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], diges
 
 def _count_into(path: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}")
+    _go_on_counting(partial, cuts, tokens)
+    with contextlib.suppress(FileExistsError):
+        os.link(partial, path)
+    partial.unlink()
+
+
+def _go_on_counting(partial: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
+    """Into a file, from where a process that was interrupted has left it."""
     try:
-        counts = np.load(partial, mmap_mode="r+")  # of a process that was interrupted
+        counts = np.load(partial, mmap_mode="r+")
     except (OSError, ValueError, EOFError):
         counts = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint32, shape=(len(cuts),))
         counts[:] = TO_DO
     _counted(cuts, tokens, counts)
     cast(np.memmap, counts).flush()
-    partial.rename(path)
 
 
 def _counted(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], counts: np.ndarray) -> np.ndarray:

@@ -5,12 +5,13 @@ import json
 import multiprocessing
 import os
 import pickle
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SPLITS
+from conftest import SPLITS, deleted_while_mapped
 from lhotse import CutSet
 from torch.utils.data import DataLoader
 
@@ -222,7 +223,7 @@ class TestRefused:
         with pytest.raises(UserError, match="line 3"):
             read_manifest(path)
         assert list(read_manifest(written(tmp_path, lines))) == expected
-        assert not list(tmp_path.glob(".*index.*[!k]"))  # nothing half made; a lock may stay
+        assert not [item for item in tmp_path.glob("*.index/.*") if item.name != ".lock"]  # nothing half made
 
 
 def test_a_line_that_changed_under_a_run_is_named(tmp_path: Path, lines: list[str]) -> None:
@@ -259,7 +260,8 @@ class TestIndex:
     def test_it_tells_how_much_there_is(self, tmp_path: Path, lines, expected, name) -> None:
         path = written(tmp_path, lines * 1000, name)
         read_manifest(path)
-        record = json.loads((path.with_name(f"{name}.index") / "index.json").read_text())
+        (folder,) = path.with_name(f"{name}.index").glob("[!.]*")
+        record = json.loads((folder / "index.json").read_text())
         assert record["cuts"] == 8000
         assert record["hours"] == pytest.approx(1000 * sum(cut.duration for cut in expected) / 3600, abs=0.05)
 
@@ -278,14 +280,18 @@ class TestIndex:
         self, tmp_path: Path, lines, expected, name, part: str, damage: str
     ) -> None:
         path = written(tmp_path, lines, name)
-        read_manifest(path)
-        broken = path.with_name(f"{name}.index") / part
+        first = read_manifest(path).index_folder
+        assert first is not None
+        broken = first / part
         content = broken.read_bytes()
         broken.unlink()
         if damage != "missing":
             broken.write_bytes(content[: len(content) - 9] if damage == "cut off" else b"")
-        assert list(read_manifest(path)) == expected
-        assert (path.with_name(f"{name}.index") / part).read_bytes() == content
+        cuts = read_manifest(path)
+        assert list(cuts) == expected
+        assert cuts.index_folder is not None
+        assert (cuts.index_folder / part).read_bytes() == content
+        assert read_manifest(path).index_folder == cuts.index_folder != first
 
     def test_what_a_killed_process_left_is_in_nobodys_way(self, tmp_path: Path, lines, expected, name) -> None:
         path = written(tmp_path, lines, name)
@@ -302,8 +308,11 @@ class TestIndex:
         process.start()
         process.join()
         assert process.exitcode == 9
-        assert list(tmp_path.glob(f".{name}.index.*"))
-        assert list(read_manifest(path)) == expected
+        beside = path.with_name(f"{name}.index")
+        assert len(list(beside.iterdir())) == 2  # its lock, and what it had begun
+        cuts = read_manifest(path)
+        assert list(cuts) == expected
+        assert set(beside.iterdir()) == {beside / ".lock", cuts.index_folder}
         assert sorted(item.name for item in tmp_path.iterdir()) == [name, f"{name}.index"]
 
     def test_one_of_several_processes_makes_it(self, tmp_path: Path, lines, name, monkeypatch) -> None:
@@ -331,6 +340,44 @@ class TestIndex:
         assert [process.exitcode for process in processes] == [8] * 4
         assert (tmp_path / "times").read_text() == "once\n"
 
+    def test_machines_that_index_at_once_leave_alone_what_others_have_mapped(
+        self, tmp_path: Path, lines, expected, name, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Between machines no lock holds: all three index, one ends after the other, and the earlier ones read on."""
+        path = written(tmp_path, lines, name)
+        context = multiprocessing.get_context("fork")
+        all_index, all_read = context.Barrier(3), context.Barrier(3)
+        reads = [context.Event() for _ in range(3)]
+        found = context.SimpleQueue()
+        index_lines = module.index_lines
+        monkeypatch.setattr(module.fcntl, "flock", lambda *_: None)
+
+        def machine(number: int) -> None:
+            def in_turn(*arguments):
+                index = index_lines(*arguments)
+                all_index.wait()
+                assert not number or reads[number - 1].wait(60)
+                return index
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(socket, "gethostname", lambda: f"node{number}")
+                patch.setattr(module, "index_lines", in_turn)
+                cuts = read_manifest(path)
+            right = list(cuts) == expected
+            reads[number].set()
+            all_read.wait()
+            found.put((right, list(cuts) == expected, cuts.durations.tolist(), deleted_while_mapped(tmp_path)))
+
+        processes = [context.Process(target=machine, args=(number,)) for number in range(3)]
+        for process in processes:
+            process.start()
+        outcomes = [found.get() for _ in processes]
+        for process in processes:
+            process.join()
+        durations = np.array([cut.duration for cut in expected], np.float32).tolist()
+        assert outcomes == [(True, True, durations, [])] * 3
+        assert {item.name for item in path.with_name(f"{name}.index").glob(".*")} == {".lock"}
+
     def test_a_manifest_that_is_replaced_stays_what_it_was_for_those_who_read_it(
         self, tmp_path: Path, lines, expected, name
     ) -> None:
@@ -340,6 +387,7 @@ class TestIndex:
         os.replace(other, path)
         assert list(read_manifest(path)) == expected[::-1]
         assert list(cuts) == expected
+        assert not deleted_while_mapped(tmp_path)
 
 
 @pytest.mark.usefixtures("kept_beside")
@@ -347,14 +395,14 @@ def test_without_room_for_an_index_a_manifest_is_read_all_the_same(
     tmp_path: Path, lines, expected, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = written(tmp_path, lines, "cuts.jsonl")
-    (tmp_path / ".cuts.jsonl.index.lock").mkdir()  # stands for a folder that cannot be written to
+    (tmp_path / "cuts.jsonl.index").touch()  # stands for a folder that cannot be written to
     assert list(read_manifest(path)) == expected
     assert f"no index can be kept beside {path}" in caplog.text
-    assert not (tmp_path / "cuts.jsonl.index").exists()
+    assert not (tmp_path / "cuts.jsonl.index").is_dir()
 
 
 @pytest.mark.usefixtures("kept_beside")
 def test_without_room_a_large_gzipped_manifest_has_to_be_unpacked(tmp_path: Path, lines: list[str]) -> None:
-    (tmp_path / ".cuts.jsonl.gz.index.lock").mkdir()
+    (tmp_path / "cuts.jsonl.gz.index").touch()
     with pytest.raises(UserError, match=r"cuts\.jsonl\.gz is large.*gunzip"):
         read_manifest(written(tmp_path, lines))

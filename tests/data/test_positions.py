@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SPLITS
+from conftest import SPLITS, deleted_while_mapped
 from lightning import Trainer
 
 from speechllm_pl.core.errors import UserError
@@ -68,6 +68,25 @@ def test_counting_that_was_interrupted_is_continued(large: Callable) -> None:
     counter = Counter()
     assert count_tokens(large(), counter, "x").tolist() == WORDS
     assert counter.asked == list(SPLITS["train"][6:])
+
+
+def test_a_machine_that_counts_later_leaves_alone_what_another_has_mapped(
+    large: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between machines no lock holds: one counts from beginning to end while the other is at it."""
+    cuts, mapped = large(), []
+    monkeypatch.setattr(positions.fcntl, "flock", lambda *_: None)
+
+    def slow(texts: Sequence[str]) -> list[int]:
+        if not mapped:
+            with monkeypatch.context() as patch:
+                patch.setattr(positions.socket, "gethostname", lambda: "faster")
+                mapped.append(count_tokens(cuts, Counter(), "x"))
+        return Counter()(texts)
+
+    assert count_tokens(cuts, slow, "x").tolist() == mapped[0].tolist() == WORDS
+    assert not deleted_while_mapped(cuts.index_folder)
+    assert {path.name for path in cuts.index_folder.glob("*tokens*")} == {"tokens-x.npy"}
 
 
 def test_counts_that_cannot_be_kept_are_made_all_the_same(large: Callable, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_cut
+from conftest import deleted_while_mapped, write_cut
 from lhotse import CutSet
 
 from data_prep import shar as module
@@ -248,6 +248,15 @@ def test_a_second_run_has_nothing_to_do(tmp_path: Path, manifest: Path, capsys: 
     export(manifest, tmp_path / "out", FLAC)
     assert "is complete; it was verified" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+def test_verifying_again_leaves_alone_what_readers_have_mapped(tmp_path: Path, manifest: Path) -> None:
+    export(manifest, tmp_path / "out", FLAC)
+    joined = shar.read_joined(tmp_path / "out")
+    finish(tmp_path / "out", jobs=1)
+    assert len(joined.durations) == 10
+    assert not deleted_while_mapped(tmp_path)
+    assert not list((tmp_path / "out" / shar.INDEX).glob(".*joined*"))
 
 
 def test_slurm_says_which_task_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
