@@ -13,6 +13,8 @@ Size     archive in GB, hours: train-clean-100 6.3, 100.6; train-clean-360 23, 3
 Time     an hour of audio takes one core 1.4 s: all 982 h 24 minutes (docs/data.md has the command that measured
          this)
 
+Transcripts stay as published, but in lower case.
+
 Why not lhotse.recipes: prepare_librispeech ends at the first damaged recording or empty transcript, and holds the
 corpus.
 """
@@ -26,7 +28,7 @@ from data_prep.lines import BrokenLine, count_lines, text_lines
 from data_prep.published import gender, parser_of, prepare_published
 from data_prep.recordings import Utterance
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.text import normalize
+from speechllm_pl.core.text import as_published
 
 SUBSETS = (
     "train-clean-100",
@@ -92,7 +94,7 @@ def utterances(subset: Path) -> Iterator[Utterance | Rejection]:
             yield Utterance(
                 id=name,
                 path=f"{path.parent}/{name}.flac",
-                text=normalize(text, "en"),
+                text=as_published(text).lower(),
                 language="en",
                 speaker=speaker,
                 split=split,

@@ -16,6 +16,8 @@ Time     an hour of audio takes one core 1.4 s as FLAC, 5.4 s as Opus: all of ML
 The subsets for limited supervision replace train: 9h, 1h (its six folds together), 10h (both) and 10min (one
 fold of the 1h, --fold 0 to 5).
 
+Transcripts are normalised already: they stay as published, in all splits, as others score them.
+
 Why not lhotse.recipes: prepare_mls ends at the first missing recording, speaker or tab, and holds the corpus.
 """
 
@@ -28,8 +30,9 @@ from data_prep.corpus import SPLITS, Rejection
 from data_prep.lines import BrokenLine, count_lines, text_lines, tsv_records
 from data_prep.published import gender, languages_to_prepare, parser_of, prepare_published
 from data_prep.recordings import Utterance
+from data_prep.strange_characters import StrangeCharacters
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.text import normalize
+from speechllm_pl.core.text import as_published
 
 NAMES: Mapping[str, str] = {
     "en": "english",
@@ -108,9 +111,16 @@ def read_handles(files: list[Path]) -> dict[str, str | BrokenLine]:
 
 
 def utterances(
-    folder: Path, language: str, split: str, handles: Mapping[str, str | BrokenLine] | None = None
+    folder: Path,
+    language: str,
+    split: str,
+    strange: StrangeCharacters,
+    handles: Mapping[str, str | BrokenLine] | None = None,
 ) -> Iterator[Utterance | Rejection]:
-    """One split in the order of its transcripts.txt; only those of `handles` (`read_handles`), if any are given."""
+    """One split in the order of its transcripts.txt; only those of `handles` (`read_handles`), if any are given.
+
+    `strange` collects on the way.
+    """
     genders = read_genders(folder)
     audio = folder / split / "audio"
     suffix = _suffix(audio)
@@ -124,10 +134,12 @@ def utterances(
         if handles is not None and name not in handles:
             continue
         left.pop(name, None)
+        text = as_published(text)
+        strange.add(text, language, name)
         yield Utterance(
             id=name,
             path=f"{audio}/{speaker}/{book}/{name}{suffix}",
-            text=normalize(text, language),
+            text=text,
             language=language,
             speaker=speaker,
             split=split,
@@ -172,13 +184,16 @@ def main(argv: list[str] | None = None) -> None:
 
     kinds = {_suffix(folder / split / "audio") for folder in folders.values() for split in SPLITS}
     kind = ".opus" if ".opus" in kinds else ".flac"
+    strange = StrangeCharacters()
 
     def all_utterances() -> Iterator[Utterance | Rejection]:
         for language, folder in folders.items():
             for split in SPLITS:
-                yield from utterances(folder, language, split, handles[language] if split == "train" else None)
+                named = handles[language] if split == "train" else None
+                yield from utterances(folder, language, split, strange, named)
 
     prepare_published(args, all_utterances(), total=_total(folders, handles), rates=RATES[kind])
+    strange.tell()
 
 
 def _handles(folder: Path, args: argparse.Namespace) -> dict[str, str | BrokenLine] | None:

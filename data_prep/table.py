@@ -17,7 +17,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -26,8 +26,9 @@ from data_prep.command_line import add_standard_arguments, run
 from data_prep.corpus import SPLITS, Rejection, prepare
 from data_prep.lines import BrokenLine, as_text, count_lines, numbered_lines, tsv_records
 from data_prep.recordings import Utterance, cut_from_utterance
+from data_prep.strange_characters import StrangeCharacters
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.text import LANGUAGES, normalize, strange_characters
+from speechllm_pl.core.text import LANGUAGES, normalize
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "utterance_id", "utt_id"),
@@ -229,28 +230,6 @@ def _tables_of_splits(folder: Path) -> list[Path]:
 # ---------------------------------------------------------------- rows → utterances
 
 
-@dataclass
-class StrangeCharacters:
-    """Characters outside the alphabet of their language: how often, and one utterance to look at."""
-
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (language, character)
-    examples: dict[tuple[str, str], str] = field(default_factory=dict)
-
-    def add(self, text: str, language: str, utterance_id: str) -> None:
-        for character, count in strange_characters(text, language).items():
-            self.counts[language, character] += count
-            self.examples.setdefault((language, character), utterance_id)
-
-    def report(self) -> str:
-        lines = ["characters outside the alphabet of their language (kept in the transcripts):"]
-        rows = sorted(self.counts.items(), key=lambda item: (item[0][0], -item[1]))
-        for (language, character), count in rows:
-            example = self.examples[language, character]
-            code = f"U+{ord(character):04X}"
-            lines.append(f"  {language}  {character!r} {code} {count:>6}  for example in {example}")
-        return "\n".join(lines)
-
-
 def utterances(
     source: Source,
     *,
@@ -259,6 +238,7 @@ def utterances(
     dev_fraction: float,
     seed: int,
     digits: Literal["keep", "spell"],
+    respell: bool,
     strict: bool,
     strange: StrangeCharacters,
 ) -> Iterator[Utterance | Rejection]:
@@ -288,7 +268,7 @@ def utterances(
             if not utterance_id:
                 raise Rejected("no id: neither id nor path")
             code = _known_language(code)
-            text = normalize(row.get("text", ""), code, digits=digits)
+            text = normalize(row.get("text", ""), code, digits=digits, respell=respell)
             start, end = _seconds(row, "start") or 0.0, _seconds(row, "end")
         except Rejected as error:
             yield Rejection(row_split, utterance_id, str(path), str(error))
@@ -365,6 +345,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="for --dev-fraction (default: 0)")
     parser.add_argument("--digits", choices=("keep", "spell"), default="spell", help="default: spell")
+    parser.add_argument(
+        "--respell",
+        action="store_true",
+        help="accents were typed as apostrophes: write Italian e' as è and so on",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at a broken line of the table")
     parser.add_argument(
         "--copy-audio",
@@ -392,8 +377,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     total = sum(count_lines(source.table) for source in sources)
     prepare(rows, args.output, jobs=args.jobs, max_seconds=args.max_seconds, make_cut=make_cut, total=total)
-    if strange.counts:
-        print(strange.report())
+    strange.tell()
 
 
 def _all_utterances(
@@ -407,6 +391,7 @@ def _all_utterances(
             dev_fraction=args.dev_fraction,
             seed=args.seed,
             digits=args.digits,
+            respell=args.respell,
             strict=args.strict,
             strange=strange,
         )

@@ -14,7 +14,7 @@ Size     transcribed hours: en 543, de 282, fr 211, es 166, pl 111, it 91, nl 53
 Time     an hour of audio takes one core 2.9 s: all languages 1.2 hours (docs/data.md has the command that
          measured this)
 
-The corpus's own normalised text is taken, and the raw one where that is empty.
+The corpus's own normalised text is taken, and the raw one where that is empty; digits in it are written out.
 
 Why not lhotse.recipes: prepare_voxpopuli reads the uncut sessions, fetches its tables from the network, and takes
 the pauses in that the official cutting leaves out.

@@ -2,6 +2,8 @@
 
 Training and scoring must agree on case, punctuation and numbers, or the error rate measures typography.
 The rules that differ between languages are data (`LANGUAGES`); the functions that apply them are pure.
+Transcripts that their corpus has normalized already, and that others score as they are, keep its words: they need
+no more than `as_published`.
 Nothing is lost silently: only the punctuation and the invisible characters listed here are removed, and
 `strange_characters` reports whatever else lies outside the language's alphabet.
 """
@@ -62,9 +64,11 @@ class Language:
     keep_apostrophe: bool = True
     """Whether an apostrophe inside a word stays; otherwise it becomes a space."""
     apostrophe_words: frozenset[str] = frozenset()
-    """Words that begin or end with an apostrophe. At the edge of any other word it is a quotation mark."""
+    """Words that begin or end with an apostrophe, as those of `respelled` do. At the edge of any other word it is a
+    quotation mark."""
     respelled: Mapping[str, str] = field(default_factory=dict)
-    """Words ending in an apostrophe that stands for an accent, and their proper spelling."""
+    """Words ending in an apostrophe where it may stand for an accent, and then their proper spelling. In older texts
+    it may stand for lost letters instead: ne' campi is nei campi."""
     ordinals: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Suffix of an ordinal in digits -> (ending, replacement) for every word that num2words gives."""
 
@@ -108,6 +112,10 @@ class Language:
         return re.compile(rf"[{others}]|(?<![0-9]){mark}|{mark}(?![0-9])")
 
 
+def _words(line: str) -> frozenset[str]:
+    return frozenset(line.split())
+
+
 LATIN = "abcdefghijklmnopqrstuvwxyz"
 SAME = ("", "")
 MASCULINE_AND_FEMININE = {"º": SAME, "ª": ("o", "a")}
@@ -122,7 +130,7 @@ LANGUAGES: Mapping[str, Language] = {
             decimal_mark=".",
             decimal_word="point",
             percent="percent",
-            apostrophe_words=frozenset({"'em", "'tis", "'twas", "'til"}),
+            apostrophe_words=_words("'em 'tis 'twas 'twere 'twill 'twould 'til 'cause o'"),
             ordinals=dict.fromkeys(("st", "nd", "rd", "th"), SAME),
         ),
         Language(
@@ -179,7 +187,9 @@ LANGUAGES: Mapping[str, Language] = {
             decimal_mark=",",
             decimal_word="virgola",
             percent="per cento",
-            apostrophe_words=frozenset({"po'", "mo'", "be'", "di'", "fa'", "da'", "va'", "sta'", "ca'"}),
+            apostrophe_words=_words(
+                "po' mo' be' di' fa' da' va' sta' ca' a' co' de' fe' i' pe' que' su' vo' vuo' 'l 'n"
+            ),
             respelled={
                 "e'": "è",
                 "c'e'": "c'è",
@@ -236,12 +246,24 @@ _DOUBLED_APOSTROPHE = re.compile(r"'{2,}")
 _PERCENT = re.compile(r"(?<=[0-9])\s?%")
 
 
-def normalize(text: str, language: str, *, digits: Literal["keep", "spell"] = "spell") -> str:
+def as_published(text: str) -> str:
+    """The text in Unicode NFC, words separated by single spaces, and nothing else changed."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def normalize(text: str, language: str, *, digits: Literal["keep", "spell"] = "spell", respell: bool = False) -> str:
     """The text in Unicode NFC and lower case, without punctuation, words separated by single spaces.
 
-    digits: "spell" writes numbers out as words, read by the language's own decimal and thousands marks;
-    "keep" leaves them in digits and removes only the thousands marks. Normalizing twice changes nothing.
-    Raises UserError for a language without rules.
+    Normalizing twice changes nothing.
+
+    Args:
+        digits: "spell" writes numbers out as words, read by the language's own decimal and thousands marks; "keep"
+            leaves them in digits and removes only the thousands marks.
+        respell: write accents that stand as apostrophes (e', perche') as what they are: for sources that were typed
+            without them, and not for older texts, in which the same may be other words.
+
+    Raises:
+        UserError: there are no rules for the language.
     """
     rules = _rules(language)
     text = unicodedata.normalize("NFC", text.translate(_VISIBLE)).translate(_UNIFIED).lower()
@@ -251,7 +273,7 @@ def normalize(text: str, language: str, *, digits: Literal["keep", "spell"] = "s
     text = rules._punctuation.sub(" ", text)
     text = _LOOSE_HYPHEN.sub(" ", text) if rules.keep_hyphen else text.replace("-", " ")
     text = _DOUBLED_APOSTROPHE.sub(" ", text) if rules.keep_apostrophe else text.replace("'", " ")
-    return " ".join(filter(None, (_without_quotes(word, rules) for word in text.split())))
+    return " ".join(filter(None, (_without_quotes(word, rules, respell) for word in text.split())))
 
 
 def strange_characters(text: str, language: str) -> dict[str, int]:
@@ -271,15 +293,15 @@ def _rules(language: str) -> Language:
     return LANGUAGES[language]
 
 
-def _without_quotes(word: str, rules: Language) -> str:
-    """The word without apostrophes at its edges, unless they belong to it."""
+def _without_quotes(word: str, rules: Language, respell: bool) -> str:
+    """The word without apostrophes at its edges, unless they belong to it; where both edges have one, it is quoted."""
     body = word.strip("'")
-    if word.startswith("'") and f"'{body}" in rules.apostrophe_words:
+    opened, closed = word.startswith("'"), word.endswith("'")
+    if opened and f"'{body}" in rules.apostrophe_words:
         return f"'{body}"
-    if word.endswith("'"):
-        if f"{body}'" in rules.apostrophe_words:
-            return f"{body}'"
-        return rules.respelled.get(f"{body}'", body)
+    cut = f"{body}'"
+    if closed and not opened and (cut in rules.apostrophe_words or cut in rules.respelled):
+        return rules.respelled.get(cut, cut) if respell else cut
     return body
 
 

@@ -31,9 +31,9 @@ SPELLED = [
     ("es", "¿Qué? ¡Ven, nin\u0303o!", "qué ven niño"),
     ("es", "O'Donnell", "o donnell"),
     ("es", "el 3º y la 3ª", "el tercero y la tercera"),
-    # Italian: accents written as apostrophes, elision, cut words
-    ("it", "E' vero, è vero", "è vero è vero"),
-    ("it", "Perché? perche'", "perché perché"),
+    # Italian: elision, cut words; an apostrophe that may be an accent is none
+    ("it", "Ne’ campi de’ fiori e’ disse", "ne' campi de' fiori e' disse"),
+    ("it", "E' vero, perche'? la lettera 'e'", "e' vero perche' la lettera e"),
     ("it", "dell’Arte, un po’ 'così'", "dell'arte un po' così"),
     # Portuguese: nasal vowels, pronouns joined by hyphens
     ("pt", "Disse-me que NÃO, põe-no", "disse-me que não põe-no"),
@@ -61,6 +61,12 @@ SPELLED = [
     ("en", "", ""),
 ]
 
+RESPELLED = [
+    ("it", "E' vero, è vero", "è vero è vero"),
+    ("it", "Perché? perche'", "perché perché"),
+    ("it", "un po' di 'e'", "un po' di e"),
+]
+
 KEPT = [
     ("de", "1.234,5 kg.", "1234,5 kg"),
     ("en", "1,234.5 kg, 21st A4", "1234.5 kg 21st a4"),
@@ -73,6 +79,11 @@ KEPT = [
 @pytest.mark.parametrize(("language", "text", "expected"), SPELLED)
 def test_normalized_text_is_what_is_said(language, text, expected):
     assert normalize(text, language) == expected
+
+
+@pytest.mark.parametrize(("language", "text", "expected"), RESPELLED)
+def test_accents_that_stand_as_apostrophes_are_respelled_where_that_is_asked_for(language, text, expected):
+    assert normalize(text, language, respell=True) == expected
 
 
 @pytest.mark.parametrize(("language", "text", "expected"), KEPT)
@@ -94,9 +105,10 @@ def test_spelled_numbers_need_nothing_outside_the_alphabet(language):
     assert strange_characters(spelled, language) == {}
 
 
+@pytest.mark.parametrize("respell", [False, True])
 @pytest.mark.parametrize("digits", ["keep", "spell"])
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_normalizing_twice_changes_nothing(language, digits):
+def test_normalizing_twice_changes_nothing(language, digits, respell):
     pool = [*"aeépoñsß's'’‘`´\"-–.,:;…«»()  \t\u00a0\u202f0123456789000%ºª\u0301\u0308\u0303\u0338\u00ad\u200b"]
     pool += [
         *"œIİΣſΑдЖ😀\u1100\u1161\u11a8=<",
@@ -114,8 +126,8 @@ def test_normalizing_twice_changes_nothing(language, digits):
     for _ in range(2000):
         text = "".join(rng.choice(pool) for _ in range(rng.randint(1, 14)))
         text += chr(rng.randrange(0x20, 0x3000))
-        once = normalize(text, language, digits=digits)
-        assert normalize(once, language, digits=digits) == once, ascii(text)
+        once = normalize(text, language, digits=digits, respell=respell)
+        assert normalize(once, language, digits=digits, respell=respell) == once, ascii(text)
         assert unicodedata.is_normalized("NFC", once)
         assert once == " ".join(once.split())
 

@@ -46,7 +46,11 @@ def test_a_clean_release_is_what_lhotse_makes_of_it(tmp_path):
     assert [cut.id for cut in ours] == [supervision.id for supervision in theirs["supervisions"]]
     for cut, their in zip(ours, theirs["supervisions"], strict=True):
         (told,) = cut.supervisions
-        assert (told.text, told.speaker, told.language) == (normalize(their.text, "pl"), their.speaker, their.language)
+        assert (told.text, told.speaker, told.language) == (
+            normalize(their.text, "pl"),
+            their.speaker,
+            their.language,
+        )
         assert cut.duration == pytest.approx(their.duration, abs=1e-4)
         recording = theirs["recordings"][cut.id].resample(16_000)
         assert cut.load_audio() == pytest.approx(recording.load_audio(), abs=1e-6)

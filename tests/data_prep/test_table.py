@@ -139,6 +139,12 @@ def test_characters_outside_the_alphabet_are_kept_and_reported(tmp_path, audio, 
     assert line.split() == ["en", "'ж'", "U+0436", "4", "for", "example", "in", "b"]
 
 
+def test_accents_typed_as_apostrophes_are_respelled_on_request(tmp_path, audio):
+    path = write_rows(tmp_path / "t.csv", [{"id": "a", "text": "Ne' campi e' cosi'"}])
+    assert prepare(path, "--language", "it")["a"]["supervision"].text == "ne' campi e' cosi'"
+    assert prepare(path, "--language", "it", "--respell")["a"]["supervision"].text == "né campi è così"
+
+
 def test_dev_fraction_depends_on_the_id_and_the_seed_alone(tmp_path, audio):
     rows = [{"id": f"u{number}", "path": "a.wav", "text": "word"} for number in range(200)]
 
