@@ -165,7 +165,7 @@ def _error_kinds(title: str, entry: dict[str, Any]) -> str:
     if entry["real_time_factor"] is not None:
         text += f"; real-time factor {entry['real_time_factor']:.3f}"
     if entry.get("truncated"):
-        text += f"; {entry['truncated']} transcripts met the length cap"
+        text += f"; {entry['truncated']} transcripts met the length cap or looped"
     if entry.get("unreadable"):
         text += f"; {len(entry['unreadable'])} recordings could not be read"
     return escape(f"{text}.")
@@ -229,7 +229,7 @@ def _sample(rows: list[dict[str, Any]]) -> str:
     lines = f'<tr><th scope="row">said</th><td lang="{language}">{escape(first["reference"])}</td><td></td></tr>'
     for row in rows:
         marked = _marked(row["reference"], row["hypothesis"]) or "<i>nothing</i>"
-        cut_short = ' <span class="flag">met the length cap</span>' if row.get("truncated") else ""
+        cut_short = ' <span class="flag">met the length cap or looped</span>' if row.get("truncated") else ""
         label = SYSTEMS[row["system"]][0]
         lines += (
             f'<tr><th scope="row" class="{row["system"]}">{label}</th>'

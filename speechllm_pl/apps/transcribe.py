@@ -50,7 +50,8 @@ def transcribe(
         for id_, hypothesis in zip(ids, hypotheses, strict=True):
             texts[id_] = hypothesis.text
             if hypothesis.truncated:
-                print(f"warning: {id_}: the text met its length cap and may be cut short", file=sys.stderr)
+                why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"
+                print(f"warning: {id_}: the text {why}", file=sys.stderr)
         refused += [f"{id_}: cannot be decoded" for id_ in recognized.skipped]
     for cut in cuts:
         if cut.id in texts:

@@ -7,4 +7,5 @@ class Hypothesis(NamedTuple):
     """What was recognised in one utterance."""
 
     text: str
-    truncated: bool = False  # generation met its cap before the end of the text
+    truncated: bool = False  # generation was ended before the text did: at its cap, or in a loop
+    looped: bool = False  # in a loop

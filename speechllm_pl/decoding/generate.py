@@ -1,4 +1,4 @@
-"""Batched greedy generation with transformers' cache, and a cap on its length that is never met silently."""
+"""Batched greedy generation with transformers' cache; what ends a text before its end token is never silent."""
 
 from typing import Any, cast
 
@@ -15,33 +15,64 @@ from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 TOKENS_PER_SECOND = 25  # fast speech has about 8 syllables a second, and a token has at least a third of one
 EXTRA_TOKENS = 10
 
+# A loop is a phrase of at most so many tokens, said again and again to the end of what is written, at least so many
+# times and over at least so many tokens: far beyond what people repeat ("no no no no", a telephone number's zeros).
+LOOP_PHRASE = 8
+LOOP_TIMES = 8
+LOOP_TOKENS = 24
+
 
 def token_caps(frames: Tensor) -> Tensor:
     """`(B,)` encoder frames → `(B,)` most tokens that so much audio can hold."""
     return (frames * FRAME_SECONDS * TOKENS_PER_SECOND).ceil().long() + EXTRA_TOKENS
 
 
-class RowCaps(transformers.StoppingCriteria):
-    """Ends each row at its own cap, so that an utterance's hypothesis does not depend on its batch."""
+class RowEnds(transformers.StoppingCriteria):
+    """Ends each row at its own cap, or in a loop, so that an utterance's hypothesis does not depend on its batch.
+
+    A row that loops would hold its batch to the cap. Asked after every token.
+
+    Args:
+        caps: `(B,)` most tokens of each row.
+
+    Attributes:
+        ends: `(B,)` where each row ends at the latest, as far as is known.
+        looped: `(B,)` whether that is because of a loop.
+    """
 
     def __init__(self, caps: Tensor):
-        self.caps = caps
+        periods = torch.arange(1, LOOP_PHRASE + 1, device=caps.device)
+        times = (-(-LOOP_TOKENS // periods)).clamp(min=LOOP_TIMES)
+        self.ends = caps
+        self.looped = torch.zeros_like(caps, dtype=torch.bool)
+        self._needed = (times - 1) * periods  # (P,) tokens in a row that equal the one a period before
+        self._equal = torch.zeros(
+            len(caps), LOOP_PHRASE, dtype=torch.long, device=caps.device
+        )  # (B, P) of these so far
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # type: ignore[override]
-        return self.caps.to(input_ids.device) <= input_ids.shape[1]
+        length = input_ids.shape[1]
+        earlier = input_ids[:, max(0, length - 1 - LOOP_PHRASE) : length - 1].flip(1)  # (B, ≤ P) the last one first
+        known = self._equal[:, : earlier.shape[1]]
+        known += 1
+        known *= earlier == input_ids[:, -1:]
+        looping = (self._equal >= self._needed).any(1) & (length < self.ends)
+        self.ends = torch.where(looping, length, self.ends)
+        self.looped |= looping
+        return self.ends <= length
 
 
 @torch.no_grad()
 def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer) -> list[Hypothesis]:
     """Audio embeddings of a batch → one hypothesis an utterance."""
     columns = model.prompt(audio, instruction)
-    caps = token_caps(audio.frames)
+    ends = RowEnds(token_caps(audio.frames))
     llm = cast(Any, model.llm)
     ids = llm.generate(
         inputs_embeds=columns.embeddings.to(llm.dtype),
         attention_mask=columns.mask,
-        max_new_tokens=int(caps.max()),
-        stopping_criteria=transformers.StoppingCriteriaList([RowCaps(caps)]),
+        max_new_tokens=int(ends.ends.max()),
+        stopping_criteria=transformers.StoppingCriteriaList([ends]),
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,  # people do say things twice, whatever the LLM's own settings think
@@ -51,12 +82,12 @@ def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: Llm
         eos_token_id=model.eos_id,
         pad_token_id=tokenizer.pad_id,
     )
-    return [
-        _hypothesis(row[:cap], model.eos_id, tokenizer) for row, cap in zip(ids.tolist(), caps.tolist(), strict=True)
-    ]
+    rows = zip(ids.tolist(), ends.ends.tolist(), ends.looped.tolist(), strict=True)
+    return [_hypothesis(row[:end], looped, model.eos_id, tokenizer) for row, end, looped in rows]
 
 
-def _hypothesis(ids: list[int], eos_id: int, tokenizer: LlmTokenizer) -> Hypothesis:
+def _hypothesis(ids: list[int], looped: bool, eos_id: int, tokenizer: LlmTokenizer) -> Hypothesis:
+    """Of what was written up to a row's end, its loop included; padding after the end token may look like a loop."""
     ended = eos_id in ids
     text = ids[: ids.index(eos_id)] if ended else ids
-    return Hypothesis(tokenizer.decode(text), truncated=not ended)
+    return Hypothesis(tokenizer.decode(text), truncated=not ended, looped=looped and not ended)

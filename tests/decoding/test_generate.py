@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_pl.core.prompt import pad_tokens
-from speechllm_pl.decoding.generate import EXTRA_TOKENS, TOKENS_PER_SECOND, generate, token_caps
+from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.decoding.generate import EXTRA_TOKENS, TOKENS_PER_SECOND, RowEnds, _hypothesis, generate, token_caps
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import LlmTokenizer
@@ -15,6 +16,8 @@ from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 
 BOS, EOS, ONE, TWO, THREE = 1, 2, 4, 5, 6
+ENDLESS = {BOS: ONE, **{token: token + 1 for token in range(ONE, ONE + 7)}, ONE + 7: 30, 30: ONE}
+"""Eight words and a token that is none, over and over: too long for a loop."""
 SIZE = 64  # ids; embeddings are one-hot, so the width is the same
 
 
@@ -51,21 +54,23 @@ def tokenizer(llm_folder: Path) -> LlmTokenizer:
 
 def test_the_end_token_ends_the_text(tokenizer: LlmTokenizer) -> None:
     found = hypotheses(chain({BOS: ONE, ONE: TWO, TWO: EOS, EOS: THREE}), [5, 9], tokenizer)
-    assert found == [("one two", False), ("one two", False)]
+    assert found == [Hypothesis("one two"), Hypothesis("one two")]
 
 
 def test_an_empty_transcript_is_possible(tokenizer: LlmTokenizer) -> None:
-    assert hypotheses(chain({BOS: EOS}), [5], tokenizer) == [("", False)]
+    assert hypotheses(chain({BOS: EOS}), [5], tokenizer) == [Hypothesis("")]
 
 
 def test_a_text_without_end_is_cut_at_the_cap_and_flagged(tokenizer: LlmTokenizer) -> None:
-    found = hypotheses(chain({BOS: ONE, ONE: ONE}), [5, 9], tokenizer)
-    assert [len(hypothesis.text.split()) for hypothesis in found] == token_caps(torch.tensor([5, 9])).tolist()
-    assert all(hypothesis.truncated for hypothesis in found)
+    found = hypotheses(chain(ENDLESS), [5, 9], tokenizer)
+    caps = token_caps(torch.tensor([5, 9])).tolist()
+    assert caps == [20, 28]
+    assert [len(hypothesis.text.split()) for hypothesis in found] == [cap - cap // 9 for cap in caps]
+    assert all(hypothesis.truncated and not hypothesis.looped for hypothesis in found)
 
 
 def test_caps_do_not_depend_on_the_batch(tokenizer: LlmTokenizer) -> None:
-    llm, frames = chain({BOS: ONE, ONE: TWO, TWO: THREE, THREE: ONE}), [30, 1, 12]
+    llm, frames = chain(ENDLESS), [30, 1, 12]
     together = hypotheses(llm, frames, tokenizer)
     assert together == [hypotheses(llm, [count], tokenizer)[0] for count in frames]
 
@@ -84,3 +89,77 @@ def test_caps_grow_with_the_audio() -> None:
     seconds = frames.double() * 0.08
     expected = [EXTRA_TOKENS + -(-round(s * 1000) * TOKENS_PER_SECOND // 1000) for s in seconds.tolist()]
     assert token_caps(frames).tolist() == expected
+
+
+# loops
+
+
+def loop_end(ids: list[int]) -> int | None:
+    """After how many tokens a loop is seen, by looking at all that was written after every token."""
+    for length in range(1, len(ids) + 1):
+        for period in range(1, 9):
+            times = max(8, -(-24 // period))
+            tail = ids[max(0, length - times * period) : length]
+            if len(tail) == times * period and tail == tail[:period] * times:
+                return length
+    return None
+
+
+def test_a_text_that_loops_ends_there_and_is_flagged_whatever_its_batch(tokenizer: LlmTokenizer) -> None:
+    """The second row is capped before its loop is seen; nothing that is generated for others changes a row."""
+    llm, frames = chain({BOS: ONE, ONE: TWO, TWO: THREE, THREE: TWO}), [60, 5, 80]
+    found = hypotheses(llm, frames, tokenizer)
+    looped = Hypothesis("one" + 12 * " two three", truncated=True, looped=True)
+    assert found == [looped, Hypothesis("one" + 9 * " two three" + " two", truncated=True), looped]
+    assert found == [hypotheses(llm, [count], tokenizer)[0] for count in frames]
+
+
+def test_a_loop_does_not_hold_its_batch_to_the_cap(tokenizer: LlmTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+    real = RowEnds.__call__
+    monkeypatch.setattr(RowEnds, "__call__", lambda *given, **more: lengths.append(given[1].shape[1]) or real(*given))
+    hypotheses(chain({BOS: ONE, ONE: ONE}), [400, 300], tokenizer)
+    assert lengths == list(range(1, 25))
+
+
+def test_padding_after_the_end_is_no_loop(tokenizer: LlmTokenizer) -> None:
+    """While the rest of a batch goes on, a row that has ended gets more padding than a loop has tokens."""
+    row = [ONE, TWO, EOS] + 60 * [0]
+    ends = RowEnds(torch.tensor([90]))
+    for length in range(1, len(row) + 1):
+        ends(torch.tensor([row[:length]]), None)
+    found = _hypothesis(row[: int(ends.ends)], bool(ends.looped), EOS, tokenizer)
+    assert found == Hypothesis("one two")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_loops_are_seen_just_when_looking_at_the_whole_text_would(seed: int) -> None:
+    """Phrases of 1 to 12 tokens from a small vocabulary, said 1 to 30 times, one after another."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(most: int, least: int = 1) -> int:
+        return int(torch.randint(least, most + 1, (1,), generator=generator))
+
+    rows = []
+    for _ in range(8):
+        ids: list[int] = []
+        while len(ids) < 200:
+            phrase = torch.randint(5, (draw(12),), generator=generator).tolist()
+            ids += phrase * draw(30 if draw(3) == 1 else 7)
+        rows.append(ids[:200])
+    written = torch.tensor(rows)
+    criterion = RowEnds(torch.full((8,), 150))
+    for length in range(1, 201):
+        done = criterion(written[:, :length], None)
+        expected = [min(loop_end(row[:150]) or 150, 150) for row in rows]
+        assert done.tolist() == [end <= length for end in expected]
+    assert criterion.ends.tolist() == expected
+    assert criterion.looped.tolist() == [end < 150 for end in expected]
+
+
+@pytest.mark.parametrize(("phrase", "times"), [("no", 12), ("no", 23), ("ha ha", 11), ("one two three", 7)])
+def test_what_people_repeat_is_no_loop(phrase: str, times: int) -> None:
+    words = ["well", *(phrase.split() * times)]
+    ids = [sorted(set(words)).index(word) for word in words]
+    criterion = RowEnds(torch.tensor([99]))
+    assert not any(criterion(torch.tensor([ids[:length]]), None) for length in range(1, len(ids) + 1))

@@ -3,6 +3,7 @@ import itertools
 import torch
 
 from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 
 
@@ -17,7 +18,7 @@ def test_repeats_merge_and_blanks_separate(ctc_tokenizer: CtcTokenizer) -> None:
     one, two = ctc_tokenizer.encode("one")[0], ctc_tokenizer.encode("two")[0]
     assert ctc_tokenizer.decode([one, one, two]) == "one one two"
     logits = logits_of([0, one, one, 0, 0, one, two, two, 0], ctc_tokenizer.vocab_size)
-    assert greedy_ctc(logits[None], torch.tensor([9]), ctc_tokenizer) == [("one one two", False)]
+    assert greedy_ctc(logits[None], torch.tensor([9]), ctc_tokenizer) == [Hypothesis("one one two")]
 
 
 def test_frames_beyond_the_length_are_not_read(ctc_tokenizer: CtcTokenizer) -> None:
