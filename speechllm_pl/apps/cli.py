@@ -224,6 +224,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningCLI
 
+    from speechllm_pl.apps.pinned_llm import pin_llm
     from speechllm_pl.apps.plan import fitting_duration
     from speechllm_pl.data.datamodule import SpeechDataModule
     from speechllm_pl.training.callbacks import (
@@ -269,6 +270,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
 
         def before_instantiate_classes(self) -> None:
             config = self.config[str(self.subcommand)]
+            pin_llm(config)
             if self.subcommand == "fit" and config.data.max_duration == "auto":
                 config.data.max_duration = fitting_duration(config)
             if config.trainer.logger is None:
@@ -310,7 +312,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
         def instantiate_classes(self) -> None:
             """Nothing: the configuration is all that is wanted."""
 
-        _set_seed = instantiate_classes
+        _set_seed = before_instantiate_classes = instantiate_classes
 
         def _run_subcommand(self, subcommand: str) -> None:
             """Nothing."""

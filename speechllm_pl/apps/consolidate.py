@@ -39,7 +39,7 @@ def _save_merged(checkpoint: str, folder: Path, llm: str | None) -> None:
     model: Any = module.model
     merged = merge_lora(model.llm)
     state = {name: value for name, value in module.state_dict().items() if not name.startswith("model.llm.")}
-    settings = module.settings() | {"lora_r": 0, "train_llm": False, "quantize": "none"}
+    settings = module.settings() | {"lora_r": 0, "train_llm": False, "quantize": "none", "llm_revision": None}
     save_consolidated(
         folder,
         {"stage": module.stage, "settings": settings},

@@ -12,6 +12,7 @@ import torch
 import transformers
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
+from huggingface_hub import try_to_load_from_cache
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -31,8 +32,8 @@ LINEAR = (nn.Linear, Conv1D)
 class LlmTokenizer:
     """The LLM's own tokenizer, reduced to what the prompt builder needs."""
 
-    def __init__(self, name_or_path: str):
-        self.tokenizer = _from_pretrained(transformers.AutoTokenizer, name_or_path)
+    def __init__(self, name_or_path: str, revision: str | None = None):
+        self.tokenizer = _from_pretrained(transformers.AutoTokenizer, name_or_path, revision=revision)
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"LLM {name_or_path}: its tokenizer has no end-of-sequence token, so text cannot end")
         self.eos_id: int = self.tokenizer.eos_token_id
@@ -63,11 +64,15 @@ class LlmTokenizer:
 
 
 def load_llm(
-    name_or_path: str, dtype: torch.dtype = torch.float32, quantize: Quantization = "none"
+    name_or_path: str,
+    dtype: torch.dtype = torch.float32,
+    quantize: Quantization = "none",
+    revision: str | None = None,
 ) -> transformers.PreTrainedModel:
     """The causal LM of a folder or a hub name, all parameters frozen.
 
     Args:
+        revision: commit of a hub name, branch or tag; the newest if none is given.
         dtype: of the weights; of the arithmetic, and of embeddings and LM head, where the rest is quantised.
         quantize: `nf4` keeps the layers' matrices in 4 bits, their scales in 8 (arXiv 2305.14314).
 
@@ -75,7 +80,7 @@ def load_llm(
         UserError: neither a folder nor a name that can be loaded, or of a width that NF4 does not take.
     """
     options = {} if quantize == "none" else {"quantization_config": _nf4(dtype)}
-    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, dtype=dtype, **options)
+    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, revision=revision, dtype=dtype, **options)
     for name, layer in _quantized_layers(llm).items():
         if layer.in_features % NF4_BLOCK:  # on a CPU, bitsandbytes would take the scales of other weights
             raise UserError(
@@ -88,31 +93,62 @@ def load_llm(
     return llm.requires_grad_(False)
 
 
-def empty_llm(name_or_path: str, dtype: torch.dtype = torch.float32) -> transformers.PreTrainedModel:
+def empty_llm(
+    name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None
+) -> transformers.PreTrainedModel:
     """`load_llm` without weights, on the meta device: for a rank that is sent its part of them."""
-    config = _from_pretrained(transformers.AutoConfig, name_or_path)
+    config = _from_pretrained(transformers.AutoConfig, name_or_path, revision=revision)
     with torch.device("meta"):
         llm = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
     return llm.requires_grad_(False)
 
 
-def llm_digest(name_or_path: str) -> str:
-    """A short digest of a local LLM folder's weights and configuration; empty for a hub name.
+def llm_commit(name_or_path: str, revision: str | None = None) -> str | None:
+    """The commit that a hub name's revision (branch, tag, commit; the newest if none) stands for; None for a folder.
+
+    Raises:
+        UserError: neither a folder nor a name that can be loaded.
+    """
+    if Path(name_or_path).is_dir():
+        return None
+    _from_pretrained(transformers.AutoConfig, name_or_path, revision=revision)
+    snapshot = _snapshot(name_or_path, revision)
+    return snapshot.name if snapshot else revision
+
+
+def llm_digest(name_or_path: str, revision: str | None = None) -> str:
+    """A short digest of the weights and configuration of a local LLM folder, or of a hub name once it was loaded.
 
     Reads the configuration and the first and last MiB of every weight file: enough to tell other weights,
-    and quick for a 7B model.
+    and quick for a 7B model. Empty where nothing of a hub name is on this machine.
     """
     folder = Path(name_or_path)
+    kinds = [("*.safetensors", "*.bin")]
+    if not folder.is_dir():
+        snapshot = _snapshot(name_or_path, revision)
+        if snapshot is None:
+            return ""
+        folder, kinds = snapshot, [("model*.safetensors",), ("*.safetensors",), ("*.bin",)]  # as transformers chooses
+    weights = ([path for pattern in patterns for path in folder.glob(pattern)] for patterns in kinds)
+    return _digest([*folder.glob("config.json"), *next(filter(None, weights), [])])
+
+
+def _snapshot(name: str, revision: str | None) -> Path | None:
+    """Where the files of a hub name are on this machine, in a folder that has the commit's name."""
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _digest(paths: list[Path]) -> str:
     digest = hashlib.sha256()
-    files = sorted(path for pattern in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))
-    for path in files:
+    for path in sorted(paths):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
             digest.update(file.read(2**20))
             file.seek(max(0, size - 2**20))
             digest.update(file.read())
-    return digest.hexdigest()[:16] if files else ""
+    return digest.hexdigest()[:16] if paths else ""
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:

@@ -1,14 +1,13 @@
 """Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
 
 from dataclasses import asdict
-from functools import cached_property
 from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
@@ -23,7 +22,15 @@ from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import Conformer, ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SAMPLING_RATE, FilterBank, SpecAugmentConfig
-from speechllm_pl.models.llm import LlmTokenizer, Quantization, decoder_layers, empty_llm, llm_digest, load_llm
+from speechllm_pl.models.llm import (
+    LlmTokenizer,
+    Quantization,
+    decoder_layers,
+    empty_llm,
+    llm_commit,
+    llm_digest,
+    load_llm,
+)
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.checkpoints import RECORD, newest, read_checkpoint
@@ -40,6 +47,8 @@ class LlmFinetuning(Recognizer):
     Args:
         tokenizer: SentencePiece model of the CTC classes, the one of stage 1.
         llm: Hugging Face causal LM, a folder or a hub name.
+        llm_revision: of a hub name: a commit, branch or tag; default is the newest. The commit is recorded, and a
+            resumed run keeps it.
         encoder: the encoder's size, that of stage 1.
         encoder_checkpoint: stage-1 checkpoint to start from: a path, or a pattern of which the newest match
             is taken, said aloud. Needed to begin a run; a resumed run has its own weights.
@@ -93,6 +102,7 @@ class LlmFinetuning(Recognizer):
         max_skipped_steps: int = 20,
         activation_checkpointing: bool = False,
         compile_encoder: bool = False,
+        llm_revision: str | None = None,
     ):
         super().__init__(
             tokenizer,
@@ -125,12 +135,10 @@ class LlmFinetuning(Recognizer):
         self.prompt = Prompt(instruction)
         self.llm_dtype = llm_dtype
         self.quantize: Quantization = quantize
-        self.llm_tokenizer = LlmTokenizer(llm)
-
-    @cached_property
-    def digest(self) -> str:
-        """Tells the LLM's weights from others."""
-        return llm_digest(self.llm)
+        self.llm_revision = llm_commit(llm, llm_revision)
+        self.llm_tokenizer = LlmTokenizer(llm, self.llm_revision)
+        self.digest = ""  # tells the LLM's weights from others, once they are loaded
+        self._recorded_digest: str | None = None  # of the LLM that a checkpoint was trained with
 
     def setup(self, stage: str) -> None:
         """Before any weight of the LLM is read."""
@@ -158,7 +166,15 @@ class LlmFinetuning(Recognizer):
         if hasattr(self, "model"):
             return
         dtype = getattr(torch, self.llm_dtype)  # of what the first rank reads, and sends to the others
-        llm = empty_llm(self.llm, dtype) if self.receives_weights else load_llm(self.llm, dtype, self.quantize)
+        if self.receives_weights:
+            llm = empty_llm(self.llm, dtype, self.llm_revision)
+        else:
+            llm = load_llm(self.llm, dtype, self.quantize, self.llm_revision)
+        self.digest = llm_digest(self.llm, self.llm_revision)
+        if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
+            self.digest = self.trainer.strategy.broadcast(self.digest)
+        if self._recorded_digest is not None:
+            self._refuse_another_llm(self._recorded_digest)
         self.model = SpeechLLM(
             CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
             llm,
@@ -236,13 +252,16 @@ class LlmFinetuning(Recognizer):
         return self.train_llm or not name.startswith("model.llm.") or "lora_" in name
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint.get(RECORD, {}).get("settings", {}).setdefault("quantize", "none")  # as all earlier ones were
+        settings = checkpoint.get(RECORD, {}).get("settings", {})
+        settings.setdefault("quantize", "none")  # as all earlier ones were
         super().on_load_checkpoint(checkpoint)
+        self._refuse_another_llm(settings["llm_digest"], settings.get("llm_revision"))
 
     def settings(self) -> dict[str, Any]:
         return {
             "tokenizer": self.tokenizer.to_bytes(),
             "llm": self.llm,
+            "llm_revision": self.llm_revision,
             "llm_digest": self.digest,
             "encoder": asdict(self.encoder),
             "stride": self.stride,
@@ -256,20 +275,33 @@ class LlmFinetuning(Recognizer):
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """
-        Raises:
-            UserError: the LLM is not the one that the checkpoint was trained with.
-        """
+        """The module; `configure_model` refuses an LLM that is not the one of `settings`."""
         arguments = {key: value for key, value in settings.items() if key != "llm_digest"}
         arguments["tokenizer"] = CtcTokenizer.from_bytes(settings["tokenizer"])
         arguments["encoder"] = ConformerConfig(**settings["encoder"])
         module = cls(**arguments)
-        if module.digest != settings["llm_digest"]:
-            raise UserError(
-                f"LLM {module.llm} is not the one that this checkpoint was trained with (its digest differs):"
-                " put the former one back, or give its folder with --llm"
-            )
+        module._recorded_digest = settings["llm_digest"]
         return module
+
+    def _refuse_another_llm(self, recorded: str, revision: str | None = None) -> None:
+        """Once the LLM is loaded.
+
+        Args:
+            recorded: a checkpoint's digest; empty in earlier ones, of hub names.
+            revision: the commit that the checkpoint names.
+
+        Raises:
+            UserError: the LLM is not the one that the checkpoint was trained with.
+        """
+        if not recorded:
+            rank_zero_warn(f"the checkpoint does not say which weights its LLM had: {self.llm} is taken on trust")
+        elif self.digest != recorded:
+            commit = revision if revision != self.llm_revision else None
+            or_commit = f", take its commit (--model.llm_revision {commit})" if commit else ""
+            raise UserError(
+                f"LLM {self.llm} is not the one that this checkpoint was trained with (its digest differs):"
+                f" put the former one back{or_commit}, or give its folder with --llm"
+            )
 
     def _instruction(self, batch: Batch) -> Tokens:
         texts = [self.prompt.before_audio(language) for language in batch.languages]

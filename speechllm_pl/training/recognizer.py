@@ -31,6 +31,7 @@ from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activatio
 from speechllm_pl.training.shards import refuse_other_keys
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm
 
+MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", "encoder.dropout")
 SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
 
 log = logging.getLogger(__name__)
@@ -377,11 +378,12 @@ def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
 def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: str) -> None:
     """
     Raises:
-        UserError: names the first setting of the model in which the two differ; dropout and the LLM's path may.
+        UserError: names the first setting of the model in which the two differ; dropout and the LLM's path may, and
+            the LLM itself is compared elsewhere.
     """
     for key, value in _flat(ours).items():
         found = _flat(theirs).get(key)
-        if key not in ("tokenizer", "llm", "encoder.dropout") and value != found:
+        if key not in MAY_DIFFER and value != found:
             raise UserError(f"{whose} has {key} {found}, but this run {value}: give it the same, or train anew")
 
 
@@ -391,9 +393,11 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis]) -> None:
-    cut_short = [id_ for id_, found in zip(batch.ids, hypotheses, strict=True) if found.truncated]
-    if cut_short:
-        rank_zero_info(f"generation met its cap before the text ended in {', '.join(cut_short)}")
+    for looped, what in ((False, "met its cap before the text ended"), (True, "was ended in a loop")):
+        found = zip(batch.ids, hypotheses, strict=True)
+        cut_short = [id_ for id_, hypothesis in found if hypothesis.truncated and hypothesis.looped == looped]
+        if cut_short:
+            rank_zero_info(f"generation {what} in {', '.join(cut_short)}")
 
 
 def _silence(batch: Batch, device: torch.device) -> Batch:

@@ -24,7 +24,7 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
     checkpoint = read_checkpoint(path)
     settings = checkpoint[RECORD]["settings"]
     if llm is not None:
-        settings["llm"] = llm
+        settings |= {"llm": llm, "llm_revision": None}
     stage = {"ctc": CtcPretraining, "llm": LlmFinetuning}[checkpoint[RECORD]["stage"]]
     module = stage.from_settings(settings)
     module.configure_model()

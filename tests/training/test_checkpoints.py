@@ -125,7 +125,9 @@ def test_another_llm_than_that_of_the_training_is_refused(llm_file: Path, llm_fo
         restore(llm_file, llm=str(llm_folder))
 
 
-def test_the_digest_tells_weights_apart_and_is_empty_for_hub_names(wide_llm: Path, llm_folder: Path) -> None:
+def test_the_digest_tells_weights_apart_and_is_empty_for_hub_names_that_are_not_here(
+    wide_llm: Path, llm_folder: Path
+) -> None:
     assert llm_digest(str(wide_llm)) != llm_digest(str(llm_folder))
     before = llm_digest(str(wide_llm))
     weights = wide_llm / "model.safetensors"
