@@ -291,8 +291,8 @@ lint: $(INSTALLED) ## ruff, pyright and the rule that imports go down
 	$(BIN)pyright --pythonpath "$$(command -v $(PYTHON))"
 	$(BIN)lint-imports
 
-test: $(INSTALLED) ## the tests: minutes, no network
-	$(PYTHON) -m pytest -m 'not long and not slurm' $(ARGS)
+test: $(INSTALLED) ## the tests, in JOBS processes: minutes, no network
+	$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not long and not slurm' $(ARGS)
 
 test-slurm: $(INSTALLED) ## a job of each stage on a real SLURM (needs root, slurm-wlm and munge)
 	$(PYTHON) -m pytest -m slurm -rs tests/slurm $(ARGS)

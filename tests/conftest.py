@@ -163,6 +163,11 @@ def deleted_while_mapped(folder: Path) -> list[str]:
     return [path for path in paths if path.endswith("(deleted)")]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first, so that none of several processes is left alone with them at the end."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 # the command, run inside the test process: importing its libraries anew would take ten seconds
 
 

@@ -1,15 +1,13 @@
 """QLoRA through the real command: conf/qlora.yaml after the other files, 8-bit optimiser, resuming, two processes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command import COMMAND, ROOT, finish
 from test_bad_input import save
 from test_makefile import last_command
 
@@ -18,9 +16,7 @@ from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import RECORD, newest_complete, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
-ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-COMMAND = Path(sys.executable).with_name("speechllm")
 QLORA = CONF / "qlora.yaml"
 PLAIN_STEPS = (  # nothing at random, and a schedule that does not know when the run will end
     *("--model.text_masking", 0, "--model.spec_augment.freq_masks", 0, "--model.spec_augment.time_masks", 0),
@@ -42,14 +38,6 @@ def start(
         *("--model.llm", str(llm_for_nf4), "--model.encoder_checkpoint", str(ctc), "--config", str(QLORA)),
         *map(str, PLAIN_STEPS),
     ]
-
-
-def in_a_process(*given: object) -> subprocess.CompletedProcess:
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [COMMAND, *map(str, given)], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-    )
 
 
 def newest(run: Path) -> Path:
@@ -120,8 +108,8 @@ def test_two_processes_train_alike_and_leave_the_quantised_weights_as_they_are(
     start: list[str], tmp_path: Path
 ) -> None:
     callback = ("--trainer.callbacks+", "frozen_weights.FrozenWeights", "--trainer.callbacks.folder", tmp_path)
-    done = in_a_process(*start, "--config", CONF / "trainer" / "cpu.yaml", "--run", tmp_path, *callback)
-    assert done.returncode == 0, done.stderr[-4000:]
+    given = (*start, "--config", CONF / "trainer" / "cpu.yaml", "--run", tmp_path, *callback)
+    finish([str(part) for part in (COMMAND, *given)], ranks=2)
     one, other = (json.loads((tmp_path / f"weights-{rank}.json").read_text()) for rank in (0, 1))
     assert one == other
     assert one["before"] == one["after"]
@@ -134,8 +122,8 @@ def test_fsdp_is_refused_before_any_weight_is_read(start: list[str], llm_for_nf4
     shutil.copytree(llm_for_nf4, tmp_path / "llm", ignore=shutil.ignore_patterns("*.safetensors"))
     fsdp = tmp_path / "fsdp.yaml"
     fsdp.write_text("trainer: {strategy: {class_path: lightning.pytorch.strategies.ModelParallelStrategy}}\n")
-    done = in_a_process(*start, "--model.llm", tmp_path / "llm", "--run", tmp_path / "run", "--config", fsdp)
-    assert done.returncode == 2, done.stderr[-4000:]
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    given = (*start, "--model.llm", tmp_path / "llm", "--run", tmp_path / "run", "--config", fsdp)
+    printed = finish([str(part) for part in (COMMAND, *given)], status=2)
+    (line,) = [line for line in printed.splitlines() if line.startswith("error: ")]
     for named in ("quantize nf4", "FSDP", "TRAINER=ddp", "--model.quantize none"):
         assert named in line

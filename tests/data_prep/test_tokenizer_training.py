@@ -113,7 +113,7 @@ def test_a_size_below_the_alphabet_is_refused_with_the_least_that_works(program,
     ("content", "expected"),
     [
         (None, "does not exist"),
-        (gzip.compress(b'{"id": "cut", broken\n'), "not a readable"),
+        (gzip.compress(b'{"id": "cut", broken\n', mtime=0), "not a readable"),
         (b"not compressed", "not a readable"),
     ],
 )

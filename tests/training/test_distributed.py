@@ -1,6 +1,6 @@
 """Two processes over gloo, data-parallel or sharded, train as one process does on the same utterances.
 
-All runs are of the installed command, five optimiser steps long, in fp32; one process accumulates two batches where
+All runs are of the command, five optimiser steps long, in fp32; one process accumulates two batches where
 two processes have one each. What they are compared with is only each other and the run of one process.
 """
 
@@ -28,8 +28,8 @@ WAYS = {
 }
 
 
-def speechllm(*arguments: object) -> str:
-    return finish([str(COMMAND), *map(str, arguments)])
+def speechllm(*arguments: object, ranks: int) -> str:
+    return finish([str(COMMAND), *map(str, arguments)], ranks=ranks)
 
 
 def both(run: Path) -> list[dict[str, Any]]:
@@ -80,6 +80,7 @@ def fit(small_config: Path, llm_folder: Path, tmp_path_factory: pytest.TempPathF
             speechllm(
                 *("fit", *given, *before, "--config", small_config, *after, *start, *SHORT, *EXACT, *ADAM, LOGGED),
                 *("--run", path),
+                ranks=1 if way == "one" else 2,
             )
         return runs[stage, way]
 
@@ -111,6 +112,7 @@ def test_error_rates_of_two_ranks_are_exactly_those_of_one(fit: Fit, small_confi
         text = speechllm(
             *("test", "--config", recorded, *way[:2], "--config", small_config, *way[2:], "--run", tmp_path),
             *("--ckpt_path", best, "--data.test", "train.jsonl.gz", "--data.max_duration", 3.3),
+            ranks=2 if way else 1,
         )
         found.append([line for line in text.splitlines() if line.startswith("test, ")])
     assert len(found[0]) == 2
@@ -128,7 +130,7 @@ def test_in_bf16_trained_weights_stay_fp32_and_ranks_agree_nearly(
     start = ("--model.llm", llm_folder, "--model.encoder_checkpoint", best, "--model.llm_dtype", "bfloat16")
     for name, way in (("ddp", DDP), ("fsdp", FSDP)):
         options = (*start, *SHORT, *ADAM, LOGGED, "--trainer.precision", "bf16-mixed", "--run", tmp_path / name)
-        speechllm("fit", *given, *way[:2], "--config", small_config, *way[2:], *options)
+        speechllm("fit", *given, *way[:2], "--config", small_config, *way[2:], *options, ranks=2)
         assert {value.dtype for key, value in trained(tmp_path / name).items() if "lora_" in key} == {torch.float32}
     assert losses(tmp_path / "fsdp") == pytest.approx(losses(tmp_path / "ddp"), rel=0.03)
     assert len(set(losses(tmp_path / "fsdp"))) == STEPS

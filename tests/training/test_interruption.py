@@ -34,7 +34,7 @@ def test_a_signal_to_one_process_ends_all_after_a_saved_step(small_config: Path,
     assert rows(run, 1)[-1]["step"] == last
     assert [path.name for path in by_steps(run / "checkpoints")] == [f"step={last:08d}.ckpt"]
     assert not (run / "finished.json").exists()
-    again = finish(arguments(small_config, run, steps=last + 2))
+    again = finish(arguments(small_config, run, steps=last + 2), ranks=2)
     assert f"resuming {run}/checkpoints/step={last:08d}.ckpt" in again
     assert [row["step"] for row in rows(run)] == list(range(1, last + 3))
 
@@ -70,7 +70,7 @@ def test_steps_that_are_not_finite_are_left_out_and_told(small_config: Path, tmp
     run = tmp_path / "run"
     spoils = ("--trainer.callbacks+=saboteurs.Spoils", "--trainer.callbacks.steps", "[3,4]")
     spoils += ("--trainer.callbacks.rank", 1, "--model.max_skipped_steps", 2)
-    text = finish(arguments(small_config, run, *spoils, steps=6))
+    text = finish(arguments(small_config, run, *spoils, steps=6), ranks=2)
     found = re.findall(r"step (\d+) spoilt (\w+) moved (\w+)", text)
     assert found == [(str(step), str(step in (3, 4)), str(step not in (3, 4))) for step in range(1, 7)]
     for step in (3, 4):

@@ -96,11 +96,11 @@ def alive(pid: int) -> bool:
 
 def check(small_config: Path, folder: Path, trainer: str, workers: int, kills: int) -> None:
     whole, killed, steps = folder / "whole", folder / "killed", STEPS[kills]
-    finish(arguments(small_config, whole, trainer, workers, steps))
+    finish(arguments(small_config, whole, trainer, workers, steps), ranks=2)
     chance = random.Random(f"{trainer} {workers} {kills}")
     given = arguments(small_config, killed, trainer, workers, steps)
     assert [kill_somewhere(given, killed, chance) for _ in range(kills)] == [True] * kills
-    finish(given)
+    finish(given, ranks=2)
     assert told(killed) == told(whole)
     assert len(told(whole)) == steps
     ours, theirs = weights(whole, steps), weights(killed, steps)

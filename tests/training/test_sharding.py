@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from command import command, finish, rows
+from command import SERVER, command, finish, rows
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -42,7 +42,7 @@ def train(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Train
         start = () if resumed is None else ("--ckpt_path", resumed / "checkpoints" / "step=00000002.ckpt")
         settings = dict(WAYS[way])
         more = (*SHORT, *EACH_STEP, "--trainer.max_steps", steps, *start, *settings.pop("more", ()))
-        finish(command("pretrain_ctc", small_config, folder, *more, **settings))
+        finish(command("pretrain_ctc", small_config, folder, *more, **settings), ranks=settings.get("devices", 1))
         return folder
 
     return run
@@ -113,7 +113,8 @@ def test_what_shards_hold_can_be_evaluated_averaged_and_consolidated(
 
 
 def in_ranks(function: Callable[..., None], ranks: int, folder: Path, *arguments: object) -> None:
-    mp.spawn(_rank, (ranks, folder, function, *arguments), nprocs=ranks)  # type: ignore[attr-defined]
+    given = (ranks, folder, function, *arguments)
+    mp.start_processes(_rank, given, nprocs=ranks, start_method=SERVER.get_start_method())
 
 
 def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., None], *arguments: object) -> None:
