@@ -8,8 +8,13 @@ classes are the LLM's own input embeddings, scored by cosine similarity, plus a 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from speechllm_pl.core.masks import length_mask
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss
+
+NOTHING = -1e30
+"""The logit of a class that cannot be: no probability beside any other, and no NaN where nothing else is."""
 
 
 def cosine_similarities(audio: Tensor, text: Tensor) -> Tensor:
@@ -20,15 +25,22 @@ def cosine_similarities(audio: Tensor, text: Tensor) -> Tensor:
 class DirectAlignment(nn.Module):
     """CTC between audio embeddings and the LLM's input embeddings.
 
+    Of the vocabulary, CTC follows the tokens of a text; all others only take probability away. So an utterance has the
+    blank, its own tokens, and one class for the rest, whose logit is the logarithm of the sum over it: loss and
+    gradients are those of CTC over the whole vocabulary. The rest is summed part by part, once more in the backward
+    pass, and never held as a whole.
+
     Args:
         llm_dim: the LLM's width.
         temperature: cosines are divided by it: the smaller, the sharper.
         blank: `(llm_dim,)` where the blank starts (an embedding that the LLM already skips), else random.
+        part: tokens of the vocabulary that are scored at once.
     """
 
-    def __init__(self, llm_dim: int, temperature: float = 0.05, blank: Tensor | None = None):
+    def __init__(self, llm_dim: int, temperature: float = 0.05, blank: Tensor | None = None, part: int = 8192):
         super().__init__()
         self.temperature = temperature
+        self.part = part
         start = torch.randn(llm_dim) if blank is None else blank.detach().float().clone()
         self.blank = nn.Parameter(start)
 
@@ -38,9 +50,54 @@ class DirectAlignment(nn.Module):
         Args:
             audio: `(B, A, D)` audio embeddings; `lengths`: `(B,)`.
             text: LLM tokens of the reference.
-            embeddings: `(V, D)` the LLM's input embeddings.
+            embeddings: `(V, D)` the LLM's input embeddings, which get no gradient. The rest of the vocabulary is
+                multiplied in their type; the classes that CTC follows are scored in fp32.
         """
-        classes = torch.cat([self.blank[None], embeddings.detach().float()])  # blank is class 0
+        table = embeddings.detach()
+        own, places = _own_tokens(text, len(table))
         with torch.autocast(audio.device.type, enabled=False):
-            logits = cosine_similarities(audio, classes) / self.temperature
-        return ctc_loss(logits, lengths, Tokens(text.ids + 1, text.lengths))
+            frames = F.normalize(audio.float(), dim=-1) / self.temperature
+            blank = F.normalize(self.blank, dim=0).expand(len(audio), 1, -1)
+            tokens = F.normalize(table[own.clamp(max=len(table) - 1)].float(), dim=-1)  # (B, N, D)
+            logits = frames @ torch.cat([blank, tokens], dim=1).mT  # (B, A, 1 + N)
+            logits = logits.masked_fill(F.pad(own == len(table), (1, 0))[:, None], NOTHING)
+            logits = torch.cat([logits, self._rest(frames, table, own)[:, :, None]], dim=2)
+        return ctc_loss(logits, lengths, Tokens(places + 1, text.lengths))
+
+    def _rest(self, frames: Tensor, table: Tensor, own: Tensor) -> Tensor:
+        """`(B, A)` the logit of all tokens of the vocabulary that are not an utterance's own."""
+        taken = torch.zeros(len(own), len(table) + 1, dtype=torch.bool, device=own.device).scatter(1, own, True)
+        sums = []
+        for start in range(0, len(table), self.part):
+            some = table[start : start + self.part]
+            norms = torch.linalg.vector_norm(some, dim=1, dtype=torch.float32).clamp(min=1e-12)
+            own_here = taken[:, start : start + len(some)]
+            sums.append(
+                checkpoint(_log_sum, frames, some, norms, own_here, use_reentrant=False, preserve_rng_state=False)
+            )
+        return torch.stack(sums).logsumexp(0)
+
+
+def _own_tokens(text: Tokens, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """The tokens of each text, each once.
+
+    Returns:
+        `(B, N)` them in rising order; where there is none, or the same one again, `vocabulary`.
+        `(B, N)` the column in it of each token of the text.
+    """
+    real = length_mask(text.lengths, text.ids.shape[1])
+    ids, _ = text.ids.masked_fill(~real, vocabulary).sort(dim=1)
+    again = ids.diff(dim=1, prepend=torch.full_like(text.lengths, -1)[:, None]) == 0
+    return ids.masked_fill(again, vocabulary), torch.searchsorted(ids, text.ids)  # the first of equal ones
+
+
+def _log_sum(frames: Tensor, embeddings: Tensor, norms: Tensor, taken: Tensor) -> Tensor:
+    """`(B, A)` log of the sum, over a part of the vocabulary, of the exponentials of logits that are not taken.
+
+    Args:
+        frames: `(B, A, D)` fp32 unit vectors, divided by the temperature.
+        embeddings: `(C, D)`, with their `(C,)` fp32 norms.
+        taken: `(B, C)` tokens with a class of their own.
+    """
+    logits = (frames.to(embeddings.dtype) @ embeddings.T).float() / norms  # (B, A, C)
+    return logits.masked_fill(taken[:, None], NOTHING).logsumexp(-1)

@@ -1,9 +1,25 @@
 """The model of stage 1: features, encoder and a CTC head, which stage 2 keeps for drafts and timestamps."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from speechllm_pl.models.conformer import Conformer, ConformerConfig
 from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
+
+
+class CtcHead(nn.Linear):
+    """Logits in fp32 wherever they are asked for, under autocast too.
+
+    In bf16 a logit of 20 is a multiple of 1/8: near ties are decided by rounding, and the loss sums over all frames
+    what was lost in each. The product is small beside the encoder's.
+    """
+
+    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cuda", enabled=False)
+    def forward(self, input: Tensor) -> Tensor:
+        """`(…, dim)` frames of any type → `(…, vocab_size)` fp32 logits."""
+        return F.linear(input.float(), self.weight.float(), self.bias.float())
 
 
 class CtcModel(nn.Module):
@@ -14,7 +30,7 @@ class CtcModel(nn.Module):
         self.features = FilterBank(config.num_bins)
         self.augment = SpecAugment(augment or SpecAugmentConfig())
         self.encoder = Conformer(config)
-        self.head = nn.Linear(config.dim, vocab_size)
+        self.head = CtcHead(config.dim, vocab_size)
 
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, N)` samples and `(B,)` lengths → `(B, T, dim)` encoder frames and `(B,)` lengths."""
@@ -22,6 +38,6 @@ class CtcModel(nn.Module):
         return self.encoder(self.augment(features), frames)
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, N)` samples and `(B,)` lengths → `(B, T, vocab_size)` logits and `(B,)` frames."""
+        """`(B, N)` samples and `(B,)` lengths → `(B, T, vocab_size)` fp32 logits and `(B,)` frames."""
         encoded, frames = self.encode(waveforms, lengths)
         return self.head(encoded), frames

@@ -60,6 +60,15 @@ def test_logits_are_told_apart_and_are_most_of_the_memory_at_a_large_vocabulary(
     assert cost.logits > 4 * cost.activations
 
 
+def test_direct_alignment_takes_no_copy_of_a_large_vocabulary() -> None:
+    llm = LlamaConfig(
+        hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=250_000
+    )
+    plain, aligned = (step_cost(replace(SYSTEM, llm=llm, alignment=on), SHAPE) for on in (False, True))
+    assert 0 <= aligned.bytes - plain.bytes < 250_000 * 256 * 4 / 10
+    assert aligned.flops - plain.flops > 3 * 2 * 250_000 * 256 * 150  # of 2 x 75 frames: forward, again, backward
+
+
 def test_frozen_weights_cost_four_operations_a_token_and_trained_ones_six() -> None:
     llm = LlamaConfig(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, vocab_size=50)
     shape, encoder = StepShape(10, 1), ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)
