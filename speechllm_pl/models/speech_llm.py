@@ -32,7 +32,8 @@ class SpeechLLM(nn.Module):
         stride: encoder frames per audio embedding (1 = 80 ms, 3 = 240 ms).
         lora_r, lora_alpha, lora_dropout: LoRA on the LLM; rank 0 keeps it frozen as it is.
         train_llm: train every weight of the LLM instead (then LoRA must be off).
-        freeze_encoder: train the projector (and LoRA) only.
+        freeze_encoder: train the projector (and LoRA) only. Features and encoder are then always in evaluation mode,
+            without SpecAugment or dropout: the same waveform has the same frames each time.
         text_masking: share F of the input text tokens replaced by `unk_id` in training.
         alignment: whether to build the direct alignment with its learned blank.
         filler_id: an LLM token whose embedding the LLM skips in copying, where its configuration names one:
@@ -73,12 +74,12 @@ class SpeechLLM(nn.Module):
             self.llm.requires_grad_(True)
         if freeze_encoder:
             self.speech.requires_grad_(False)
-            self.speech.encoder.eval()  # Lightning keeps the modes that it finds
+            self.speech.eval()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> "SpeechLLM":
         super().train(mode)
-        if self.freeze_encoder:  # no dropout either: frozen means that it does not vary
-            self.speech.encoder.eval()
+        if self.freeze_encoder:
+            self.speech.eval()
         return self
 
     @property

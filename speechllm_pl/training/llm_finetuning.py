@@ -57,10 +57,12 @@ class LlmFinetuning(Recognizer):
         lora_alpha: LoRA scale, over the rank.
         lora_dropout: LoRA dropout.
         train_llm: train all of the LLM instead (with lora_r 0); the checkpoint then holds its weights.
-        freeze_encoder: leave encoder and CTC head as stage 1 left them.
+        freeze_encoder: leave encoder and CTC head as stage 1 left them, without SpecAugment, dropout or stage 1's loss:
+            what varies in training is text masking, LoRA's dropout and `data.augmentations`.
         text_masking: share F of the input text tokens masked in training.
         alignment_weight: of the direct alignment loss; 0 leaves it out.
-        ctc_weight: of stage 1's loss; 0 leaves it out (the CTC head is then frozen).
+        ctc_weight: of stage 1's loss, which keeps the CTC head in tune while the encoder moves; 0 leaves it out, and
+            the head as it was.
         encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
         instruction: prompt before the audio; may hold {language}.
         llm_dtype: of the frozen LLM's weights.
@@ -91,7 +93,7 @@ class LlmFinetuning(Recognizer):
         freeze_encoder: bool = False,
         text_masking: float = 0.0,
         alignment_weight: float = 0.0,
-        ctc_weight: float = 0.0,
+        ctc_weight: float = 0.1,
         encoder_lr_factor: float = 1.0,
         instruction: str = "",
         llm_dtype: Literal["float32", "bfloat16"] = "float32",
@@ -130,7 +132,7 @@ class LlmFinetuning(Recognizer):
         self.freeze_encoder = freeze_encoder
         self.text_masking = text_masking
         self.alignment_weight = alignment_weight
-        self.ctc_weight = ctc_weight
+        self.ctc_weight = 0.0 if freeze_encoder else ctc_weight
         self.encoder_lr_factor = encoder_lr_factor
         self.prompt = Prompt(instruction)
         self.llm_dtype = llm_dtype
@@ -189,10 +191,17 @@ class LlmFinetuning(Recognizer):
             filler_id=getattr(llm.config, "filler_token_id", None),
             **self.lora,
         )
-        if not self.ctc_weight:
-            self.speech.head.requires_grad_(False)
-        elif self.freeze_encoder:
-            rank_zero_info("freeze_encoder: the CTC head stays as stage 1 left it, and ctc_weight has no effect")
+        self.speech.head.requires_grad_(self.ctc_weight > 0)
+        if self.freeze_encoder:
+            rank_zero_info(
+                "freeze_encoder: encoder and CTC head stay as stage 1 left them; spec_augment, encoder.dropout and"
+                " ctc_weight have no effect"
+            )
+        elif not self.ctc_weight:
+            rank_zero_warn(
+                "ctc_weight 0 while the encoder is trained: the CTC head stays behind, and its drafts and timings get"
+                " worse; give --model.ctc_weight 0.1, or --model.freeze_encoder true"
+            )
         if self._trainer is not None and self.trainer.ckpt_path is None:
             self.load_encoder()
         self.arrange([*self.speech.encoder.blocks, *decoder_layers(self.model.llm)])

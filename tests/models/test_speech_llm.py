@@ -1,5 +1,6 @@
 """The whole of stage 2 as a module: what is trained, what it computes, and that batches change nothing."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -113,10 +114,25 @@ def test_frozen_parts_stay_bit_identical_and_trained_parts_move(
 def test_a_frozen_encoder_has_no_dropout_from_the_first_step(llm_folder: Path, small_encoder: ConformerConfig) -> None:
     """Lightning keeps the modes that it finds, so `train()` may never be called."""
     model = build(load_llm(str(llm_folder)), small_encoder, freeze_encoder=True)
-    assert not any(part.training for part in model.speech.encoder.modules())
+    assert not any(part.training for part in model.speech.modules())
     model.train()
     assert model.training
-    assert not any(part.training for part in model.speech.encoder.modules())
+    assert not any(part.training for part in model.speech.modules())
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_frames_vary_from_step_to_step_unless_the_encoder_is_frozen(
+    llm_folder: Path, small_encoder: ConformerConfig, frozen: bool, dropout: float
+) -> None:
+    """Without dropout it is SpecAugment alone that varies them."""
+    encoder = replace(small_encoder, dropout=dropout)
+    model = build(load_llm(str(llm_folder)), encoder, freeze_encoder=frozen).train()
+    frames = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        frames.append(model.listen(*audio_batch()).encoded)
+    assert torch.equal(*frames) == frozen
 
 
 def test_text_masking_hides_inputs_in_training_only(llm_folder: Path, small_encoder: ConformerConfig) -> None:
