@@ -17,7 +17,7 @@ from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.loader import Loader, loader
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
-from speechllm_pl.data.positions import LlmInput
+from speechllm_pl.data.positions import LlmInput, within_limit
 from speechllm_pl.data.shar import SharCuts
 
 
@@ -265,7 +265,7 @@ class SpeechDataModule(L.LightningDataModule):
         if cuts.left_out:
             total = len(cuts) + cuts.left_out
             rank_zero_info(f"left out {cuts.left_out} of {total} training utterances longer than {self.max_seconds} s")
-        return cuts
+        return within_limit(cuts, self.llm_input, self.duration_factor) if self.llm_input else cuts
 
 
 def _sources(train: str | dict[str, str | TrainSource]) -> dict[str, TrainSource]:

@@ -15,6 +15,7 @@ down so that its expectation over seeds is exact, and that after any number of e
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple, overload
 
@@ -68,11 +69,21 @@ class TrainingCuts(Sequence[Cut]):
             if not len(rows):
                 which = f" of data.train.{name}" if name else ""
                 raise UserError(f"no training utterance{which} is at most data.max_seconds = {max_seconds} s long")
-        self._rows = kept  # of each source
-        self._stops = np.cumsum([len(rows) for rows in kept])
-        self.durations = self.of_sources(lambda cuts: cuts.durations)  # (N,) float32 seconds
-        self.groups, self.group_of = _groups(self.sources, kept)  # (N,) uint16
+        self._hold(kept)
         self.left_out = sum(len(cuts) for cuts in sources.values()) - len(self)
+
+    def _hold(self, rows: list[np.ndarray]) -> None:
+        self._rows = rows  # of each source
+        self._stops = np.cumsum([len(each) for each in rows])
+        self.durations = self.of_sources(lambda cuts: cuts.durations)  # (N,) float32 seconds
+        self.groups, self.group_of = _groups(self.sources, rows)  # (N,) uint16
+
+    def chosen(self, which: np.ndarray) -> "TrainingCuts":
+        """Those of which `(N,)` booleans are true."""
+        fewer = copy(self)
+        parts = np.split(which, self._stops[:-1])
+        fewer._hold([rows[part] for rows, part in zip(self._rows, parts, strict=True)])
+        return fewer
 
     @property
     def characters(self) -> str:

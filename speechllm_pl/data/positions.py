@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.cuts import Cuts
 from speechllm_pl.data.mixture import TrainingCuts
@@ -39,12 +41,14 @@ class LlmInput(NamedTuple):
         instruction: language → tokens before the audio.
         tokens: texts → tokens of each.
         digest: tells the tokenizer from others.
+        limit: positions that the LLM has; None where nothing bounds them.
     """
 
     audio: Callable[[np.ndarray], np.ndarray]
     instruction: Callable[[str], int]
     tokens: Callable[[Sequence[str]], list[int]]
     digest: str
+    limit: int | None = None
 
     def most(self, max_duration: float) -> int:
         """Positions of a batch of so many seconds of speech."""
@@ -60,6 +64,31 @@ class LlmInput(NamedTuple):
         """`(N,)` tokens of the transcripts, with room for `factor` times as many."""
         counts = cuts.of_sources(lambda source: count_tokens(source, self.tokens, self.digest))
         return counts if factor == 1 else np.ceil(counts * factor).astype(counts.dtype)
+
+
+def within_limit(cuts: TrainingCuts, llm_input: LlmInput, factor: float = 1.0) -> TrainingCuts:
+    """The cuts that the LLM has positions for, as long as augmentation may make them; others are counted aloud.
+
+    Raises:
+        UserError: it has for none of them.
+    """
+    limit = llm_input.limit
+    if limit is None:
+        return cuts
+    taken = llm_input.before_bos(cuts, factor).astype(np.int64) + 1 + llm_input.text(cuts, factor)
+    fits = taken <= limit
+    if fits.all():
+        return cuts
+    if not fits.any():
+        raise UserError(
+            f"every training utterance takes more than the LLM's {limit} positions, the shortest {taken.min()}: give a"
+            " longer --model.stride, or cut the utterances"
+        )
+    rank_zero_info(
+        f"left out {(~fits).sum()} of {len(cuts)} training utterances that take more than the LLM's {limit} positions,"
+        f" the longest {taken.max()}: give a longer --model.stride, or cut them"
+    )
+    return cuts.chosen(fits)
 
 
 def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], digest: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import transformers
 from torch import Tensor
 
 from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.decoding.position_limit import positions_below, within_limit
 from speechllm_pl.models.conformer import FRAME_SECONDS
 from speechllm_pl.models.llm import LlmTokenizer
 from speechllm_pl.models.losses import Tokens
@@ -66,22 +67,26 @@ class RowEnds(transformers.StoppingCriteria):
 def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer) -> list[Hypothesis]:
     """Audio embeddings of a batch → one hypothesis an utterance."""
     columns = model.prompt(audio, instruction)
-    ends = RowEnds(token_caps(audio.frames))
+    caps, limit = token_caps(audio.frames), model.most_positions
+    if limit is not None:
+        columns, caps = within_limit(columns, caps, limit)
+    ends = RowEnds(caps)
     llm = cast(Any, model.llm)
-    ids = llm.generate(
-        inputs_embeds=columns.embeddings.to(llm.dtype),
-        attention_mask=columns.mask,
-        max_new_tokens=int(ends.ends.max()),
-        stopping_criteria=transformers.StoppingCriteriaList([ends]),
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,  # people do say things twice, whatever the LLM's own settings think
-        no_repeat_ngram_size=0,
-        synced_gpus=False,  # ranks decode other utterances; sharded weights are gathered before
-        bos_token_id=model.bos_id,
-        eos_token_id=model.eos_id,
-        pad_token_id=tokenizer.pad_id,
-    )
+    with positions_below(limit, llm):
+        ids = llm.generate(
+            inputs_embeds=columns.embeddings.to(llm.dtype),
+            attention_mask=columns.mask,
+            max_new_tokens=max(1, int(caps.max())),
+            stopping_criteria=transformers.StoppingCriteriaList([ends]),
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,  # people do say things twice, whatever the LLM's own settings think
+            no_repeat_ngram_size=0,
+            synced_gpus=False,  # ranks decode other utterances; sharded weights are gathered before
+            bos_token_id=model.bos_id,
+            eos_token_id=model.eos_id,
+            pad_token_id=tokenizer.pad_id,
+        )
     rows = zip(ids.tolist(), ends.ends.tolist(), ends.looped.tolist(), strict=True)
     return [_hypothesis(row[:end], looped, model.eos_id, tokenizer) for row, end, looped in rows]
 

@@ -97,10 +97,20 @@ def empty_llm(
     name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None
 ) -> transformers.PreTrainedModel:
     """`load_llm` without weights, on the meta device: for a rank that is sent its part of them."""
-    config = _from_pretrained(transformers.AutoConfig, name_or_path, revision=revision)
     with torch.device("meta"):
-        llm = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        llm = transformers.AutoModelForCausalLM.from_config(llm_config(name_or_path, revision), dtype=dtype)
     return llm.requires_grad_(False)
+
+
+def llm_config(name_or_path: str, revision: str | None = None) -> transformers.PretrainedConfig:
+    """The shape of `load_llm`'s model, without its weights."""
+    return _from_pretrained(transformers.AutoConfig, name_or_path, revision=revision)
+
+
+def most_positions(config: transformers.PretrainedConfig) -> int | None:
+    """How many positions the LLM was made for; None where nothing bounds them, as with ALiBi (BLOOM, some Falcons)."""
+    config = config.get_text_config()
+    return None if getattr(config, "alibi", False) else getattr(config, "max_position_embeddings", None)
 
 
 def llm_commit(name_or_path: str, revision: str | None = None) -> str | None:
@@ -111,7 +121,7 @@ def llm_commit(name_or_path: str, revision: str | None = None) -> str | None:
     """
     if Path(name_or_path).is_dir():
         return None
-    _from_pretrained(transformers.AutoConfig, name_or_path, revision=revision)
+    llm_config(name_or_path, revision)
     snapshot = _snapshot(name_or_path, revision)
     return snapshot.name if snapshot else revision
 

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
 from speechllm_pl.models.alignment import DirectAlignment
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.llm import add_lora, embedding_table
+from speechllm_pl.models.llm import add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.projector import Projector
 
@@ -68,6 +69,7 @@ class SpeechLLM(nn.Module):
         self.projector = Projector(dim, table.shape[1], stride)
         blank = None if filler_id is None else table[filler_id]
         self.alignment = DirectAlignment(table.shape[1], blank=blank) if alignment else None
+        self.most_positions = most_positions(cast(Any, llm).config)
         self.llm = add_lora(llm, lora_r, lora_alpha, lora_dropout) if lora_r else llm
         self.frozen_llm = not train_llm
         if train_llm:
@@ -123,10 +125,25 @@ class SpeechLLM(nn.Module):
         ).logits
 
     def forward(self, waveforms: Tensor, lengths: Tensor, instruction: Tokens, text: Tokens) -> tuple[Audio, LossTerm]:
-        """Samples and reference tokens → the audio embeddings and the next-token loss on text and EOS."""
+        """Samples and reference tokens → the audio embeddings and the next-token loss on text and EOS.
+
+        Raises:
+            UserError: an utterance takes more positions than the LLM has.
+        """
         audio = self.listen(waveforms, lengths)
         columns = self.prompt(audio, instruction, text)
+        self._refuse_too_long(columns)
         return audio, next_token_loss(self.logits(columns), columns.labels)
+
+    def _refuse_too_long(self, columns: Columns) -> None:
+        limit = self.most_positions
+        if limit is None or columns.mask.shape[1] <= limit:  # a device need not be asked
+            return
+        if (longest := int(columns.positions.max()) + 1) > limit:
+            raise UserError(
+                f"an utterance takes {longest} positions of the LLM, which has {limit}: shorten what augmentation joins"
+                " (max_seconds of Concatenate), or give a longer --model.stride"
+            )
 
     def alignment_loss(self, audio: Audio, text: Tokens) -> LossTerm:
         """Direct alignment of the audio embeddings with the text's (needs `alignment=True`)."""

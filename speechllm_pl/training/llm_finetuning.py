@@ -28,8 +28,10 @@ from speechllm_pl.models.llm import (
     decoder_layers,
     empty_llm,
     llm_commit,
+    llm_config,
     llm_digest,
     load_llm,
+    most_positions,
 )
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -151,12 +153,18 @@ class LlmFinetuning(Recognizer):
             datamodule.llm_input = self.llm_input()
 
     def llm_input(self) -> LlmInput:
-        """How many positions utterances take, of which a batch has `data.max_tokens`."""
+        """How many positions utterances take, of which a batch has `data.max_tokens`, and the LLM so many."""
 
         def instruction(language: str) -> int:
             return self.llm_tokenizer.count([self.prompt.before_audio(language)])[0]
 
-        return LlmInput(self._embeddings_of, instruction, self.llm_tokenizer.count, self.llm_tokenizer.digest)
+        return LlmInput(
+            self._embeddings_of,
+            instruction,
+            self.llm_tokenizer.count,
+            self.llm_tokenizer.digest,
+            limit=most_positions(llm_config(self.llm, self.llm_revision)),
+        )
 
     def _embeddings_of(self, seconds: np.ndarray) -> np.ndarray:
         """`(N,)` → `(N,)` audio embeddings."""

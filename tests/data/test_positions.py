@@ -1,5 +1,8 @@
 """Transcripts are tokenised once, and what a batch takes of the LLM's input is what the prompt builder makes of it."""
 
+import json
+import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from lightning import Trainer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data import manifest, positions
+from speechllm_pl.data.augmentation import PerturbSpeed
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.data.positions import LlmInput, count_tokens
@@ -126,6 +130,84 @@ def test_positions_are_those_that_the_prompt_builder_fills(
         assert buckets.positions.text[rows].max() + 1 == columns.labels.shape[1]
         assert columns.mask.numel() <= 90
         assert buckets.of[rows].min() == buckets.of[rows].max()
+
+
+# what the LLM has no positions for
+
+
+@pytest.fixture
+def short_llm(llm_folder: Path, tmp_path: Path) -> Callable[[int], str]:
+    """The LLM with so many positions."""
+
+    def limited(positions: int) -> str:
+        folder = tmp_path / f"llm-{positions}"
+        shutil.copytree(llm_folder, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
+        return str(folder)
+
+    return limited
+
+
+def taken(seconds: float, text: str) -> int:
+    """Positions at stride 1: frames of 10 ms that begin while 32 ms are left, halved three times; BOS and the words."""
+    frames = (round(seconds * 16_000) - 512) // 160 + 1
+    return math.ceil(frames / 8) + 1 + len(text.split())
+
+
+@pytest.mark.parametrize("max_tokens", [None, 90])
+def test_utterances_beyond_the_llms_positions_are_left_out_and_told(
+    corpus: Path,
+    ctc_tokenizer: CtcTokenizer,
+    short_llm: Callable[[int], str],
+    caplog: pytest.LogCaptureFixture,
+    max_tokens: int | None,
+) -> None:
+    caplog.set_level("INFO")
+    cuts = list(read_manifest(corpus / "train.jsonl.gz"))
+    expected = {cut.id: taken(cut.duration, cut.supervisions[0].text) for cut in cuts}
+    limit = sorted(expected.values())[-3]  # of the three longest, one just fits
+    data = SpeechDataModule(str(corpus), max_duration=6.0, num_buckets=3, max_tokens=max_tokens)
+    data.llm_input = LlmFinetuning(ctc_tokenizer, short_llm(limit), stride=1).llm_input()
+    kept = {id_ for id_, positions in expected.items() if positions <= limit}
+    heard = [id_ for batch in data.train_dataloader() for id_ in batch.ids]
+    assert len(heard) == len(set(heard))
+    assert set(heard) == kept
+    told = [record.message for record in caplog.records if "left out" in record.message]
+    assert told == [
+        f"left out {8 - len(kept)} of 8 training utterances that take more than the LLM's {limit} positions,"
+        f" the longest {max(expected.values())}: give a longer --model.stride, or cut them"
+    ]
+
+
+def test_an_llm_that_has_positions_for_no_utterance_is_refused(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, short_llm: Callable[[int], str]
+) -> None:
+    data = SpeechDataModule(str(corpus))
+    data.llm_input = LlmFinetuning(ctc_tokenizer, short_llm(3), stride=1).llm_input()
+    with pytest.raises(
+        UserError, match=r"every training utterance takes more than the LLM's 3 positions, the shortest"
+    ):
+        data.cuts("train")
+
+
+def test_what_augmentation_adds_counts_as_positions(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, short_llm: Callable[[int], str]
+) -> None:
+    cuts = read_manifest(corpus / "train.jsonl.gz")
+    longest = max(taken(cut.duration, cut.supervisions[0].text) for cut in cuts)
+    for augmentations, left_out in ((), 0), ([PerturbSpeed(factors=(0.5,))], 1):
+        data = SpeechDataModule(str(corpus), augmentations=augmentations)
+        data.llm_input = LlmFinetuning(ctc_tokenizer, short_llm(longest + len(augmentations)), stride=1).llm_input()
+        assert (len(data.cuts("train")) < 8) == bool(left_out)
+
+
+def test_without_a_limit_no_transcript_is_tokenised_for_it(corpus: Path) -> None:
+    counter = Counter()
+    data = SpeechDataModule(str(corpus))
+    data.llm_input = LlmInput(lambda seconds: seconds.astype(int), lambda language: 0, counter, "x")
+    assert len(data.cuts("train")) == 8
+    assert not counter.asked
 
 
 def test_auto_is_what_so_many_seconds_of_speech_take(stage_2: Callable[..., LlmFinetuning], corpus: Path) -> None:

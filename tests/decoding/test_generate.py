@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.decoding import Hypothesis
@@ -21,10 +21,15 @@ ENDLESS = {BOS: ONE, **{token: token + 1 for token in range(ONE, ONE + 7)}, ONE 
 SIZE = 64  # ids; embeddings are one-hot, so the width is the same
 
 
-def chain(steps: dict[int, int]) -> LlamaForCausalLM:
+def chain(steps: dict[int, int], positions: int = 2048) -> LlamaForCausalLM:
     """An LLM that says `steps[token]` after `token`, whatever came before."""
     config = LlamaConfig(
-        vocab_size=SIZE, hidden_size=SIZE, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=SIZE,
+        hidden_size=SIZE,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
     )
     llm = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -37,7 +42,7 @@ def chain(steps: dict[int, int]) -> LlamaForCausalLM:
     return llm
 
 
-def hypotheses(llm: LlamaForCausalLM, frames: list[int], tokenizer: LlmTokenizer):
+def hypotheses(llm: PreTrainedModel, frames: list[int], tokenizer: LlmTokenizer):
     encoder = ConformerConfig(dim=8, num_blocks=1, num_heads=1, ffn_dim=8)
     model = SpeechLLM(CtcModel(encoder, 4), llm, bos_id=BOS, eos_id=EOS, unk_id=3, lora_r=0).eval()
     encoded = torch.randn(len(frames), max(frames), 8)
@@ -82,6 +87,44 @@ def test_one_row_may_meet_its_cap_while_another_ends(tokenizer: LlmTokenizer) ->
     found = hypotheses(chain(steps), [1, 2, 40], tokenizer)
     assert token_caps(torch.tensor([1, 2])).tolist() == [12, 14]
     assert [hypothesis.truncated for hypothesis in found] == [True, False, False]
+
+
+def test_a_text_ends_at_the_llms_last_position_and_is_flagged(
+    tokenizer: LlmTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 24 positions, audio of 18 frames and BOS take 19: five tokens fit, and one more is said of the last."""
+    found = hypotheses(chain({BOS: ONE, ONE: ONE}, positions=24), [18, 1, 23], tokenizer)
+    assert [len(hypothesis.text.split()) for hypothesis in found] == [6, 12, 1]
+    assert all(hypothesis.truncated for hypothesis in found)
+    assert not caplog.text
+
+
+def test_a_text_that_just_fits_the_positions_is_whole(tokenizer: LlmTokenizer) -> None:
+    llm = chain({BOS: ONE, ONE: TWO, TWO: EOS}, positions=24)
+    assert hypotheses(llm, [21, 22], tokenizer) == [("one two", False, False), ("one two", True, False)]
+
+
+def test_audio_that_leaves_no_position_has_an_empty_text_and_is_flagged(
+    tokenizer: LlmTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = chain({BOS: ONE, ONE: TWO, TWO: EOS}, positions=24)
+    assert hypotheses(llm, [24, 5, 30], tokenizer) == [("", True, False), ("one two", False, False), ("", True, False)]
+    assert "up to 31 of the LLM's 24 positions, so nothing is said of 2 utterance(s)" in caplog.text
+    assert hypotheses(llm, [24], tokenizer) == [("", True, False)]
+
+
+def test_a_row_at_the_last_learned_position_waits_for_the_others(tokenizer: LlmTokenizer) -> None:
+    """GPT-2 looks positions up in a table, also those of the padding that a row is fed when its text has ended."""
+    config = GPT2Config(vocab_size=SIZE, n_embd=SIZE, n_layer=1, n_head=2, n_positions=24, tie_word_embeddings=False)
+    llm = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        for silent in (llm.transformer.h[0].attn.c_proj, llm.transformer.h[0].mlp.c_proj, llm.transformer.wpe):
+            silent.weight.zero_()
+        llm.transformer.wte.weight.copy_(torch.eye(SIZE))
+        llm.lm_head.weight.zero_()
+        llm.lm_head.weight[ONE, [BOS, ONE]] = 1
+    found = hypotheses(llm, [22, 3], tokenizer)
+    assert [len(hypothesis.text.split()) for hypothesis in found] == [2, 16]
 
 
 def test_caps_grow_with_the_audio() -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.llm import LlmTokenizer, add_lora, load_llm
+from speechllm_pl.models.llm import LlmTokenizer, add_lora, load_llm, most_positions
 
 
 def test_with_lora_nothing_but_lora_is_trained(llm_folder: Path) -> None:
@@ -35,6 +36,25 @@ def test_an_unknown_architecture_is_refused_with_its_linear_layers() -> None:
 
 def test_a_loaded_llm_is_frozen(llm_folder: Path) -> None:
     assert not any(parameter.requires_grad for parameter in load_llm(str(llm_folder)).parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (transformers.LlamaConfig(max_position_embeddings=24), 24),
+        (transformers.GPT2Config(n_positions=25), 25),
+        (transformers.GPTNeoXConfig(max_position_embeddings=26), 26),
+        (transformers.FalconConfig(max_position_embeddings=27), 27),
+        (transformers.FalconConfig(max_position_embeddings=27, alibi=True), None),
+        (transformers.BloomConfig(), None),
+        (transformers.MptConfig(), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_positions_are_bounded_as_the_llms_shape_says(
+    config: transformers.PretrainedConfig, expected: int | None
+) -> None:
+    assert most_positions(config) == expected
 
 
 def test_a_missing_or_empty_folder_is_refused_by_name(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.decoding.generate import generate
 from speechllm_pl.models.conformer import ConformerConfig
@@ -235,6 +236,39 @@ def test_the_blank_of_the_alignment_starts_from_the_filler(llm_folder: Path, sma
     assert torch.equal(model.alignment.blank, llm.get_input_embeddings().weight[5])
     audio = model.listen(*audio_batch())
     assert model.alignment_loss(audio, tokens(TEXTS)).total > 0
+
+
+def test_the_ctc_loss_of_stage_2_is_that_of_fp32_logits_under_autocast(
+    llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    model = build(load_llm(str(llm_folder)), small_encoder).eval()
+    text = tokens([[4, 5], [7], [], [8, 9], [6, 6], [5], [11], [4]])
+    with torch.autocast("cpu", torch.bfloat16):
+        audio = model.listen(*audio_batch())
+        found = model.ctc_loss(audio, text).total
+    head = model.speech.head
+    logits = audio.encoded.double() @ head.weight.double().T + head.bias.double()
+    expected = nn.functional.ctc_loss(
+        logits.log_softmax(-1).transpose(0, 1), text.ids, audio.frames, text.lengths, reduction="sum"
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_text_beyond_the_llms_last_position_is_refused_and_padding_does_not_count(
+    llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0).eval()
+    waveforms, lengths = audio_batch()
+    texts = TEXTS[::-1]  # the longest text does not belong to the longest audio
+    audio = model.listen(waveforms, lengths)
+    taken = [len(i) + a + 1 + len(t) for i, a, t in zip(INSTRUCTIONS, audio.lengths.tolist(), texts, strict=True)]
+    columns = model.prompt(audio, tokens(INSTRUCTIONS), tokens(texts))
+    model.most_positions = max(taken)
+    assert columns.mask.shape[1] > model.most_positions
+    model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(texts))
+    model.most_positions -= 1
+    with pytest.raises(UserError, match=rf"takes {max(taken)} positions of the LLM, which has {max(taken) - 1}"):
+        model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(texts))
 
 
 def test_a_longer_stride_gives_proportionally_fewer_embeddings(
