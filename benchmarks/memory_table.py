@@ -61,7 +61,7 @@ def stage_1() -> Iterator[str]:
 
 def encoders() -> dict[str, System]:
     """By the number of blocks."""
-    return {str(blocks): System(ConformerConfig(num_blocks=blocks), ctc_classes=1548, ctc=True) for blocks in (18, 24, 36)}
+    return {str(n): System(ConformerConfig(num_blocks=n), ctc_classes=1548, ctc=True) for n in (18, 24, 36)}
 
 
 def cell(setup: Setup) -> str:
