@@ -240,6 +240,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from speechllm_pl.training.interruption import LastCheckpoints
     from speechllm_pl.training.probe import LargestBatches
     from speechllm_pl.training.recognizer import Recognizer
+    from speechllm_pl.training.whole_dev import WholeDev
 
     class SpeechCLI(LightningCLI):
         @staticmethod
@@ -262,6 +263,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
                 }
             )
             parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
+            parser.add_lightning_class_args(WholeDev, "whole_dev")
             parser.add_lightning_class_args(LargestBatches, "largest_batches")
             parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/checkpoints")
 

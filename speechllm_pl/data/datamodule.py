@@ -11,13 +11,14 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import Augmentation, Concatenate
-from speechllm_pl.data.batches import Buckets, EpochBatches, Positions
+from speechllm_pl.data.batches import Buckets, Draw, EpochBatches, Positions
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.loader import Loader, loader
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
 from speechllm_pl.data.positions import LlmInput, within_limit
+from speechllm_pl.data.sample import balanced_sample
 from speechllm_pl.data.shar import SharCuts
 
 
@@ -32,6 +33,11 @@ class SpeechDataModule(L.LightningDataModule):
         test: the same for `test` and `predict`.
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
             replaces, is what the plan says fits the device's memory.
+        val_max_duration: the same for validation, `test` and `predict`, which keep no activations; default is
+            `max_duration`. `auto`, which the `speechllm` command replaces, is what the plan says fits, up to several
+            times `max_duration`.
+        val_utterances: of dev in a validation during training: a sample with equally many of each language, the same
+            each time; all of dev follows at the end. None, or more than there are, is all of dev always.
         max_tokens: positions of the LLM's input a training batch, padding included: audio embeddings, BOS and text
             tokens (stage 2 only); `auto` is what `max_duration` seconds of speech take; without, seconds alone count.
         max_seconds: training utterances longer than this are left out, and counted aloud.
@@ -54,6 +60,8 @@ class SpeechDataModule(L.LightningDataModule):
         dev: str = "dev.jsonl.gz",
         test: str = "test.jsonl.gz",
         max_duration: float | Literal["auto"] = 60.0,
+        val_max_duration: float | Literal["auto"] | None = None,
+        val_utterances: int | None = 2_000,
         max_tokens: int | Literal["auto"] | None = None,
         max_seconds: float = 30.0,
         num_buckets: int = 10,
@@ -72,6 +80,10 @@ class SpeechDataModule(L.LightningDataModule):
         if max_duration == "auto":
             raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
         self.max_duration = max_duration
+        if val_max_duration == "auto":
+            raise UserError("data.val_max_duration auto is for the `speechllm` command alone: give a number of seconds")
+        self.val_max_duration = val_max_duration
+        self.val_utterances = val_utterances
         self.max_tokens = max_tokens
         self.llm_input: LlmInput | None = None  # stage 2 sets it
         self.max_seconds = max_seconds
@@ -91,6 +103,8 @@ class SpeechDataModule(L.LightningDataModule):
                     f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
                     f" data.max_seconds = {max_seconds}, which the memory is planned for: lower it"
                 )
+        if val_utterances is not None and val_utterances < 1:
+            raise UserError(f"data.val_utterances = {val_utterances}: give 1 or more, or null for all of dev")
         if not 0 <= balance <= 1:
             raise UserError(f"data.balance = {balance}: give 0 (languages equally long) to 1 (as they are)")
         if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
@@ -140,14 +154,15 @@ class SpeechDataModule(L.LightningDataModule):
         return self._mixture
 
     def buckets(self, split: str) -> Buckets:
-        """How utterances are grouped into batches of `max_duration`, and to train on of `max_tokens`."""
-        key = split, self.max_duration, self.max_tokens
+        """How utterances are grouped into batches of so many seconds, and to train on of `max_tokens`."""
+        max_duration = self.max_duration if split == "train" else self.val_max_duration or self.max_duration
+        key = split, max_duration, self.max_tokens
         if key not in self._buckets:
             durations, positions = self.cuts(split).durations, None
             if split == "train":
                 durations = durations * np.float32(self.duration_factor)
                 positions = None if self.max_tokens is None else self._positions()
-            self._buckets[key] = Buckets(durations, self.max_duration, self.num_buckets, positions)
+            self._buckets[key] = Buckets(durations, max_duration, self.num_buckets, positions)
         return self._buckets[key]
 
     def _positions(self) -> Positions:
@@ -218,7 +233,31 @@ class SpeechDataModule(L.LightningDataModule):
             current.completed = batches - 1  # the loop counts the last one itself
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("dev", self._batches("dev", shuffle=False, fill="empty"))
+        """Of all of dev, but in `fit` of the sample."""
+        return self.dev_dataloader(None if self._all_of_dev_counts else self.dev_sample)
+
+    def dev_dataloader(self, utterances: np.ndarray | None = None) -> DataLoader:
+        """Each of these utterances of dev once; default is all."""
+        draw = None if utterances is None else Draw(utterances)
+        return self._loader("dev", self._batches("dev", draw=draw, shuffle=False, fill="empty"))
+
+    @property
+    def dev_sample(self) -> np.ndarray | None:
+        """The utterances to validate on during training: a function of data and seed; None where it is all of dev."""
+        cuts = self.cuts("dev")
+        if self.val_utterances is None or len(cuts) <= self.val_utterances:
+            return None
+        return balanced_sample(cuts.languages, self.val_utterances, self.seed)
+
+    def dev_share(self, *, whole: bool = False) -> str:
+        """What figures are of, in words: those of this command's validations, or of all of dev."""
+        total = len(self.cuts("dev"))
+        sampled = not (whole or self._all_of_dev_counts) and self.dev_sample is not None
+        return f"a sample of {self.val_utterances:,} of {total:,}" if sampled else f"all {total:,}"
+
+    @property
+    def _all_of_dev_counts(self) -> bool:
+        return self.trainer is None or self.trainer.state.fn != "fit"
 
     def test_dataloader(self) -> DataLoader:
         return self._loader("test", self._batches("test", shuffle=False, fill="empty"))

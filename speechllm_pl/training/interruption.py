@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import lightning as L
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -131,10 +131,19 @@ class LastCheckpoints(Checkpoint):
         log.warning("%s: stopping after this step%s", name, " (again: at once)" if signum == signal.SIGINT else "")
 
     def _stop(self, trainer: L.Trainer, signum: int) -> None:
-        if signum == signal.SIGUSR1 and in_slurm():
-            requeue()
-            trainer.strategy.barrier()  # a rank that ended before would have this one killed by srun
-        raise Stopped(signum)
+        stop(trainer, signum)
+
+
+def stop(trainer: L.Trainer, signum: int) -> NoReturn:
+    """End the run on every rank, everything saved, after a signal that all of them know of.
+
+    Raises:
+        Stopped: always.
+    """
+    if signum == signal.SIGUSR1 and in_slurm():
+        requeue()
+        trainer.strategy.barrier()  # a rank that ended before would have this one killed by srun
+    raise Stopped(signum)
 
 
 def _give_up(rank: int, exception: BaseException) -> None:

@@ -19,6 +19,7 @@ from speechllm_pl.core.metrics import score
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SAMPLING_RATE
@@ -146,9 +147,6 @@ class Recognizer(L.LightningModule):
         if self._mesh is not None:
             release(self.model)
 
-    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _gather
-    on_predict_epoch_end = _release
-
     # steps
 
     def on_fit_start(self) -> None:
@@ -173,10 +171,10 @@ class Recognizer(L.LightningModule):
         return loss * self.trainer.accumulate_grad_batches  # by which Lightning divides
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
-        return self._score(batch)
+        return self.score_batch(batch)
 
     def test_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
-        return self._score(batch)
+        return self.score_batch(batch)
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
         """→ a row an utterance: its id and each system's text."""
@@ -186,13 +184,30 @@ class Recognizer(L.LightningModule):
             for row, id_ in enumerate(batch.ids)
         ]
 
-    def on_validation_epoch_end(self) -> None:
-        self._report("val")
+    def begin_decoding(self) -> None:
+        """Make ready for `transcribe`, until `end_decoding`: then no rank waits for another."""
+        self._gather()
+
+    def end_decoding(self) -> None:
+        """Everything is as it was."""
         self._release()
 
+    def on_validation_epoch_start(self) -> None:
+        self.begin_decoding()
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        self._log_rates("val", data.dev_share() if isinstance(data, SpeechDataModule) else "")
+        self.end_decoding()
+
     def on_test_epoch_end(self) -> None:
-        self._report("test")
-        self._release()
+        self._log_rates("test")
+        self.end_decoding()
+
+    def on_predict_epoch_end(self) -> None:
+        self.end_decoding()
 
     # optimisation
 
@@ -324,7 +339,8 @@ class Recognizer(L.LightningModule):
             self.log(f"train/{name}", mean, batch_size=1)
         self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
 
-    def _score(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+    def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+        """Recognise a batch, and add its errors to those of `pooled_rates`."""
         if not batch.ids:
             return {}
         found = self.transcribe(batch)
@@ -337,20 +353,39 @@ class Recognizer(L.LightningModule):
     def _rates_of(self, system: str) -> PooledErrorRates:
         return cast(PooledErrorRates, self.error_rates[system])
 
-    def _report(self, split: str) -> None:
+    def pooled_rates(self, split: str, share: str = "") -> dict[str, float]:
+        """Print the error rates of what was scored on all ranks, and forget it.
+
+        Args:
+            split: what it was, the first part of a rate's name.
+            share: which part of it, in words.
+
+        Returns:
+            By name: each system's rates by language, their average, and as `wer` that of the system to judge by.
+
+        Raises:
+            UserError: not one recording could be read.
+        """
+        named: dict[str, float] = {}
         for system in self.systems:
             rates = self._rates_of(system).compute()
             self._rates_of(system).reset()
             if len(rates) == 1:  # the average alone
                 raise UserError(f"{split}: not one recording could be read: check the paths in its manifest")
             for language, rate in rates.items():
-                for kind, value in rate.items():
-                    self.log(f"{split}/{system}_{kind}/{language}", value, rank_zero_only=True)
-            self.log(f"{split}/{system}_wer", rates["average"]["wer"])
-            if system == self.stage:  # the figure that checkpoints are chosen by
-                self.log(f"{split}/wer", rates["average"]["wer"], prog_bar=True)
+                named |= {f"{split}/{system}_{kind}/{language}": value for kind, value in rate.items()}
+            named[f"{split}/{system}_wer"] = rates["average"]["wer"]
+            if system == self.stage:
+                named[f"{split}/wer"] = rates["average"]["wer"]
             if not self.trainer.sanity_checking:
-                rank_zero_info(f"{split}, epoch {self.current_epoch}, {summary_line(system, rates)}")
+                what = f"{split} ({share})" if share else split
+                rank_zero_info(f"{what}, epoch {self.current_epoch}, {summary_line(system, rates)}")
+        return named
+
+    def _log_rates(self, split: str, share: str = "") -> None:
+        for name, value in self.pooled_rates(split, share).items():
+            figure = name == f"{split}/wer"  # that checkpoints are chosen by
+            self.log(name, value, prog_bar=figure, rank_zero_only=name.count("/") > 1)
 
 
 def _with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

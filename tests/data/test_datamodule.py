@@ -3,6 +3,7 @@
 import multiprocessing
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import SPLITS
@@ -62,6 +63,38 @@ def test_another_max_duration_groups_the_same_cuts_anew(corpus: Path) -> None:
     data.max_duration = 1.5
     assert len(data.buckets("train")) > before
     assert len(data.train_dataloader()) == len(data.buckets("train"))
+
+
+def test_validation_has_batches_of_its_own_length(corpus: Path) -> None:
+    data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=2, val_max_duration=8, num_buckets=1)
+    assert (
+        len(data.val_dataloader())
+        == len(data.buckets("dev"))
+        < len(data.buckets("train"))
+        == len(SpeechDataModule(str(corpus), max_duration=2, num_buckets=1).buckets("train"))
+    )
+    assert len(data.buckets("test")) == 1
+
+
+@pytest.mark.parametrize("fn", ["fit", "validate"])
+def test_ranks_share_the_sample_in_fit_and_all_of_dev_otherwise(corpus: Path, fn: str) -> None:
+    ids: list[str] = []
+    for rank in range(3):
+        data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=1.5, val_utterances=5)
+        place = {"global_rank": rank, "world_size": 3}
+        data.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn), **place)  # type: ignore[assignment]
+        ids += [id_ for batch in data.val_dataloader() for id_ in batch.ids]
+    sample = SpeechDataModule(str(corpus), dev="train.jsonl.gz", val_utterances=5).dev_sample
+    assert sample is not None
+    assert sorted(ids) == [f"train-{n}" for n in (sample if fn == "fit" else range(8))]
+    assert len(sample) == 5
+
+
+def test_a_sample_of_nothing_and_an_unresolved_auto_are_refused(corpus: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.val_utterances = 0"):
+        SpeechDataModule(str(corpus), val_utterances=0)
+    with pytest.raises(UserError, match=r"data\.val_max_duration auto"):
+        SpeechDataModule(str(corpus), val_max_duration="auto")
 
 
 @pytest.mark.parametrize("signal", ["TERM", "INT", "USR1"])

@@ -1,0 +1,54 @@
+"""At the end of a fit: error rates on all of dev, where the validations had a sample of it."""
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
+
+from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.training.interruption import stop
+from speechllm_pl.training.recognizer import Recognizer
+
+SPLIT = "val_whole"
+
+
+class WholeDev(Checkpoint):
+    """Scores all of dev with the last weights, and logs the rates as `val_whole/…`.
+
+    Nothing is chosen by them: checkpoints are compared by the sample, which all validations share. After a signal the
+    ranks stop together. It saves nothing, but Lightning calls checkpoint callbacks last and in their order: put this
+    one after those that do, so that the state is saved before.
+    """
+
+    done = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        data = _sampled(trainer)
+        if data is None:
+            return
+        pl_module.eval()
+        pl_module.begin_decoding()
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            for batch in data.dev_dataloader():
+                pl_module.score_batch(move_data_to_device(batch, pl_module.device))
+                signal = torch.tensor(pl_module.stop_signal, device=pl_module.device)
+                if agreed := int(trainer.strategy.reduce(signal, reduce_op="max")):
+                    stop(trainer, agreed)
+        rates = pl_module.pooled_rates(SPLIT, data.dev_share(whole=True))
+        pl_module.end_decoding()
+        trainer.callback_metrics.update({name: torch.tensor(rate) for name, rate in rates.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(rates, step=trainer.global_step)
+        self.done = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Where there was no step left to take."""
+        if _sampled(trainer) is not None and not self.done:
+            rank_zero_info("all steps were taken before; all of dev is scored by `speechllm validate`")
+
+
+def _sampled(trainer: L.Trainer) -> SpeechDataModule | None:
+    """The data, if validations have a sample of dev, and all of it."""
+    data = getattr(trainer, "datamodule", None)
+    sampled = isinstance(data, SpeechDataModule) and trainer.limit_val_batches == 1.0 and data.dev_sample is not None
+    return data if sampled else None
