@@ -20,7 +20,6 @@ from typing import Any, NoReturn
 from speechllm_pl.core.errors import LOST, UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-BEST = "best.ckpt"
 HARMLESS = ".*(num_workers|srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
 """Warnings of the libraries that a user can do nothing about."""
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
@@ -221,7 +220,7 @@ def _fit_configuration(arguments: list[str]) -> Any:
 
 def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+    from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.cli import LightningCLI
 
     from speechllm_pl.apps.pinned_llm import pin_llm
@@ -236,7 +235,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
         Samples,
         Speed,
     )
-    from speechllm_pl.training.checkpoints import AtomicCheckpointIO, newest_complete
+    from speechllm_pl.training.checkpoints import BEST, AtomicCheckpointIO, newest_complete
     from speechllm_pl.training.interruption import LastCheckpoints
     from speechllm_pl.training.probe import LargestBatches
     from speechllm_pl.training.recognizer import Recognizer
@@ -252,20 +251,9 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
         def add_arguments_to_parser(self, parser: Any) -> None:
             parser.add_argument("--run", type=str, default="runs/default", help="folder of this run")
             parser.link_arguments("run", "trainer.default_root_dir")
-            parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-            parser.set_defaults(
-                {
-                    "checkpoint.filename": "best",
-                    "checkpoint.monitor": "val/wer",
-                    "checkpoint.mode": "min",
-                    "checkpoint.enable_version_counter": False,
-                    "checkpoint.save_on_train_epoch_end": False,  # but after validation, before the last state is saved
-                }
-            )
             parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
             parser.add_lightning_class_args(WholeDev, "whole_dev")
             parser.add_lightning_class_args(LargestBatches, "largest_batches")
-            parser.link_arguments("run", "checkpoint.dirpath", compute_fn=lambda run: f"{run}/checkpoints")
 
         def _parse_ckpt_path(self) -> None:
             """Lightning would look for hyperparameters; our checkpoints hold none, and are read when needed."""

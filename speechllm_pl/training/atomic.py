@@ -38,6 +38,29 @@ def rename(temporary: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a complete checkpoint of either kind a second name, which stays when the first one goes.
+
+    By hard links, which take no space; a file system that has none gets copies.
+    """
+    if target.is_file() and target.samefile(source):  # renaming one name to another of the same file does nothing
+        return
+    temporary = partial_name(target)
+    remove(temporary)
+    if source.is_dir():
+        shutil.copytree(source, temporary, copy_function=_link_or_copy)
+    else:
+        _link_or_copy(source, temporary)
+    rename(temporary, target)
+
+
+def _link_or_copy(source: str | Path, target: str | Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def remove(path: Path) -> None:
     """Delete a checkpoint of either kind, if it is there; a folder under another name, lest half of one be found."""
     if path.is_dir():

@@ -3,6 +3,7 @@
 import glob
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +12,56 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
-from speechllm_pl.training.consolidated import RECORD, is_consolidated, read_consolidated
+from speechllm_pl.training.consolidated import OF_WEIGHTS_ALONE, RECORD, is_consolidated, read_consolidated
 from speechllm_pl.training.shards import RECORD_FILE, join_shards
 
+BEST = "best.ckpt"
 STAGES = {"ctc": "stage 1 (make pretrain-ctc)", "llm": "stage 2 (make finetune)"}
+
+
+Write = Callable[[dict[str, Any], Path], None]
+"""Writes a checkpoint's contents to a path, wholly or not at all."""
+
+Save = Callable[[dict[str, Any], Path, Write], None]
+"""What `storage_options` of `Trainer.save_checkpoint` may be: it has contents written when it sees fit."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, then renames: a full disk or a kill leaves the previous checkpoint whole."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = partial_name(target)
-        with named_errors(target):
-            try:
-                write(checkpoint, temporary)
-                rename(temporary, target)
-            finally:
-                temporary.unlink(missing_ok=True)
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Save | None = None) -> None:
+        """At once, unless `storage_options` says otherwise."""
+        save = storage_options or save_at_once
+        save(checkpoint, Path(path), write_file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Whatever the arguments: on the CPU, and without running pickled code."""
         return read_checkpoint(path, optimizer=True)
+
+
+def save_at_once(checkpoint: dict[str, Any], path: Path, write_to: Write) -> None:
+    write_to(checkpoint, path)
+
+
+def write_file(checkpoint: dict[str, Any], path: Path) -> None:
+    """
+    Raises:
+        UserError: it could not be written; the former one of this name is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = partial_name(path)
+    with named_errors(path):
+        try:
+            write(checkpoint, temporary)
+            rename(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def weights_alone(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What evaluating takes of a checkpoint; resuming would need the rest, which Adam makes twice as large."""
+    kept = (RECORD, "state_dict", "epoch", "global_step")
+    return OF_WEIGHTS_ALONE | {key: checkpoint[key] for key in kept}
 
 
 def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bool = False) -> dict[str, Any]:
@@ -72,7 +100,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The checkpoint of the most steps in a run's `checkpoints` folder that is whole, or None.
+    """The state of the most steps in a run's `checkpoints` folder that is whole, or None.
 
     Unfinished ones have other names; one that a full disk or a crash of the machine has damaged is passed over.
     """
@@ -88,14 +116,29 @@ def mend(folder: Path) -> None:
         remove(partial)
 
 
+def state_path(folder: Path, step: int) -> Path:
+    """Where the whole state after a step is saved, from which the run is resumed."""
+    return folder / f"step={step:08d}.ckpt"
+
+
+def weights_path(folder: Path, step: int, wer: float) -> Path:
+    """Where the weights alone are saved that a validation has given a word error rate."""
+    return folder / f"wer={wer:.4f}-step={step:08d}.ckpt"
+
+
 def by_steps(folder: Path) -> list[Path]:
-    """A run's checkpoints but the best one, the earliest first."""
-    return sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stem)  # a step's state after validation is last
+    """A run's states, the earliest first."""
+    return sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stem)
 
 
 def by_error_rate(folder: Path) -> list[Path]:
-    """Those of them that were saved after a validation, the lowest word error rate first."""
-    return sorted(folder.glob("step=*-wer=*.ckpt"), key=lambda path: float(path.stem.rpartition("=")[2]))
+    """A run's validated weights, the lowest word error rate first, and of equal ones the earliest."""
+
+    def rate(path: Path) -> tuple[float, str]:
+        wer, _, step = path.stem.removeprefix("wer=").partition("-step=")
+        return float(wer), step
+
+    return sorted(folder.glob("wer=*-step=*.ckpt"), key=rate)
 
 
 def is_whole(path: Path) -> bool:

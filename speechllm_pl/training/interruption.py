@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
@@ -17,8 +18,17 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.atomic import remove
-from speechllm_pl.training.checkpoints import by_error_rate, by_steps, mend
+from speechllm_pl.training.atomic import link, remove
+from speechllm_pl.training.checkpoints import (
+    BEST,
+    Write,
+    by_error_rate,
+    by_steps,
+    mend,
+    state_path,
+    weights_alone,
+    weights_path,
+)
 from speechllm_pl.training.recognizer import Recognizer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -37,20 +47,28 @@ class Stopped(Exception):
 
 
 class LastCheckpoints(Checkpoint):
-    """Saves the run's state every few steps, after each validation and before a stop; resuming takes the newest.
+    """Saves the run's state every few minutes, after each validation, before a stop and at the end.
 
-    None is saved at a step that a validation follows, which a resumed run would leave out. Lightning
-    calls checkpoint callbacks after all others and in their order: put this one after the one that keeps the best.
+    Resuming takes the newest. None is saved at a step that a validation follows, which a resumed run would leave out.
+    After a validation the weights alone are saved besides; `best.ckpt` is another name of those with the lowest word
+    error rate. Training goes on while they are written: it waits for the disk only where a save is due before the
+    former one is done, and where it ends.
 
     Args:
-        every_n_steps: optimiser steps between two checkpoints, besides those after each validation.
-        keep_newest: how many of the newest stay.
-        keep_best: how many of those with the lowest word error rate stay besides (`speechllm average`).
+        every_minutes: between two checkpoints, by the first rank's clock.
+        every_n_steps: optimiser steps between two, besides.
+        keep_newest: how many states stay.
+        keep_best: how many of the weights with the lowest word error rate stay (`speechllm average`).
     """
 
-    def __init__(self, every_n_steps: int = 200, keep_newest: int = 5, keep_best: int = 5):
+    def __init__(
+        self, every_minutes: float = 15, every_n_steps: int | None = None, keep_newest: int = 5, keep_best: int = 5
+    ):
         if keep_newest < 1:
             raise UserError(f"keep_newest {keep_newest}: one at least, or the run cannot be resumed")
+        if keep_best < 1:
+            raise UserError(f"keep_best {keep_best}: one at least, which is the best")
+        self.every_minutes = every_minutes
         self.every_n_steps = every_n_steps
         self.keep_newest = keep_newest
         self.keep_best = keep_best
@@ -62,23 +80,31 @@ class LastCheckpoints(Checkpoint):
         self.folder = Path(trainer.default_root_dir, "checkpoints")
         if trainer.is_global_zero:
             mend(self.folder)
+            self._tidy()
         exit_with_parent()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
         """Only now: Lightning puts its own handlers in place after `on_fit_start`."""
-        self.saved_at = trainer.global_step
+        self.saved_at, self.saved_time = trainer.global_step, time.monotonic()
         self.module = pl_module
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 signal.signal(signum, self._receive)
 
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Recognizer, *_: Any) -> None:
+        """One rank's clock decides, since all must save after the same step: it says so when losses are pooled."""
+        due = time.monotonic() - self.saved_time >= 60 * self.every_minutes
+        pl_module.save_due = due and trainer.is_global_zero
+
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Recognizer, *_: Any) -> None:
+        pl_module.writer.check()
         step = trainer.global_step
         loop = trainer.fit_loop.epoch_loop
         if step == self.saved_at or loop._should_accumulate() or _validation_is_next(trainer):  # see above
             return
         stop = pl_module.agreed_signal
-        if stop or step % self.every_n_steps == 0 or step == trainer.max_steps:
+        due = pl_module.agreed_save or (self.every_n_steps is not None and step % self.every_n_steps == 0)
+        if stop or due or step == trainer.max_steps:
             self.save(trainer)
         if stop:
             self._stop(trainer, stop)
@@ -87,12 +113,13 @@ class LastCheckpoints(Checkpoint):
         """The time limit is near, and validation may last longer: go now, the steps since the last save again."""
         if self.received == signal.SIGUSR1 and trainer.state.fn == "fit" and in_slurm() and not self.requeued:
             self.requeued = True
+            self.module.writer.wait()
             requeue()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self.save(trainer, f"-wer={float(trainer.callback_metrics['val/wer']):.4f}")
+        self.save(trainer, float(trainer.callback_metrics["val/wer"]))
         if pl_module.agreed_signal:
             self._stop(trainer, pl_module.agreed_signal)
 
@@ -100,27 +127,52 @@ class LastCheckpoints(Checkpoint):
         """A run too short for a validation leaves its only state under both names."""
         if trainer.global_step != self.saved_at:
             self.save(trainer)
-        best = self.folder / "best.ckpt"
-        if trainer.strategy.broadcast(not best.exists()):
-            trainer.save_checkpoint(best, weights_only=False)
+        self._wait(trainer)
+        if trainer.is_global_zero and not (self.folder / BEST).exists():
+            link(by_steps(self.folder)[-1], self.folder / BEST)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: Recognizer, exception: BaseException) -> None:
         """A rank that failed must go, though a clean end may wait for ranks that wait for this one."""
+        try:
+            pl_module.writer.wait()
+        except Exception as error:  # what ends the run is the other one
+            log.warning("the checkpoint that was being written is left unfinished: %s", error)
         if trainer.world_size > 1 and not isinstance(exception, Stopped):
             end = threading.Timer(20, _give_up, (trainer.global_rank, exception))  # seconds
             end.daemon = True
             end.start()
 
-    def save(self, trainer: L.Trainer, wer: str = "") -> None:
-        self.saved_at = trainer.global_step
-        name = f"step={trainer.global_step:08d}"
-        trainer.save_checkpoint(self.folder / f"{name}{wer}.ckpt", weights_only=False)
-        if trainer.is_global_zero:
-            if wer:  # the same step's state from before its validation
-                remove(self.folder / f"{name}.ckpt")
-            kept = {*by_steps(self.folder)[-self.keep_newest :], *by_error_rate(self.folder)[: self.keep_best]}
-            for path in set(by_steps(self.folder)) - kept:
-                remove(path)
+    def save(self, trainer: L.Trainer, wer: float | None = None) -> None:
+        """Begin to save the state, and the weights that have this word error rate."""
+        self.saved_at, self.saved_time = trainer.global_step, time.monotonic()
+        weights = None if wer is None else weights_path(self.folder, trainer.global_step, wer)
+
+        def in_background(state: dict[str, Any], path: Path, write: Write) -> None:
+            tidy = trainer.is_global_zero
+            self.module.writer.start(state, partial(self._write, path=path, weights=weights, write=write, tidy=tidy))
+
+        path = state_path(self.folder, trainer.global_step)
+        trainer.save_checkpoint(path, weights_only=False, storage_options=in_background)
+
+    def _write(self, state: dict[str, Any], path: Path, weights: Path | None, write: Write, tidy: bool) -> None:
+        if weights is not None:  # first: a run that resumes this state does not validate it again
+            write(weights_alone(state), weights)
+        write(state, path)
+        if tidy:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Name the best, and remove what is neither among the newest nor among the best."""
+        validated = by_error_rate(self.folder)
+        if validated:
+            link(validated[0], self.folder / BEST)
+        for path in (*by_steps(self.folder)[: -self.keep_newest], *validated[self.keep_best :]):
+            remove(path)
+
+    def _wait(self, trainer: L.Trainer) -> None:
+        """Until every rank has written all; one that ended before would have the others killed by srun."""
+        self.module.writer.wait()
+        trainer.strategy.barrier()
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         """Ask for an end; asked a second time, end at once."""
@@ -131,6 +183,7 @@ class LastCheckpoints(Checkpoint):
         log.warning("%s: stopping after this step%s", name, " (again: at once)" if signum == signal.SIGINT else "")
 
     def _stop(self, trainer: L.Trainer, signum: int) -> None:
+        self._wait(trainer)
         stop(trainer, signum)
 
 

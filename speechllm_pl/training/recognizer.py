@@ -24,6 +24,7 @@ from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.models.losses import Tokens
+from speechllm_pl.training.background import BackgroundWriter
 from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
@@ -69,6 +70,9 @@ class Recognizer(L.LightningModule):
         self.error_rates = nn.ModuleDict({system: PooledErrorRates() for system in self.systems})
         self.stop_signal = 0  # of this process, set from outside
         self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
+        self.save_due = False  # on this process, set from outside; `agreed_save` on any
+        self.agreed_save = False
+        self.writer = BackgroundWriter()  # of its checkpoints
         self.skipped_steps = 0
         self._step = OptimizerStep()
         self.step_loss = 0.0  # of the optimiser step so far, over all ranks
@@ -259,6 +263,7 @@ class Recognizer(L.LightningModule):
         if suspects:
             log.warning(SKIPPED, self.global_step + 1, what, self.global_rank, ", ".join(suspects))
         if self.skipped_steps > self.max_skipped_steps:
+            self.writer.wait()
             last = newest_complete(Path(self.trainer.default_root_dir, "checkpoints"))
             raise UserError(
                 f"{self.skipped_steps} steps had a loss or gradient that is not finite, more than max_skipped_steps"
@@ -288,14 +293,25 @@ class Recognizer(L.LightningModule):
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
-        if checkpoint.get("optimizer_states") and self._trainer is not None and self._trainer.state.fn == "fit":
-            ours = _optimizer_name(self.make_optimizer(self.parameter_groups()))  # the trainer has none yet
-            theirs = checkpoint[RECORD].get("optimizer", "one of an earlier version")
-            if ours != theirs:
-                raise UserError(
-                    f"the checkpoint was trained with {theirs}, whose state means nothing to {ours}: resume with the"
-                    " former optimiser, or start anew in another folder (RUN=)"
-                )
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._check_optimizer(checkpoint)
+
+    def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
+        """
+        Raises:
+            UserError: training cannot go on from a checkpoint, as it has no optimiser's state or another one's.
+        """
+        if not checkpoint.get("optimizer_states"):
+            raise UserError(
+                "the checkpoint holds weights alone, from which no run goes on: give a step=….ckpt of it (--ckpt_path)"
+            )
+        ours = _optimizer_name(self.make_optimizer(self.parameter_groups()))  # the trainer has none yet
+        theirs = checkpoint[RECORD].get("optimizer", "one of an earlier version")
+        if ours != theirs:
+            raise UserError(
+                f"the checkpoint was trained with {theirs}, whose state means nothing to {ours}: resume with the"
+                " former optimiser, or start anew in another folder (RUN=)"
+            )
 
     def check_keys(self, found: Iterable[str]) -> None:
         """
@@ -333,7 +349,9 @@ class Recognizer(L.LightningModule):
             )
 
     def _pool(self, terms: dict[str, WeightedTerm], readable: bool) -> None:
-        means, self.agreed_signal = self._step.pool(terms, counts=readable, signal=self.stop_signal)
+        means, self.agreed_signal, self.agreed_save = self._step.pool(
+            terms, counts=readable, signal=self.stop_signal, save=self.save_due
+        )
         self.step_loss = self._step.loss
         for name, mean in means.items():
             self.log(f"train/{name}", mean, batch_size=1)

@@ -6,7 +6,7 @@ trained weights (fp32).
 """
 
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from speechllm_pl.training.checkpoints import read_checkpoint, read_record
+from speechllm_pl.training.checkpoints import Save, read_checkpoint, read_record, save_at_once
 from speechllm_pl.training.consolidated import is_consolidated
 from speechllm_pl.training.shards import (
     MODEL,
@@ -31,6 +31,9 @@ from speechllm_pl.training.shards import (
     save_shards,
     state_by_name,
 )
+
+SHARDS = "optimizer_shards"
+"""The entry of a checkpoint in memory that holds the optimiser's tensors by name; on disk they are in the shards."""
 
 
 def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
@@ -132,12 +135,18 @@ class ShardedStrategy(ModelParallelStrategy):
         """The groups by parameter names. The tensors go into the shards."""
         return {"param_groups": optimizer_groups(self._names(), _plain(optimizer))}
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Save | None = None) -> None:
         """Collective: every rank writes its shards. Raises UserError where one cannot."""
-        tensors = {MODEL + name: value for name, value in checkpoint.pop("state_dict").items()}
+        checkpoint[SHARDS] = {}
         for optimizer in self.optimizers:
-            tensors |= optimizer_tensors(self._names(), _plain(optimizer))
-        save_shards(Path(self.broadcast(str(filepath))), checkpoint, tensors)
+            checkpoint[SHARDS] |= optimizer_tensors(self._names(), _plain(optimizer))
+        save = storage_options or save_at_once
+        save(checkpoint, Path(self.broadcast(str(filepath))), partial(write_shards, group=self._writing))
+
+    @cached_property
+    def _writing(self) -> dist.ProcessGroup:
+        """All ranks, for a thread that writes while the others' collectives are those of training."""
+        return dist.new_group(backend="gloo")
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Restore weights and optimiser; return the rest. Collective."""
@@ -177,6 +186,13 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def _names(self) -> dict[nn.Parameter, str]:
         return {p: name for name, p in cast(nn.Module, self.lightning_module).named_parameters()}
+
+
+def write_shards(checkpoint: dict[str, Any], path: Path, group: dist.ProcessGroup) -> None:
+    """A folder of a checkpoint's tensors, of which each rank has its shards. Collective."""
+    tensors = {MODEL + name: value for name, value in checkpoint["state_dict"].items()} | checkpoint.get(SHARDS, {})
+    record = {key: value for key, value in checkpoint.items() if key not in ("state_dict", SHARDS)}
+    save_shards(path, record, tensors, group)
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:

@@ -26,8 +26,13 @@ MODEL, OPTIMIZER = "model/", "optimizer/"
 """What the tensors' names begin with."""
 
 
-def save_shards(target: Path, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def save_shards(
+    target: Path, record: dict[str, Any], tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None
+) -> None:
     """A checkpoint folder, written by all ranks: safetensors shards, and the record.
+
+    Args:
+        group: that nothing else uses at the same time, where this runs in a thread; all ranks by default.
 
     Raises:
         UserError: it could not be written; the former one of this name is untouched.
@@ -38,12 +43,13 @@ def save_shards(target: Path, record: dict[str, Any], tensors: dict[str, Tensor]
         if first:
             remove(temporary)
             temporary.mkdir(parents=True)
-        _wait()
-        save_distributed(tensors, storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True))
+        _wait(group)
+        writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        save_distributed(tensors, storage_writer=writer, process_group=group)
         if first:
             write(record, temporary / RECORD_FILE)
             rename(temporary, target)
-    _wait()
+    _wait(group)
 
 
 def load_shards(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -129,6 +135,6 @@ def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
             )
 
 
-def _wait() -> None:
+def _wait(group: dist.ProcessGroup | None) -> None:
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group)

@@ -31,25 +31,29 @@ class OptimizerStep:
         """The weighted loss a token."""
         return self.total / max(self.tokens, 1.0)
 
-    def pool(self, terms: Mapping[str, WeightedTerm], *, counts: bool, signal: int) -> tuple[dict[str, float], int]:
+    def pool(
+        self, terms: Mapping[str, WeightedTerm], *, counts: bool, signal: int, save: bool
+    ) -> tuple[dict[str, float], int, bool]:
         """Add a batch of every rank, in one message together with what else all ranks must agree on.
 
         Args:
             terms: of this rank's batch; the same names on every rank.
             counts: whether this rank's batch counts; false when none of its recordings could be read.
             signal: this rank's, 0 for none.
+            save: whether this rank wants a checkpoint.
 
         Returns:
-            The mean of each term over all ranks' tokens, and the largest signal of any rank.
+            The mean of each term over all ranks' tokens, the largest signal of any rank, and whether any wants a
+            checkpoint.
         """
         own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
         own = torch.stack([value.double() * counts for value in own])
-        pooled = _over_ranks(torch.cat([own, own.new_tensor([signal])]))
-        totals, numbers = pooled[:-1:2], pooled[1:-1:2]
+        pooled = _over_ranks(torch.cat([own, own.new_tensor([signal, save])]))
+        totals, numbers = pooled[:-2:2], pooled[1:-2:2]
         self.tokens += numbers[0]
         self.total += sum(weight * total for (_, weight), total in zip(terms.values(), totals, strict=True))
         means = (total / max(number, 1.0) for total, number in zip(totals, numbers, strict=True))
-        return dict(zip(terms, means, strict=True)), int(pooled[-1])
+        return dict(zip(terms, means, strict=True)), int(pooled[-2]), bool(pooled[-1])
 
     def note(self, ids: list[str], *, finite: bool) -> None:
         """Remember whose loss this rank has computed, and whether it was finite."""
@@ -65,9 +69,9 @@ class OptimizerStep:
 
 
 def _over_ranks(values: Tensor) -> list[float]:
-    """The sum over ranks of each value but the last, and the largest last one."""
+    """The sum over ranks of each value but the last two, and the largest of each of those."""
     if not (dist.is_available() and dist.is_initialized()):
         return values.tolist()
     gathered = torch.empty(dist.get_world_size(), len(values), dtype=values.dtype, device=values.device)
     dist.all_gather_into_tensor(gathered, values[None])
-    return [*gathered[:, :-1].sum(0).tolist(), gathered[:, -1].max().item()]
+    return [*gathered[:, :-2].sum(0).tolist(), *gathered[:, -2:].amax(0).tolist()]

@@ -71,7 +71,7 @@ def test_every_stage_data_size_and_trainer_compose(parser, stage: str, data: str
             assert config.model.init_args.tokenizer == f"data/{data}/tokenizer.model"
             assert config.model.class_path.endswith(STAGES[stage].__name__)
             assert config.trainer.default_root_dir == "runs/here"
-            assert config.checkpoint.dirpath == "runs/here/checkpoints"
+            assert config.last_checkpoints.every_minutes == 15
             if isinstance(config.trainer.val_check_interval, int):  # of which an epoch may have fewer batches
                 assert config.trainer.check_val_every_n_epoch is None
             assert BLOCKS[size] in (None, config.model.init_args.encoder.num_blocks)

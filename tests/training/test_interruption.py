@@ -54,6 +54,15 @@ def test_a_signal_waits_for_all_batches_of_an_accumulated_step(small_config: Pat
     assert [row["step"] for row in rows(run)].count(last) == 3
 
 
+def test_all_ranks_save_when_the_first_one_s_clock_says_so(small_config: Path, tmp_path: Path) -> None:
+    """Steps of ten minutes on the first rank: 15 are over in every third. Sharded, saving needs both ranks."""
+    run = tmp_path / "run"
+    clocks = ("--trainer.callbacks+=saboteurs.Clocks", "--trainer.callbacks.minutes", "[10,1000]")
+    given = (*SHORT, *clocks, "--trainer.max_steps", 10)
+    finish(command("pretrain_ctc", small_config, run, *given, trainer="fsdp", devices=2))
+    assert [path.name for path in by_steps(run / "checkpoints")] == [f"step={n:08d}.ckpt" for n in (3, 6, 9, 10)]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_failing_rank_ends_the_job_with_its_own_message(small_config: Path, tmp_path: Path, rank: int) -> None:
     log = tmp_path / "log"
@@ -82,6 +91,7 @@ def test_too_many_of_them_end_the_run_with_the_last_good_checkpoint(small_config
     run = tmp_path / "run"
     spoils = ("--trainer.callbacks+=saboteurs.Spoils", "--trainer.callbacks.steps", "[3,5,6]")
     limit = ("--model.max_skipped_steps", 2, "--last_checkpoints.every_n_steps", 2)
+    limit += ("--trainer.callbacks+=saboteurs.SlowDisk", "--trainer.callbacks.seconds", 1)  # it is still being written
     given = command("pretrain_ctc", small_config, run, *SHORT, "--trainer.max_steps", 12, *spoils, *limit)
     text = finish(given, status=2)
     (line,) = [line for line in text.splitlines() if line.startswith("error: ")]

@@ -25,6 +25,7 @@ def arguments(small_config: Path, run: Path, trainer: str, workers: int, steps: 
         run,
         *("--trainer.max_steps", steps, "--trainer.max_epochs", 99, "--data.max_duration", 1.6),
         *("--data.num_workers", workers, "--last_checkpoints.every_n_steps", 3, "--model.encoder.dropout", 0.1),
+        *("--trainer.callbacks+=saboteurs.SlowDisk", "--trainer.callbacks.seconds", 0.05),
         trainer=trainer,
         devices=2,
     )
