@@ -20,8 +20,13 @@ from typing import Any, NoReturn
 from speechllm_pl.core.errors import LOST, UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-HARMLESS = ".*(num_workers|srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing).*"
+HARMLESS = (
+    ".*(num_workers|srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing"
+    "|metric states have not yet been updated).*"  # of a rank that had no utterance
+)
 """Warnings of the libraries that a user can do nothing about."""
+ADVICE = re.compile("Tip: For seamless|TPU available: False|was configured so validation will run")
+"""What Lightning tells whoever runs it: of its maker's products, of other devices, of what holds by default."""
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
 """How jsonargparse names what it does not know."""
 OPTIONAL = re.compile(
@@ -38,7 +43,7 @@ def main() -> None:
     processes work together, the one that fails ends them all, and says which one it is.
     """
     warnings.filterwarnings("ignore", message=HARMLESS)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it can do without
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advice)
     try:
         _run_command()
     except Exception as error:
@@ -62,6 +67,10 @@ def main() -> None:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
             _interrupted()
         raise
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return not ADVICE.search(record.getMessage())
 
 
 def _processes() -> int:

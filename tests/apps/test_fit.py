@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import jiwer
 import pytest
 import torch
+from command import COMMAND, ROOT, finish
+from test_messages import IDLE
 
 from speechllm_pl.apps import cli
 
-ROOT = Path(__file__).parents[2]
-COMMAND = Path(sys.executable).with_name("speechllm")
 LANGUAGES = {"en", "de"}
 TWO_PROCESSES = ("--config", ROOT / "conf" / "trainer" / "cpu.yaml")
 
@@ -25,10 +24,8 @@ def arguments(stage: str, small_config: Path, run: Path) -> list[str]:
 
 
 def fit(*given: object) -> str:
-    """The installed command in a process of its own → what it printed."""
-    done = subprocess.run([COMMAND, *map(str, given)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout + done.stderr
+    """On two processes → what it printed."""
+    return finish([str(part) for part in (COMMAND, *given, *TWO_PROCESSES)], ranks=2)
 
 
 def record(run: Path, name: str) -> dict[str, Any]:
@@ -60,7 +57,7 @@ def stage_two(small_config: Path, stage_one: Path, llm_folder: Path) -> tuple[Pa
     """The folder of a stage-2 run on two processes that began at stage 1, and what it printed."""
     run = stage_one.with_name("llm")
     starts = ["--model.llm", llm_folder, "--model.encoder_checkpoint", stage_one.parent / "c*/checkpoints/best.ckpt"]
-    return run, fit(*arguments("finetune", small_config, run), *starts, *TWO_PROCESSES)
+    return run, fit(*arguments("finetune", small_config, run), *starts)
 
 
 def test_a_run_folder_tells_how_it_came_about(stage_one: Path) -> None:
@@ -98,7 +95,7 @@ def test_the_recorded_config_runs_again(speechllm, stage_one: Path, tmp_path: Pa
 
 
 def test_stage_one_on_two_processes(small_config: Path, tmp_path: Path) -> None:
-    fit(*arguments("pretrain_ctc", small_config, tmp_path), *TWO_PROCESSES)
+    fit(*arguments("pretrain_ctc", small_config, tmp_path))
     assert record(tmp_path, "environment.json")["processes"] == 2
     finished = record(tmp_path, "finished.json")
     assert finished["epochs"] == 2
@@ -112,6 +109,18 @@ def test_stage_two_on_two_processes_says_which_encoder_it_took(stage_one: Path, 
     assert record(run, "environment.json")["processes"] == 2
     assert record(run, "finished.json")["steps"] >= 2
     assert newest(run).is_file()
+
+
+def test_nothing_is_said_that_nobody_can_act_on(stage_two: tuple[Path, str], corpus: Path, tmp_path: Path) -> None:
+    run, printed = stage_two
+    given = ("--checkpoint", run / "checkpoints" / "best.ckpt")
+    cuts = ("--cuts", corpus / "test.jsonl.gz", "--output", tmp_path)
+    for arguments in (("evaluate", *given, *cuts), ("transcribe", *given, corpus / "test-0.wav")):
+        printed += finish([str(part) for part in (COMMAND, *arguments)])
+    idle = (*(message[:20] for message in IDLE), "weights_only", "kernels-community", "UserWarning")
+    assert [line for line in printed.splitlines() if any(phrase in line for phrase in idle)] == []
+    assert "`Trainer.fit` stopped: `max_epochs=2` reached." in printed
+    assert "GPU available: " in printed
 
 
 # evaluate

@@ -1,0 +1,46 @@
+"""What libraries say is passed on where a user can act on it."""
+
+import logging
+import warnings
+
+import pytest
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from speechllm_pl.apps import cli
+
+IDLE = (
+    "💡 Tip: For seamless cloud logging and experiment tracking, try installing [litlogger]",
+    "💡 Tip: For seamless cloud uploads and versioning, try installing [litmodels]",
+    "TPU available: False, using: 0 TPU cores",
+    "`Trainer(val_check_interval=1.0)` was configured so validation will run at the end of the training epoch..",
+)
+"""Of Lightning."""
+NEWS = ("GPU available: True (cuda), used: False", "`Trainer.fit` stopped: `max_epochs=6` reached.")
+
+
+def test_advice_that_helps_nobody_is_left_out_and_nothing_else(
+    speechllm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    library = logging.getLogger("bitsandbytes.cextension")
+
+    def run() -> None:
+        for message in IDLE + NEWS:
+            rank_zero_info(message)
+        kernels.warning("Failed to load CPU gemm_4bit_forward from kernels-community")
+        kernels.error("this kernel is broken")
+        library.warning("the installed bitsandbytes was compiled without GPU support")
+        rank_zero_warn("Found 3 module(s) in eval mode at the start of training.")
+        rank_zero_warn("GPU available but not used.")
+        warnings.warn("the disk is nearly full", stacklevel=1)
+
+    monkeypatch.setattr(cli, "_run_command", run)
+    caplog.set_level("INFO")
+    with warnings.catch_warnings(record=True) as warned:
+        assert speechllm("fit").status == 0
+    assert [record.message for record in caplog.records] == [
+        *NEWS,
+        "this kernel is broken",
+        "the installed bitsandbytes was compiled without GPU support",
+    ]
+    assert [str(each.message) for each in warned] == ["GPU available but not used.", "the disk is nearly full"]
