@@ -40,6 +40,7 @@ class Recognized:
 def recognize(module: Recognizer, cuts: Sequence[Cut], max_duration: float) -> Recognized:
     """Every cut, in batches of at most `max_duration` seconds; a cut that cannot be read is listed as skipped."""
     recognized = Recognized(hypotheses={system: [] for system in module.systems})
+    module.begin_decoding()
     for batch in _batches(cuts, max_duration):
         recognized.batches.append(batch)
         if not batch.ids:
@@ -50,6 +51,7 @@ def recognize(module: Recognizer, cuts: Sequence[Cut], max_duration: float) -> R
             recognized.hypotheses[system] += hypotheses
         recognized.seconds += time.perf_counter() - started
         recognized.audio_seconds += batch.seconds
+    module.end_decoding()
     return recognized
 
 

@@ -1,5 +1,6 @@
 """Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
@@ -31,6 +32,7 @@ from speechllm_pl.models.llm import (
     llm_config,
     llm_digest,
     load_llm,
+    merged_lora,
     most_positions,
 )
 from speechllm_pl.models.losses import Tokens
@@ -142,6 +144,7 @@ class LlmFinetuning(Recognizer):
         self.llm_revision = llm_commit(llm, llm_revision)
         self.llm_tokenizer = LlmTokenizer(llm, self.llm_revision)
         self.digest = ""  # tells the LLM's weights from others, once they are loaded
+        self._merged = ExitStack()
         self._recorded_digest: str | None = None  # of the LLM that a checkpoint was trained with
 
     def setup(self, stage: str) -> None:
@@ -256,6 +259,16 @@ class LlmFinetuning(Recognizer):
             loss = self.model.ctc_loss(audio, self.ctc_targets(batch))
             terms["ctc_loss"] = WeightedTerm(loss, self.ctc_weight)
         return terms
+
+    def begin_decoding(self) -> None:
+        """LoRA is merged where the LLM's weights are whole."""
+        super().begin_decoding()
+        if self.lora["lora_r"] and self.quantize == "none" and self._mesh is None:
+            self._merged.enter_context(merged_lora(self.model.llm))
+
+    def end_decoding(self) -> None:
+        self._merged.close()
+        super().end_decoding()
 
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         audio = self.model.listen(batch.waveforms, batch.lengths)

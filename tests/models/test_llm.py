@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.llm import LlmTokenizer, add_lora, load_llm, most_positions
+from speechllm_pl.models.llm import LlmTokenizer, add_lora, load_llm, merge_lora, merged_lora, most_positions
 
 
 def test_with_lora_nothing_but_lora_is_trained(llm_folder: Path) -> None:
@@ -84,3 +84,37 @@ def test_texts_are_encoded_without_special_tokens_and_decoded_back(llm_folder: P
     encoded = tokenizer.encode(["one eight", ""])
     assert encoded == [[4, 11], []]
     assert tokenizer.decode([1, 4, 11, 2, 0]) == "one eight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lora_is_merged_for_a_while_and_every_bit_is_as_before_then(llm_folder: Path, dtype: torch.dtype) -> None:
+    """bf16 sums do not come back: some of these weights change by adding and subtracting what LoRA learnt."""
+
+    def adapted() -> nn.Module:
+        torch.manual_seed(0)
+        llm = add_lora(load_llm(str(llm_folder), dtype), r=2, alpha=4, dropout=0.0)
+        for name, parameter in llm.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(parameter, std=0.3)
+        return llm.eval()
+
+    llm, ids = adapted(), torch.tensor([[1, 5, 7, 4]])
+    before = {name: value.clone() for name, value in llm.state_dict().items()}
+    trained = {name for name, parameter in llm.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        apart, for_good = llm(input_ids=ids).logits, merge_lora(adapted())(input_ids=ids).logits
+        for _ in range(2):
+            with merged_lora(llm):
+                merged = llm(input_ids=ids).logits
+            assert torch.equal(merged, for_good)
+            torch.testing.assert_close(merged, apart, rtol=0, atol=1e-4 if dtype == torch.float32 else 0.2)
+            assert torch.equal(llm(input_ids=ids).logits, apart)
+        with pytest.raises(KeyError), merged_lora(llm):
+            raise KeyError
+    after = llm.state_dict()
+    assert set(after) == set(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert {name for name, parameter in llm.named_parameters() if parameter.requires_grad} == trained
+    loss = llm(input_ids=ids, labels=ids).loss
+    loss.backward()
+    assert all(p.grad is not None and p.grad.any() for n, p in llm.named_parameters() if "lora_A" in n)
