@@ -1,11 +1,12 @@
-"""Host memory of loading an LLM under FSDP: one rank reads it, the others receive their shards.
+"""Host memory of loading an LLM on several ranks: one rank reads it, the others are sent what they hold.
 
     python benchmarks/sharded_loading.py
 
-Makes a random LLaMA of more than a billion bf16 parameters, loads it on ranks over gloo and shards it as training
-does. Prints the highest anonymous memory of each rank above what it had before, in copies of the model (file pages
-that the kernel may drop are not counted). Fails above 1.3 copies in total plus what the shards need, or when a
-shard differs from the file.
+Makes a random LLaMA of more than a billion bf16 parameters and loads it on ranks over gloo as training does: under FSDP,
+under DDP, and under DDP with every rank reading, as it must with NF4. Prints of each rank, in copies of the model, the
+highest memory of its own above what it had before, and the bytes of the model's files that it mapped. (A rank on a CPU
+holds its copy in its own memory; on a GPU it is the GPU's.) Fails when FSDP takes more than 1.3 copies in total plus
+what the shards need, when under either more than one rank reads, or when a weight differs from the file.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -25,9 +27,11 @@ from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_pl.models.llm import decoder_layers, empty_llm, load_llm
-from speechllm_pl.training.sharding import shard
+from speechllm_pl.training.sharding import replicate, shard
 
 BAR = 1.3  # copies, over all ranks, besides the shards
+
+Way = Literal["FSDP", "DDP", "DDP, every rank reads"]
 
 
 def main() -> None:
@@ -36,16 +40,24 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="for the model's files; default is a temporary folder")
     args = parser.parse_args()
+    failed = False
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         size = make(folder, args.layers)
         print(f"{describe(torch.get_num_threads())}; {size / 2e9:.2f} billion parameters, {size / 1e9:.2f} GB in bf16")
-        mp.spawn(load, (args.ranks, folder), nprocs=args.ranks)
-        peaks = [int((folder / f"peak-{rank}").read_text()) / size for rank in range(args.ranks)]
-    total = sum(peaks)
-    print(f"peak of each rank: {', '.join(f'{peak:.2f}' for peak in peaks)} copies; together {total:.2f}")
-    print(f"without the shards themselves (one copy in all): {total - 1:.2f} copies, bar {BAR}")
-    sys.exit(total - 1 > BAR)
+        for way in ("FSDP", "DDP", "DDP, every rank reads"):
+            (folder / "rendezvous").unlink(missing_ok=True)
+            mp.spawn(load, (args.ranks, folder, way), nprocs=args.ranks)
+            peaks = [[int(n) / size for n in (folder / f"peak-{r}").read_text().split()] for r in range(args.ranks)]
+            own, files = zip(*peaks, strict=True)
+            print(f"{way}: own memory {copies(own)} copies at the peak; of the files {copies(files)} copies mapped")
+            failed |= way == "FSDP" and sum(own) - 1 > BAR
+            failed |= way != "DDP, every rank reads" and any(read > 0.05 for read in files[1:])
+    sys.exit(failed)
+
+
+def copies(numbers: tuple[float, ...]) -> str:
+    return " and ".join(f"{number:.2f}" for number in numbers)
 
 
 def make(folder: Path, layers: int) -> int:
@@ -66,37 +78,44 @@ def make(folder: Path, layers: int) -> int:
     return sum(p.numel() * p.element_size() for p in llm.parameters())
 
 
-def load(rank: int, ranks: int, folder: Path) -> None:
+def load(rank: int, ranks: int, folder: Path, way: Way) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
     mesh = init_device_mesh("cpu", (ranks,))
-    before, stop = anonymous_bytes(), threading.Event()
-    highest = [before]
+    before, stop = memory(), threading.Event()
+    highest = [0, 0]
 
     def watch() -> None:
         while not stop.is_set():
-            highest[0] = max(highest[0], anonymous_bytes())
+            highest[:] = [max(most, now - then) for most, now, then in zip(highest, memory(), before, strict=True)]
             time.sleep(0.002)
 
     thread = threading.Thread(target=watch)
     thread.start()
-    read = load_llm if rank == 0 else empty_llm
+    read = load_llm if rank == 0 or way == "DDP, every rank reads" else empty_llm
     llm = read(str(folder), torch.bfloat16)
-    shard(llm, decoder_layers(llm), mesh)
+    if way == "FSDP":
+        shard(llm, decoder_layers(llm), mesh)
+    elif way == "DDP":
+        replicate(llm, torch.device("cpu"))
+    else:
+        sum(p.sum() for p in llm.parameters())  # as the first step would: mapped bytes are read when they are used
     stop.set()
     thread.join()
-    (folder / f"peak-{rank}").write_text(str(highest[0] - before))
+    (folder / f"peak-{rank}").write_text(" ".join(map(str, highest)))
     with safe_open(next(folder.glob("*.safetensors")), "pt") as file:
         for name in list(file.keys())[::20]:
             parameter = llm.get_parameter(name)
-            assert isinstance(parameter, DTensor)
-            assert torch.equal(parameter.full_tensor(), file.get_tensor(name)), name
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            assert torch.equal(whole, file.get_tensor(name)), name
     dist.destroy_process_group()
 
 
-def anonymous_bytes() -> int:
-    """Memory of this process that only it has: what must be there for it."""
+def memory() -> tuple[int, int]:
+    """Bytes that only this process has, which must be there for it, and bytes of files that it has mapped."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    sizes = dict(line.split(":", 1) for line in lines)
+    own, files = (int(sizes[kind].split()[0]) * 1024 for kind in ("RssAnon", "RssFile"))
+    return own, files
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -100,7 +100,9 @@ def empty_llm(
     """`load_llm` without weights, on the meta device: for a rank that is sent its part of them."""
     with torch.device("meta"):
         llm = transformers.AutoModelForCausalLM.from_config(llm_config(name_or_path, revision), dtype=dtype)
-    return llm.requires_grad_(False)
+    with suppress(OSError):  # few folders have one
+        llm.generation_config = transformers.GenerationConfig.from_pretrained(name_or_path)
+    return llm.requires_grad_(False).eval()  # as `from_pretrained` leaves it
 
 
 def llm_config(name_or_path: str, revision: str | None = None) -> transformers.PretrainedConfig:

@@ -175,6 +175,11 @@ class LlmFinetuning(Recognizer):
         frames = Conformer.output_lengths(FilterBank.num_frames(samples))
         return stacked(frames, self.stride).int().numpy()
 
+    @property
+    def one_rank_reads(self) -> bool:
+        """Not what is quantised: each rank packs the weights that it read itself."""
+        return super().one_rank_reads and self.quantize == "none"
+
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
@@ -213,7 +218,7 @@ class LlmFinetuning(Recognizer):
                 "ctc_weight 0 while the encoder is trained: the CTC head stays behind, and its drafts and timings get"
                 " worse; give --model.ctc_weight 0.1, or --model.freeze_encoder true"
             )
-        if self._trainer is not None and self.trainer.ckpt_path is None:
+        if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
             self.load_encoder()
         self.arrange([*self.speech.encoder.blocks, *decoder_layers(self.model.llm)])
 

@@ -26,7 +26,7 @@ from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_lo
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.gpu_kernels import GpuKernels
 from speechllm_pl.training.live_bytes import LiveBytes
-from speechllm_pl.training.sharding import checkpoint_activations
+from speechllm_pl.training.sharding import checkpoint_activations, replace_tensors
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
 
@@ -156,7 +156,7 @@ def step_cost(
     """
     model = meta_model(system)
     with FakeTensorMode(), _kernels(kernels):
-        _to_fake_cpu(model)
+        replace_tensors(model, _fake)
         if checkpointing:
             layers = chain.from_iterable(repeated_layers(model))
             checkpoint_activations(
@@ -262,20 +262,8 @@ def meta_model(system: System) -> CtcModel | SpeechLLM:
         return system.build()
 
 
-def _to_fake_cpu(model: nn.Module) -> None:
-    """Make a meta model's tensors fake CPU ones; tied weights stay tied. (PEFT cannot add LoRA to fake ones.)"""
-    made: dict[Tensor, Tensor] = {}
-    for module in model.modules():
-        for name, tensor in module._parameters.items():
-            if tensor is not None:
-                fake = made.setdefault(tensor, nn.Parameter(_fake(tensor), requires_grad=tensor.requires_grad))
-                module._parameters[name] = cast(nn.Parameter, fake)
-        for name, tensor in module._buffers.items():
-            if tensor is not None:
-                module._buffers[name] = made.setdefault(tensor, _fake(tensor))
-
-
 def _fake(tensor: Tensor) -> Tensor:
+    """A fake CPU tensor in a meta tensor's place. (PEFT cannot add LoRA to fake ones.)"""
     return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 

@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
-import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.errors import UserError
@@ -21,15 +19,14 @@ from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.decoding import Hypothesis
-from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.training.background import BackgroundWriter
 from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
+from speechllm_pl.training.placement import Placed
 from speechllm_pl.training.schedules import Schedule
-from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, shard
 from speechllm_pl.training.shards import refuse_other_keys
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm
 
@@ -39,7 +36,7 @@ SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
 log = logging.getLogger(__name__)
 
 
-class Recognizer(L.LightningModule):
+class Recognizer(Placed):
     """A model that is trained on batches and judged by the text it recognises.
 
     A stage gives `configure_model`, `loss_terms`, `transcribe` and `settings`.
@@ -47,7 +44,6 @@ class Recognizer(L.LightningModule):
 
     stage: ClassVar[str]
     systems: ClassVar[tuple[str, ...]]  # what `transcribe` returns; `stage` is the one to judge by
-    model: nn.Module
 
     def __init__(
         self,
@@ -59,14 +55,12 @@ class Recognizer(L.LightningModule):
         activation_checkpointing: bool,
         compile_encoder: bool,
     ):
-        super().__init__()
+        super().__init__(activation_checkpointing=activation_checkpointing, compile_encoder=compile_encoder)
         known = isinstance(tokenizer, CtcTokenizer)
         self.tokenizer = tokenizer if known else CtcTokenizer.from_file(tokenizer)
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.max_skipped_steps = max_skipped_steps
-        self.activation_checkpointing = activation_checkpointing
-        self.compile_encoder = compile_encoder
         self.error_rates = nn.ModuleDict({system: PooledErrorRates() for system in self.systems})
         self.stop_signal = 0  # of this process, set from outside
         self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
@@ -99,57 +93,9 @@ class Recognizer(L.LightningModule):
     def from_settings(cls, settings: dict[str, Any]) -> Self:
         """The inverse of `settings`."""
 
-    @property
-    @abstractmethod
-    def speech(self) -> CtcModel:
-        """Features, encoder and CTC head."""
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser is given; `lr` may differ between groups."""
         return grouped((p for p in self.parameters() if p.requires_grad), self.speech.encoder.blocks)
-
-    # how it lies on devices
-
-    def setup(self, stage: str) -> None:
-        """
-        Raises:
-            UserError: the optimiser does not work on shards; told before any weight is read.
-        """
-        kind = type(self.make_optimizer([torch.zeros(1)]))
-        if self._mesh is not None and kind.__module__.startswith("bitsandbytes"):
-            raise UserError(
-                f"{kind.__name__} does not go with FSDP (ShardedStrategy): its state is not sharded. Take TRAINER=ddp,"
-                " or an optimiser of torch (--model.optimizer torch.optim.AdamW)"
-            )
-
-    @property
-    def receives_weights(self) -> bool:
-        """Whether this rank gets its weights from the first one, and may build the model without them."""
-        return self._mesh is not None and self.trainer.global_rank > 0
-
-    def arrange(self, layers: Iterable[nn.Module]) -> None:
-        """Apply to the built model what the options and the trainer's strategy ask for."""
-        layers = list(layers)
-        if self.activation_checkpointing:
-            checkpoint_activations(layers)
-        if self.compile_encoder:
-            for block in self.speech.encoder.blocks:
-                block.compile(dynamic=True)
-        if self._mesh is not None:
-            shard(self.model, layers, self._mesh)
-
-    @property
-    def _mesh(self) -> DeviceMesh | None:
-        strategy = None if self._trainer is None else self.trainer.strategy
-        return strategy.mesh if isinstance(strategy, ShardedStrategy) else None
-
-    def _gather(self) -> None:
-        if self._mesh is not None:
-            gather(self.model)
-
-    def _release(self) -> None:
-        if self._mesh is not None:
-            release(self.model)
 
     # steps
 

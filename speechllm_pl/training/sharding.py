@@ -5,7 +5,7 @@ trained parameters may share a layer, each in its own type: gradients and their 
 trained weights (fp32).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +47,7 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> No
         layers: gathered one at a time; what is left of the model is gathered for all of its forward pass.
         mesh: one-dimensional.
     """
-    first = dist.get_rank(mesh.get_group()) == 0
+    first = dist.get_rank() == 0
     whole: dict[str, Tensor] = {}
     if first:
         whole = {name: p.detach() for name, p in model.named_parameters()} | dict(model.named_buffers())
@@ -66,13 +66,38 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> No
         for name, buffer in model.named_buffers():
             if first:
                 buffer.copy_(whole[name])
-            dist.broadcast(buffer, src=0, group=mesh.get_group())
+            dist.broadcast(buffer, src=0)
 
 
 def _scatter(shards: DTensor, whole: Tensor | None, mesh: DeviceMesh, device: torch.device) -> None:
     """Fill each rank's shard from the first rank's `whole`, which the others do not have."""
     source = torch.empty(shards.shape, dtype=shards.dtype, device=device) if whole is None else whole.to(device)
     shards.to_local().copy_(distribute_tensor(source, mesh, shards.placements).to_local())
+
+
+@torch.no_grad()
+def replicate(model: nn.Module, device: torch.device) -> None:
+    """Give every rank the first one's parameters and buffers, which the others may have on the meta device."""
+    replace_tensors(model, lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    model.to(device)
+    for tensor in (*model.parameters(), *model.buffers()):
+        dist.broadcast(tensor.detach(), src=0)
+
+
+def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
+    """Put `make(tensor)` in the place of every parameter and buffer; tied ones stay tied."""
+    made: dict[Tensor, Tensor] = {}
+
+    def new(tensor: Tensor) -> Tensor:
+        if tensor not in made:
+            value = make(tensor)
+            is_parameter = isinstance(tensor, nn.Parameter) and value is not tensor
+            made[tensor] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
+        return made[tensor]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: cast(Any, new(tensor)) for name, tensor in tensors.items() if tensor is not None})
 
 
 def checkpoint_activations(layers: Iterable[nn.Module], **settings: Any) -> None:

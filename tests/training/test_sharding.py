@@ -1,14 +1,12 @@
 """Sharded weights and checkpoints: what one rank reads all have, what two wrote others resume, nothing frozen moves."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from command import SERVER, command, finish, rows
+from command import command, finish, rows
+from ranks import in_ranks
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -110,19 +108,6 @@ def test_what_shards_hold_can_be_evaluated_averaged_and_consolidated(
 
 
 # one process group in a test
-
-
-def in_ranks(function: Callable[..., None], ranks: int, folder: Path, *arguments: object) -> None:
-    given = (ranks, folder, function, *arguments)
-    mp.start_processes(_rank, given, nprocs=ranks, start_method=SERVER.get_start_method())
-
-
-def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., None], *arguments: object) -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
-    function(rank, ranks, *arguments)
-    dist.destroy_process_group()
 
 
 def _train_sharded(rank: int, ranks: int, folder: str) -> None:

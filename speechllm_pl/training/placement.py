@@ -1,0 +1,92 @@
+"""How a recogniser lies on devices: who reads its weights, how they are spread, and what validation gathers."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, replicate, shard
+
+
+class Placed(L.LightningModule):
+    """A module whose `model` is put on devices as the options and the trainer's strategy ask.
+
+    Args:
+        activation_checkpointing: of the layers that `arrange` is given.
+        compile_encoder: `torch.compile` for the encoder's blocks.
+    """
+
+    model: nn.Module
+    make_optimizer: Callable[[Any], torch.optim.Optimizer]
+
+    def __init__(self, *, activation_checkpointing: bool, compile_encoder: bool):
+        super().__init__()
+        self.activation_checkpointing = activation_checkpointing
+        self.compile_encoder = compile_encoder
+
+    @property
+    @abstractmethod
+    def speech(self) -> CtcModel:
+        """Features, encoder and CTC head."""
+
+    def setup(self, stage: str) -> None:
+        """
+        Raises:
+            UserError: the optimiser does not work on shards; told before any weight is read.
+        """
+        kind = type(self.make_optimizer([torch.zeros(1)]))
+        if self._mesh is not None and kind.__module__.startswith("bitsandbytes"):
+            raise UserError(
+                f"{kind.__name__} does not go with FSDP (ShardedStrategy): its state is not sharded. Take TRAINER=ddp,"
+                " or an optimiser of torch (--model.optimizer torch.optim.AdamW)"
+            )
+
+    @property
+    def one_rank_reads(self) -> bool:
+        """Whether the first rank alone reads weights, and sends the others theirs."""
+        several = self._trainer is not None and self.trainer.world_size > 1
+        return several and isinstance(self._strategy, ShardedStrategy | DDPStrategy)
+
+    @property
+    def receives_weights(self) -> bool:
+        """Whether this rank is sent its weights, and may build the model without them."""
+        return self.one_rank_reads and self.trainer.global_rank > 0
+
+    def arrange(self, layers: Iterable[nn.Module]) -> None:
+        """Apply to the built model what the options and the trainer's strategy ask for."""
+        layers = list(layers)
+        if self.activation_checkpointing:
+            checkpoint_activations(layers)
+        if self.compile_encoder:
+            for block in self.speech.encoder.blocks:
+                block.compile(dynamic=True)
+        if self._mesh is not None:
+            shard(self.model, layers, self._mesh)
+        elif self.one_rank_reads:
+            replicate(self.model, self.trainer.strategy.root_device)
+
+    @property
+    def _strategy(self) -> Strategy | None:
+        return None if self._trainer is None else self.trainer.strategy
+
+    @property
+    def _mesh(self) -> DeviceMesh | None:
+        return self._strategy.mesh if isinstance(self._strategy, ShardedStrategy) else None
+
+    def _gather(self) -> None:
+        if self._mesh is not None:
+            gather(self.model)
+
+    def _release(self) -> None:
+        if self._mesh is not None:
+            release(self.model)
+
+    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _gather
+    on_predict_epoch_end = _release
