@@ -8,13 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.training.device_memory import GIB
 from speechllm_pl.training.live_bytes import dtype_bytes, tensor_bytes
-from speechllm_pl.training.memory import StepCost, StepShape, System, meta_model, repeated_layers, step_cost
+from speechllm_pl.training.memory import (
+    StepCost,
+    StepShape,
+    System,
+    decoding_bytes,
+    meta_model,
+    repeated_layers,
+    step_cost,
+)
 from speechllm_pl.training.optimizers import grouped
+from speechllm_pl.training.sharding import gatherable
 
 Sharding = Literal["none", "ddp", "fsdp"]
 Quantization = Literal["none", "nf4"]
-GIB = 2**30
 
 
 class Gpu(NamedTuple):
@@ -52,6 +61,7 @@ class Setup:
         quantize: of the frozen LLM's linear layers.
         autocast: dtype of mixed precision; none computes in fp32.
         tokens_per_second: of text.
+        gather_up_to: bytes of the largest model that FSDP gathers whole to validate; by default what is free decides.
     """
 
     system: System
@@ -65,6 +75,7 @@ class Setup:
     quantize: Quantization = "none"
     autocast: torch.dtype | None = torch.bfloat16
     tokens_per_second: float = 5.0
+    gather_up_to: float | None = None
 
     @property
     def shape(self) -> StepShape:
@@ -105,19 +116,52 @@ class Memory:
 
     @property
     def total(self) -> float:
-        lasting = self.weights + self.gradients + self.optimizer
-        return lasting + max(self.gathered + self.activations + self.logits, self.update)
+        return self.lasting + max(self.gathered + self.activations + self.logits, self.update)
+
+    @property
+    def lasting(self) -> float:
+        """What is there between steps."""
+        return self.weights + self.gradients + self.optimizer
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Bytes on each GPU while dev is decoded, in batches as long as those of training.
+
+    Attributes:
+        lasting: what training leaves there.
+        whole: the whole model, which FSDP gathers where it may.
+        layers: what is gathered of it at a time otherwise, when ranks decode in lockstep.
+        decoding: activations without gradients, and the LLM's cache.
+        gather_up_to: the largest copy that is gathered; by default what is free decides.
+    """
+
+    lasting: float
+    whole: float
+    layers: float
+    decoding: float
+    gather_up_to: float | None = None
+
+    def in_lockstep(self, gpu: Gpu) -> bool:
+        """As `ShardedStrategy` decides it."""
+        limit = gatherable(gpu.memory - needed(self.lasting)) if self.gather_up_to is None else self.gather_up_to
+        return self.whole > limit
+
+    def total(self, gpu: Gpu) -> float:
+        return self.lasting + self.decoding + (self.layers if self.in_lockstep(gpu) else self.whole)
 
 
 @dataclass(frozen=True)
 class Plan:
     parameters: Parameters
     memory: Memory
+    validation: Validation
     flops: int  # a step on one GPU
     audio_seconds: float  # a step on one GPU
 
     def fits(self, gpu: Gpu) -> bool:
-        return needed(self.memory.total) <= gpu.memory
+        """Whether it trains, and validates."""
+        return needed(max(self.memory.total, self.validation.total(gpu))) <= gpu.memory
 
     def step_seconds(self, gpu: Gpu, utilisation: float) -> float | None:
         return self.flops / (gpu.flops * utilisation) if gpu.flops else None
@@ -132,7 +176,16 @@ def estimate(setup: Setup) -> Plan:
     """Parameters, memory on each GPU and work of one step at the largest batch. Takes seconds for a 7B LLM."""
     model = meta_model(setup.system)
     cost = step_cost(setup.system, setup.shape, autocast=setup.autocast, checkpointing=setup.checkpointing)
-    return Plan(count_parameters(model, setup.quantize), memory(setup, model, cost), cost.flops, setup.max_duration)
+    training = memory(setup, model, cost)
+    decoding = decoding_bytes(setup.system, setup.shape, autocast=setup.autocast)
+    validation = Validation(
+        lasting=training.lasting,
+        whole=tensor_bytes(model.parameters()) if setup.sharding == "fsdp" else 0,
+        layers=training.gathered,
+        decoding=decoding,
+        gather_up_to=setup.gather_up_to,
+    )
+    return Plan(count_parameters(model, setup.quantize), training, validation, cost.flops, setup.max_duration)
 
 
 def memory(setup: Setup, model: nn.Module, cost: StepCost) -> Memory:

@@ -1,7 +1,6 @@
 """What a configuration needs of a GPU, before anything is read or started (`speechllm plan`)."""
 
 import argparse
-import os
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -14,7 +13,6 @@ import yaml
 
 from speechllm_pl.analysis.plan import (
     FRAGMENTATION,
-    GIB,
     GPUS,
     RESERVED,
     Gpu,
@@ -23,6 +21,7 @@ from speechllm_pl.analysis.plan import (
     Plan,
     Setup,
     Sharding,
+    Validation,
     estimate,
     largest_batch,
     needed,
@@ -32,6 +31,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.training.device_memory import GIB, total_memory
 from speechllm_pl.training.memory import System
 
 SHAPES = Path("conf/llm")
@@ -64,7 +64,8 @@ def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
         for remedy in remedies(setup):
             changed = estimate(remedy.setup)
             verdict = "fits" if changed.fits(gpu) else "does not fit"
-            print(f"  {gib(needed(changed.memory.total))}  {verdict:<13} {remedy.what}", flush=True)
+            most = max(changed.memory.total, changed.validation.total(gpu))
+            print(f"  {gib(needed(most))}  {verdict:<13} {remedy.what}", flush=True)
     elif seconds := largest_batch(setup, gpu):
         print(f"the largest batch that fits, of utterances of {setup.max_seconds:g} s: --data.max_duration {seconds:g}")
 
@@ -115,7 +116,7 @@ def fitting_duration(config: Any) -> float:
     if recorded.is_file() and newest_complete(Path(config.run, "checkpoints")):
         return yaml.safe_load(recorded.read_text())["data"]["max_duration"]
     setup = setup_of(config)
-    memory = _device_memory(setup.gpus // config.trainer.num_nodes)
+    memory = total_memory(setup.gpus // config.trainer.num_nodes)
     seconds = largest_batch(setup, Gpu(memory, None))
     if not seconds:
         raise UserError(
@@ -124,13 +125,6 @@ def fitting_duration(config: Any) -> float:
         )
     print(f"data.max_duration auto: {seconds:g} s of audio a batch fill {memory / GIB:.1f} GiB", flush=True)
     return seconds
-
-
-def _device_memory(processes: int) -> float:
-    """Bytes of a GPU, or of a process's share of a CPU's memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / max(1, processes)
 
 
 # from the configuration of `fit` to what it needs
@@ -165,6 +159,7 @@ def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.
         quantize=model.get("quantize") or "none",
         autocast=AUTOCAST[trainer.precision],
         tokens_per_second=tokens_per_second,
+        gather_up_to=None if (limit := settings.get("gather_up_to_gib")) is None else limit * GIB,
     )
 
 
@@ -240,13 +235,14 @@ def gib(size: float) -> str:
 
 def describe(setup: Setup, found: Plan, name: str, gpu: Gpu, utilisation: float) -> list[str]:
     """The plan's lines."""
-    shape, total = setup.shape, found.memory.total
+    shape, total = setup.shape, max(found.memory.total, found.validation.total(gpu))
     return [
         *_parameter_lines(found.parameters),
         "",
         f"memory on each of {setup.gpus} x {name}, {_parallel(setup)}, the largest batch"
         f" ({shape.utterances} x {shape.seconds:.3g} s of audio, {shape.tokens} tokens of text each):",
         *_memory_lines(found.memory),
+        f"  {'validation':<13} {gib(found.validation.total(gpu))}  {_validation_note(found.validation, gpu)}",
         f"  {'and':<13} {gib(needed(total) - total)}  {FRAGMENTATION:.0%} lost between blocks, and"
         f" {RESERVED / GIB:g} GiB for CUDA and its libraries",
         f"  {'needed':<13} {gib(needed(total))}  of {gpu.memory / GIB:.1f} GiB:"
@@ -284,6 +280,17 @@ def _memory_lines(memory: Memory) -> list[str]:
     sizes = {name: getattr(memory, name.replace("optimiser", "optimizer")) for name in notes}
     rows = [f"  {name:<13} {gib(size)}  {notes[name]}".rstrip() for name, size in sizes.items() if size]
     return [*rows, f"  {'in all':<13} {gib(memory.total)}"]
+
+
+def _validation_note(validation: Validation, gpu: Gpu) -> str:
+    if not validation.whole:
+        return "in all, while dev is decoded"
+    if validation.in_lockstep(gpu):
+        return (
+            f"in all, while dev is decoded in shards, ranks in lockstep: a whole copy of"
+            f" {gib(validation.whole).strip()} does not fit"
+        )
+    return f"in all, while dev is decoded: {gib(validation.whole).strip()} are the whole model, gathered"
 
 
 def _time_lines(setup: Setup, found: Plan, gpu: Gpu, utilisation: float) -> list[str]:

@@ -64,8 +64,14 @@ class RowEnds(transformers.StoppingCriteria):
 
 
 @torch.no_grad()
-def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer) -> list[Hypothesis]:
-    """Audio embeddings of a batch → one hypothesis an utterance."""
+def generate(
+    model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer, *, in_lockstep: bool = False
+) -> list[Hypothesis]:
+    """Audio embeddings of a batch → one hypothesis an utterance.
+
+    Args:
+        in_lockstep: go on with idle forward passes until the last rank has ended, as sharded weights need it.
+    """
     columns = model.prompt(audio, instruction)
     caps, limit = token_caps(audio.frames), model.most_positions
     if limit is not None:
@@ -82,7 +88,7 @@ def generate(model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: Llm
             num_beams=1,
             repetition_penalty=1.0,  # people do say things twice, whatever the LLM's own settings think
             no_repeat_ngram_size=0,
-            synced_gpus=False,  # ranks decode other utterances; sharded weights are gathered before
+            synced_gpus=in_lockstep,
             bos_token_id=model.bos_id,
             eos_token_id=model.eos_id,
             pad_token_id=tokenizer.pad_id,

@@ -166,6 +166,8 @@ class StepLog(L.Callback):
 class Samples(L.Callback):
     """At each validation: transcripts of the first utterances, and one spectrogram with its CTC posteriors.
 
+    The latter where the model is whole on this rank (`ShardedStrategy.gather_up_to_gib`).
+
     Args:
         utterances: how many transcripts.
     """
@@ -190,7 +192,8 @@ class Samples(L.Callback):
             rows.append(f"| {id_} | reference | {batch.texts[row]} |")
             rows += [f"| | {system} | {found[row].text} |" for system, found in outputs.items()]
         board.add_text("samples/transcripts", "\n".join(rows), trainer.global_step)
-        board.add_figure("samples/posteriors", posterior_figure(pl_module, batch), trainer.global_step)
+        if not pl_module.in_lockstep:  # this rank alone draws it, and the others would not take part
+            board.add_figure("samples/posteriors", posterior_figure(pl_module, batch), trainer.global_step)
 
 
 def posterior_figure(module: Recognizer, batch: Batch) -> Figure:

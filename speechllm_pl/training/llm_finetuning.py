@@ -279,7 +279,9 @@ class LlmFinetuning(Recognizer):
         audio = self.model.listen(batch.waveforms, batch.lengths)
         return {
             "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
-            "llm": generate(self.model, audio, self._instruction(batch), self.llm_tokenizer),
+            "llm": generate(
+                self.model, audio, self._instruction(batch), self.llm_tokenizer, in_lockstep=self.in_lockstep
+            ),
         }
 
     def is_saved(self, name: str) -> bool:

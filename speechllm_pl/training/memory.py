@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -18,14 +19,16 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from speechllm_pl.core.prompt import Columns
+from speechllm_pl.decoding.generate import EXTRA_TOKENS, TOKENS_PER_SECOND
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.models.llm import decoder_layers
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
-from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.training.gpu_kernels import GpuKernels
-from speechllm_pl.training.live_bytes import LiveBytes
+from speechllm_pl.training.live_bytes import LiveBytes, tensor_bytes
 from speechllm_pl.training.sharding import checkpoint_activations, replace_tensors
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
@@ -176,6 +179,38 @@ def step_cost(
     return StepCost(live.at_peak[ACTIVATIONS], live.at_peak[LOGITS], live.flops)
 
 
+def decoding_bytes(
+    system: System, shape: StepShape, *, autocast: torch.dtype | None = torch.bfloat16, kernels: Kernels = "cuda"
+) -> int:
+    """Bytes that recognising a batch takes beside the weights; arguments as of `step_cost`.
+
+    They are the peak of a forward pass without gradients over audio and prompt, and what the LLM's cache holds when
+    the longest text that `generate` lets pass has been written.
+    """
+    model, text = meta_model(system).eval(), ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
+    with FakeTensorMode(), _kernels(kernels), torch.no_grad():
+        replace_tensors(model, _fake)
+        live = LiveBytes([*model.parameters(), *model.buffers()], peak_of=(ACTIVATIONS,))
+        with live, torch.autocast("cpu", autocast, enabled=autocast is not None):
+            batch = silence(shape)
+            if isinstance(model, CtcModel):
+                model(batch.waveforms, batch.lengths)
+                return live.at_peak[ACTIVATIONS]
+            cache = _prefill(model, batch)
+        return live.at_peak[ACTIVATIONS] + tensor_bytes(cache) * text // cache[0].shape[-2]
+
+
+def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
+    """What decoding begins with → the LLM's cache, `(B, heads, columns, width)` of each layer's keys and values."""
+    audio = model.listen(batch.waveforms, batch.lengths)
+    model.speech.head(audio.encoded)
+    columns = _prompt(model, audio, batch, text=None)
+    llm = cast(Any, model.llm)
+    embeddings = columns.embeddings.to(llm.dtype)
+    found = llm(inputs_embeds=embeddings, attention_mask=columns.mask, use_cache=True, logits_to_keep=1)
+    return [tensor for layer in found.past_key_values.layers for tensor in (layer.keys, layer.values)]
+
+
 def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:
     """Take weights' gradients out of the count, and tell logits from activations.
 
@@ -232,14 +267,19 @@ def loss_terms(model: nn.Module, batch: SilentBatch) -> Iterator[LossTerm]:
         return
     assert isinstance(model, SpeechLLM)
     audio = model.listen(batch.waveforms, batch.lengths)
-    nothing = Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths))
-    with _Answers(number=audio.embeddings.shape[1]):  # columns before BOS, as all utterances are equally long
-        columns = model.prompt(audio, nothing, batch.text)
+    columns = _prompt(model, audio, batch, batch.text)
     yield next_token_loss(model.logits(columns), columns.labels)
     if model.alignment is not None:
         yield model.alignment_loss(audio, batch.text)
     if any(parameter.requires_grad for parameter in model.speech.head.parameters()):
         yield model.ctc_loss(audio, batch.text)
+
+
+def _prompt(model: SpeechLLM, audio: Audio, batch: SilentBatch, text: Tokens | None) -> Columns:
+    """Audio and text without an instruction."""
+    nothing = Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths))
+    with _Answers(number=audio.embeddings.shape[1]):  # columns before BOS, as all utterances are equally long
+        return model.prompt(audio, nothing, text)
 
 
 # activation checkpointing

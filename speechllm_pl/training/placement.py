@@ -7,11 +7,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.training.device_memory import GIB
+from speechllm_pl.training.live_bytes import tensor_bytes
 from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, replicate, shard
 
 
@@ -30,6 +33,7 @@ class Placed(L.LightningModule):
         super().__init__()
         self.activation_checkpointing = activation_checkpointing
         self.compile_encoder = compile_encoder
+        self.in_lockstep = False  # a forward pass needs one on every other rank: the model is validated in shards
 
     @property
     @abstractmethod
@@ -81,12 +85,17 @@ class Placed(L.LightningModule):
         return self._strategy.mesh if isinstance(self._strategy, ShardedStrategy) else None
 
     def _gather(self) -> None:
-        if self._mesh is not None:
-            gather(self.model)
+        """Before decoding: the whole model on each rank, or ranks that go on together where it does not fit."""
+        strategy = self._strategy
+        if not isinstance(strategy, ShardedStrategy):
+            return
+        size = tensor_bytes(self.model.parameters())
+        self.in_lockstep = not strategy.may_gather(size)
+        if self.in_lockstep:
+            rank_zero_info(f"a whole copy of {size / GIB:.3g} GiB does not fit beside decoding: ranks decode in lockstep")
+        gather(self.model, layers=not self.in_lockstep)
 
     def _release(self) -> None:
         if self._mesh is not None:
             release(self.model)
-
-    on_validation_epoch_start = on_test_epoch_start = on_predict_epoch_start = _gather
-    on_predict_epoch_end = _release
+            self.in_lockstep = False

@@ -128,7 +128,7 @@ class Recognizer(Placed):
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
         """→ a row an utterance: its id and each system's text."""
-        found = self.transcribe(batch) if batch.ids else {}
+        found = self._recognized(batch)
         return [
             {"id": id_, **{system: hypotheses[row].text for system, hypotheses in found.items()}}
             for row, id_ in enumerate(batch.ids)
@@ -305,14 +305,20 @@ class Recognizer(Placed):
 
     def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """Recognise a batch, and add its errors to those of `pooled_rates`."""
-        if not batch.ids:
-            return {}
-        found = self.transcribe(batch)
+        found = self._recognized(batch)
         for system, hypotheses in found.items():
             texts = [hypothesis.text for hypothesis in hypotheses]
             self._rates_of(system).update(score(batch.ids, batch.languages, batch.texts, texts))
             _warn_if_truncated(batch, hypotheses)
         return found
+
+    def _recognized(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+        """What `transcribe` makes of a batch; of one that is empty, or cannot be read, nothing."""
+        if batch.ids:
+            return self.transcribe(batch)
+        if self.in_lockstep:  # the others wait for this rank's share of their forward passes
+            self.transcribe(_silence(batch, self.device))
+        return {}
 
     def _rates_of(self, system: str) -> PooledErrorRates:
         return cast(PooledErrorRates, self.error_rates[system])

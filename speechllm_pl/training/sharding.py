@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from speechllm_pl.training.checkpoints import Save, read_checkpoint, read_record, save_at_once
 from speechllm_pl.training.consolidated import is_consolidated
+from speechllm_pl.training.device_memory import GIB, free_memory
 from speechllm_pl.training.shards import (
     MODEL,
     load_shards,
@@ -111,15 +112,19 @@ def checkpoint_activations(layers: Iterable[nn.Module], **settings: Any) -> None
         layer.forward = partial(checkpointed, layer.forward, use_reentrant=False, **settings)
 
 
-def gather(model: nn.Module) -> None:
+def gather(model: nn.Module, *, layers: bool = True) -> None:
     """Hold whole parameters on every rank until `release`.
 
     Forward passes then need no other rank, so ranks may decode other numbers of batches and of tokens.
+
+    Args:
+        layers: those too that are gathered one at a time in training. Without them parts of the model may be called
+            by themselves, but each forward pass of a layer takes part of every rank.
     """
     if isinstance(model, FSDPModule):
         model._get_fsdp_state()._lazy_init()
     for module in model.modules():
-        if isinstance(module, FSDPModule):
+        if isinstance(module, FSDPModule) and (layers or module is model):
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
 
@@ -132,15 +137,27 @@ def release(model: nn.Module) -> None:
             module.reshard()
 
 
+def gatherable(free: float) -> float:
+    """Bytes of a whole copy that validation gathers into so many free ones: it must leave room to decode."""
+    return 0.7 * free
+
+
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 over all devices of all nodes, with checkpoints of what was trained, written by every rank.
 
     A checkpoint is a folder of safetensors shards and a record; it is read by any number of ranks and by runs
     that do not shard, whose checkpoints in turn are read here.
+
+    Args:
+        process_group_backend: torch's choice for the devices by default.
+        gather_up_to_gib: the largest model that validation gathers whole on each device, where ranks then decode
+            each for itself. A larger one stays in shards, and all ranks decode in lockstep. By default a share of
+            the memory that is free decides (`gatherable`).
     """
 
-    def __init__(self, process_group_backend: str | None = None):
+    def __init__(self, process_group_backend: str | None = None, gather_up_to_gib: float | None = None):
         super().__init__(process_group_backend=process_group_backend)
+        self.gather_up_to_gib = gather_up_to_gib
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -151,6 +168,12 @@ class ShardedStrategy(ModelParallelStrategy):
     def mesh(self) -> DeviceMesh:
         """All ranks."""
         return self.device_mesh["data_parallel"]
+
+    def may_gather(self, size: float) -> bool:
+        """Whether every device has room for a whole copy of `size` bytes. Collective: all ranks say the same."""
+        if self.gather_up_to_gib is not None:
+            return size <= self.gather_up_to_gib * GIB
+        return self.reduce_boolean_decision(size <= gatherable(free_memory(self.root_device, self.num_processes)))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         """The module's state as it lies, in shards; the module leaves out what is not to be saved."""
