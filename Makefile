@@ -77,11 +77,14 @@ ABLATION = $(if $(STRIDE),--model.stride $(STRIDE)) $(if $(LORA_R),--model.lora_
   $(if $(MASKING),--model.text_masking $(MASKING))
 VARIANT  = $(if $(STRIDE),-stride$(STRIDE))$(if $(LORA_R),-r$(LORA_R))$(if $(MASKING),-masking$(MASKING))
 
-PRETRAIN = $(SPEECHLLM) fit $(call CONFIGS,pretrain_ctc) --run $(or $(RUN),$(CTC_RUN)) \
+# What a stage's `fit` is given, and `plan` and `fetch`.
+PRETRAIN_FIT = $(call CONFIGS,pretrain_ctc) --run $(or $(RUN),$(CTC_RUN)) \
   $(if $(CKPT),--ckpt_path $(CKPT)) $(ARGS)
-FINETUNE = $(SPEECHLLM) fit $(call CONFIGS,finetune) \
+FINETUNE_FIT = $(call CONFIGS,finetune) \
   $(if $(LLM_CONFIG),--config $(LLM_CONFIG),--model.llm $(LLM)) --run $(or $(RUN),$(LLM_RUN)) \
   --model.encoder_checkpoint '$(or $(CKPT),$(CTC_RUN)/checkpoints/best.ckpt)' $(ABLATION) $(ARGS)
+PRETRAIN = $(SPEECHLLM) fit $(PRETRAIN_FIT)
+FINETUNE = $(SPEECHLLM) fit $(FINETUNE_FIT)
 TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/best.ckpt)
 EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) \
   $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
@@ -189,6 +192,7 @@ CPUS        = $(if $(filter 0,$(GPUS)),1,8)
 PARTITION   =
 ACCOUNT     =
 TIME        =
+MEM         =
 SBATCH_ARGS =
 
 # One task a device. Every task sees all GPUs of its node, as Lightning and NCCL need it (so no --gpus-per-task).
@@ -200,20 +204,24 @@ ON_ONE_DEVICE = --nodes=1 --ntasks-per-node=1 $(if $(filter 0,$(GPUS)),,--gpus-p
 ON_CPUS       = --nodes=1 --ntasks-per-node=1 --cpus-per-task=$(JOBS)
 
 # A job is told what this make was told, but for what sbatch has from it, and finds the rest as this make did.
-SBATCH_HAS = NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME SBATCH_ARGS
+SBATCH_HAS = NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME MEM SBATCH_ARGS
 told   = $(foreach name,$(sort $(filter-out $(SBATCH_HAS),$(.VARIABLES))), \
   $(if $(filter command,$(firstword $(origin $(name)))),$(call quote,$(name)=$(value $(name)))))
 # Script, name, options: in that order of precedence, SBATCH_ARGS the last.
 sbatch = sbatch --job-name=$(2) $(3) $(if $(PARTITION),--partition=$(PARTITION)) $(if $(ACCOUNT),--account=$(ACCOUNT)) \
-  $(if $(TIME),--time=$(TIME)) $(SBATCH_ARGS) conf/slurm/$(1).sbatch $(told)
+  $(if $(TIME),--time=$(TIME)) $(if $(MEM),--mem=$(MEM)) $(SBATCH_ARGS) conf/slurm/$(1).sbatch $(told)
 # One job at a time writes to a run: the name is that of its folder, and a namesake waits (singleton).
-submit_run = $(call say,$(call sbatch,$(1),$(2),--dependency=singleton $(ON_DEVICES)))
+# What it needs of a node's memory the plan says, unless MEM does.
+PLANNED = memory=$$($(SPEECHLLM) plan $(1) --trainer.devices $(TASKS_PER_NODE) --trainer.num_nodes $(NODES) \
+  --cpus_per_task $(CPUS) --host_memory)
+submit_run = $(call say,$(if $(MEM),,$(call PLANNED,$(3)) && )$(call sbatch,$(1),$(2),--dependency=singleton \
+  $(ON_DEVICES) $(if $(MEM),,--mem=$${memory})))
 
 slurm-pretrain-ctc: | $(INSTALLED) runs/slurm ## submit stage 1 to SLURM (NODES, GPUS a node, PARTITION, ACCOUNT, TIME)
-	$(call submit_run,pretrain_ctc,$(or $(RUN),$(CTC_RUN)))
+	$(call submit_run,pretrain_ctc,$(or $(RUN),$(CTC_RUN)),$(PRETRAIN_FIT))
 
 slurm-finetune: | $(INSTALLED) runs/slurm ## submit stage 2
-	$(call submit_run,finetune,$(or $(RUN),$(LLM_RUN)))
+	$(call submit_run,finetune,$(or $(RUN),$(LLM_RUN)),$(FINETUNE_FIT))
 
 slurm-evaluate: | $(INSTALLED) runs/slurm ## submit an evaluation, on one device
 	$(call say,$(call sbatch,evaluate,evaluate,$(ON_ONE_DEVICE)))
@@ -236,6 +244,7 @@ runs/slurm: # SLURM does not make the folder of a log
 
 # What conf/slurm/job.sh asks for: what TARGET needs is made, once; its command is printed, for srun.
 needs: $(NEEDS_$(TARGET))
+	$(if $(filter finetune,$(TARGET)),$(if $(wildcard $(LLM)/config.json)$(filter $(ROOT)/llm,$(LLM)),,$(call say,$(SPEECHLLM) fetch $(FINETUNE_FIT))))
 	@:
 
 COMMAND_pretrain-ctc = $(PRETRAIN)

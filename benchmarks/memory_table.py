@@ -27,8 +27,8 @@ WAYS = {
     "1 GPU, NF4": {"quantize": "nf4"},
     "DDP, 8 or 64": {"sharding": "ddp", "gpus": 8},
     "DDP, NF4, 8 or 64": {"sharding": "ddp", "gpus": 8, "quantize": "nf4"},
-    "FSDP, 8": {"sharding": "fsdp", "gpus": 8},
-    "FSDP, 64": {"sharding": "fsdp", "gpus": 64},
+    "FSDP, 8 or 64": {"sharding": "fsdp", "gpus": 64, "shard_within": "node"},
+    "FSDP, 64, `shard_within all`": {"sharding": "fsdp", "gpus": 64},
 }
 """How the GPUs share the work, and what differs from one GPU."""
 

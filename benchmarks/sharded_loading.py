@@ -2,11 +2,11 @@
 
     python benchmarks/sharded_loading.py
 
-Makes a random LLaMA of more than a billion bf16 parameters and loads it on ranks over gloo as training does: under FSDP,
-under DDP, and under DDP with every rank reading, as it must with NF4. Prints of each rank, in copies of the model, the
-highest memory of its own above what it had before, and the bytes of the model's files that it mapped. (A rank on a CPU
-holds its copy in its own memory; on a GPU it is the GPU's.) Fails when FSDP takes more than 1.3 copies in total plus
-what the shards need, when under either more than one rank reads, or when a weight differs from the file.
+Makes a random LLaMA of more than a billion bf16 parameters and loads it on ranks over gloo as training does: under
+FSDP, under DDP, and under DDP with every rank reading, as it must with NF4. Prints of each rank, in copies of the
+model, the highest memory of its own above what it had before, and how much of the model's files it mapped. (A rank on a
+CPU holds its copy in its own memory; on a GPU it is the GPU's.) Fails when FSDP takes more than 1.3 copies in total
+plus what the shards need, when under either more than one rank reads, or when a weight differs from the file.
 """
 
 import argparse

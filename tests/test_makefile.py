@@ -149,7 +149,7 @@ def test_a_container_runs_what_the_environment_would() -> None:
 
 def submission(*arguments: str) -> list[str]:
     """The words of the sbatch command that make would run."""
-    return shlex.split(last_command(*arguments).partition("; ")[2])
+    return shlex.split(last_command(*arguments).partition("; ")[2].rpartition(" && ")[2])
 
 
 def told(words: list[str]) -> list[str]:
@@ -206,6 +206,30 @@ def test_the_job_starts_the_command_that_make_runs(target: str) -> None:
     given = ("DATA=fsdd", "TRAINER=single", "CKPT=a.ckpt", "ARGS=--x 'a b' --y c")
     printed = last_command("command", f"TARGET={target}", *given)
     assert printed == last_command(target, *given).partition("; ")[0]
+
+
+@pytest.mark.parametrize(("target", "stage"), [("slurm-pretrain-ctc", "pretrain_ctc"), ("slurm-finetune", "finetune")])
+def test_a_training_job_asks_for_the_memory_that_the_plan_says(target: str, stage: str) -> None:
+    given = ("NODES=2", "GPUS=a100:8", "CPUS=12", "TRAINER=ddp", "ARGS=--data.max_seconds 20")
+    planned, _, submitted = last_command(target, *given).partition("; ")[2].partition(" && ")
+    words = shlex.split(planned.removeprefix("memory=$(").removesuffix(")"))
+    assert words[:4] == ["speechllm", "plan", "--config", f"conf/{stage}.yaml"]
+    options = ["--data.max_seconds 20", "--trainer.devices 8", "--trainer.num_nodes 2", "--cpus_per_task 12"]
+    assert all(option in " ".join(words) for option in options)
+    assert words[-1] == "--host_memory"
+    assert "--mem=${memory}" in shlex.split(submitted)
+    words = submission(target, *given, "MEM=100G")
+    assert words[0] == "sbatch"
+    assert [word for word in words if word.startswith(("--mem", "MEM"))] == ["--mem=100G"]
+
+
+def test_an_llm_of_the_hub_is_fetched_before_a_job_starts_its_tasks() -> None:
+    for llm, option in (("org/name", "--model.llm org/name"), ("bloom-560m", "--config conf/llm/bloom-560m.yaml")):
+        printed = make("needs", "TARGET=finetune", f"LLM={llm}").stdout
+        assert printed.count("speechllm fetch --config conf/finetune.yaml") == 2  # once to be read, once to be run
+        assert option in printed
+    for given in (("TARGET=finetune",), ("TARGET=pretrain-ctc", "LLM=org/name")):
+        assert "speechllm fetch" not in make("needs", *given).stdout
 
 
 def test_jobs_of_one_run_wait_for_each_other() -> None:

@@ -20,7 +20,7 @@ from speechllm_pl.training.memory import (
     step_cost,
 )
 from speechllm_pl.training.optimizers import grouped
-from speechllm_pl.training.sharding import gatherable
+from speechllm_pl.training.sharding import ShardWithin, gatherable, group_size
 
 Sharding = Literal["none", "ddp", "fsdp"]
 Quantization = Literal["none", "nf4"]
@@ -56,6 +56,8 @@ class Setup:
         optimizer: builds the optimiser from parameter groups.
         sharding: a whole model on each GPU, with gradients reduced by DDP if there are several, or FSDP2.
         gpus: of all nodes.
+        gpus_per_node: of each node.
+        shard_within: as of `ShardedStrategy`.
         bucket_view: DDP's `gradient_as_bucket_view`: no second copy of the gradients.
         checkpointing: of activations, in LLM layers and encoder blocks.
         quantize: of the frozen LLM's linear layers.
@@ -70,12 +72,25 @@ class Setup:
     optimizer: Callable[[Any], torch.optim.Optimizer]
     sharding: Sharding = "none"
     gpus: int = 1
+    gpus_per_node: int = 8
+    shard_within: ShardWithin = "all"
     bucket_view: bool = False
     checkpointing: bool = False
     quantize: Quantization = "none"
     autocast: torch.dtype | None = torch.bfloat16
     tokens_per_second: float = 5.0
     gather_up_to: float | None = None
+
+    @property
+    def shards(self) -> int:
+        """Over how many GPUs each weight is split.
+
+        Raises:
+            UserError: `shard_within` does not divide them.
+        """
+        if self.sharding != "fsdp":
+            return 1
+        return group_size(self.shard_within, self.gpus, min(self.gpus, self.gpus_per_node))
 
     @property
     def shape(self) -> StepShape:
@@ -192,14 +207,14 @@ def memory(setup: Setup, model: nn.Module, cost: StepCost) -> Memory:
     """Bytes on each GPU: what follows from the parameters of `model`, beside the `cost` of activations."""
     quantized = quantized_weights(model) if setup.quantize == "nf4" else set()
     trained = [p for p in model.parameters() if p.requires_grad]
-    shards = setup.gpus if setup.sharding == "fsdp" else 1
+    shards = setup.shards
     gradients = tensor_bytes(trained) / shards
     if setup.sharding == "ddp" and not setup.bucket_view:
         gradients *= 2
     dequantized = max((p.numel() * setup.system.llm_dtype.itemsize for p in quantized), default=0)
     return Memory(
         weights=_weight_bytes(model.parameters(), quantized) / shards,
-        gathered=_gathered_bytes(model) if setup.sharding == "fsdp" else 0,
+        gathered=_gathered_bytes(model, setup) if setup.sharding == "fsdp" else 0,
         gradients=gradients,
         optimizer=optimizer_bytes(model, setup.optimizer) / shards,
         activations=cost.activations + dequantized,
@@ -240,14 +255,19 @@ def _weight_bytes(parameters: Iterable[Tensor], quantized: Iterable[Tensor]) -> 
     return sum(p.numel() * (NF4_BYTES if p in quantized else p.element_size()) for p in parameters)
 
 
-def _gathered_bytes(model: nn.Module) -> float:
+def _gathered_bytes(model: nn.Module, setup: Setup) -> float:
     """Two layers, the one at work and the next one; and what belongs to no layer, gathered all the time."""
-    layers = [layer for stack in repeated_layers(model) for layer in stack]
-    inside = {p for layer in layers for p in layer.parameters()}
+    stacks = repeated_layers(model)
+    inside = {p for stack in stacks for layer in stack for p in layer.parameters()}
     outside = tensor_bytes(p for p in model.parameters() if p not in inside)
-    largest = max(layers, key=lambda layer: tensor_bytes(layer.parameters()))
-    unsharded_gradients = tensor_bytes(p for p in largest.parameters() if p.requires_grad)
-    return outside + 2 * tensor_bytes(largest.parameters()) + unsharded_gradients
+    halved = setup.system.train_llm and setup.autocast == torch.bfloat16  # an LLM that is trained is gathered in bf16
+    at_work = 0.0
+    for place, stack in enumerate(stacks):
+        scale = 0.5 if halved and place else 1.0
+        for layer in stack:
+            gradients = tensor_bytes(p for p in layer.parameters() if p.requires_grad)
+            at_work = max(at_work, scale * (2 * tensor_bytes(layer.parameters()) + gradients))
+    return outside + at_work
 
 
 def optimizer_bytes(model: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer]) -> float:
@@ -315,7 +335,11 @@ def _changes(setup: Setup) -> Iterator[tuple[str, dict[str, Any], bool]]:
             yield "--model.quantize nf4", {"quantize": "nf4"}, False
     if setup.sharding != "fsdp":
         gpus = max(setup.gpus, 8)
-        yield f"TRAINER=fsdp over {gpus} GPUs", {"sharding": "fsdp", "gpus": gpus}, True
+        change: dict[str, Any] = {"sharding": "fsdp", "gpus": gpus, "shard_within": "node"}
+        yield f"TRAINER=fsdp over {gpus} GPUs", change, True
+    elif setup.shards < setup.gpus:
+        what = "--trainer.strategy.init_args.shard_within all (layers are then gathered between nodes)"
+        yield what, {"shard_within": "all"}, False
 
 
 def largest_batch(setup: Setup, gpu: Gpu) -> float:

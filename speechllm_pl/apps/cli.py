@@ -117,7 +117,7 @@ def _run_command() -> None:
     group = [name for name in programs if name.startswith(f"{command} ")]
     if group:
         _run_one_of(group, programs)
-    elif command == "plan":
+    elif command in ("plan", "fetch"):
         programs[command](sys.argv[2:], _fit_configuration)
     elif command in programs:
         _run_program(command, programs[command], sys.argv[2:])
@@ -152,11 +152,12 @@ def _programs() -> dict[str, Any]:
     from speechllm_pl.apps.consolidate import consolidate
     from speechllm_pl.apps.data_report import data_report
     from speechllm_pl.apps.evaluate import evaluate
+    from speechllm_pl.apps.fetch import fetch
     from speechllm_pl.apps.plan import plan
     from speechllm_pl.apps.report import report
     from speechllm_pl.apps.transcribe import transcribe
 
-    programs = (evaluate, transcribe, report, plan, average, consolidate)
+    programs = (evaluate, transcribe, report, plan, fetch, average, consolidate)
     return {program.__name__: program for program in programs} | {"data report": data_report}
 
 

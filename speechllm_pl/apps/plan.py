@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from math import ceil
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ import torch
 import transformers
 import yaml
 
+from speechllm_pl.analysis.host_memory import HostMemory, host_memory
 from speechllm_pl.analysis.plan import (
     FRAGMENTATION,
     GPUS,
@@ -53,12 +55,19 @@ def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
     gpu = find_gpu(options.gpu)
     if not 0 < options.utilisation <= 1:
         raise UserError(f"--utilisation {options.utilisation:g} is a share: give more than 0 and at most 1")
-    if options.gpus is not None and options.gpus < 1:
-        raise UserError(f"--gpus {options.gpus}: give at least 1")
+    for name in ("gpus", "gpus_per_node"):
+        if (number := getattr(options, name)) is not None and number < 1:
+            raise UserError(f"--{name} {number}: give at least 1")
     config = parse_fit(rest)
-    setup = setup_of(config, options.gpus, options.tokens_per_second)
+    setup = setup_of(config, options.gpus, options.tokens_per_second, options.gpus_per_node)
     found = estimate(setup)
+    workers = data_workers(config, options.cpus_per_task)
+    host = host_memory(setup, found, workers=workers, on_cpu=config.trainer.accelerator == "cpu")
+    if options.host_memory:
+        print(f"{ceil(host.total / GIB)}G")
+        return
     print("\n".join(describe(setup, found, options.gpu, gpu, options.utilisation)))
+    print(_host_line(host))
     if not found.fits(gpu):
         print("\nwhat to change, and what each GPU would then need:")
         for remedy in remedies(setup):
@@ -84,9 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--gpu", default="A100-80", help=f"one of {', '.join(GPUS)}, or its memory in GiB")
     parser.add_argument("--gpus", type=int, help="how many, of all nodes (default: the trainer's devices, or 1)")
+    parser.add_argument("--gpus_per_node", type=int, help="(default: the trainer's devices, where a number, or 8)")
     parser.add_argument(
         "--utilisation", type=float, default=0.4, help="share of the datasheet's bf16 rate that training reaches"
     )
+    parser.add_argument("--cpus_per_task", type=int, default=8, help="where data.num_workers is auto: one less reads")
+    parser.add_argument("--host_memory", action="store_true", help="print alone what sbatch is to be given for --mem")
     parser.add_argument("--tokens_per_second", type=float, default=5.0, help="of text, in speech")
     return parser
 
@@ -130,11 +142,14 @@ def fitting_duration(config: Any) -> float:
 # from the configuration of `fit` to what it needs
 
 
-def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.0) -> Setup:
+def setup_of(
+    config: Any, gpus: int | None = None, tokens_per_second: float = 5.0, gpus_per_node: int | None = None
+) -> Setup:
     """
     Args:
         config: of `fit`, parsed, nothing built.
         gpus: of all nodes; else the trainer's, where it says a number.
+        gpus_per_node: else the trainer's, where it says a number, or 8.
 
     Raises:
         UserError: the LLM's shape is not known here, or the precision is none that is trained with.
@@ -143,9 +158,9 @@ def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.
     if trainer.precision not in AUTOCAST:
         known = ", ".join(filter(None, AUTOCAST))
         raise UserError(f"plan knows the precisions {known}, not {trainer.precision}: give --trainer.precision")
+    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else None
     if gpus is None:
-        devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else 1
-        gpus = devices * int(trainer.num_nodes)
+        gpus = (devices or 1) * int(trainer.num_nodes)
     strategy, settings = _strategy(trainer.strategy)
     return Setup(
         system=system_of(model),
@@ -154,6 +169,8 @@ def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.
         optimizer=partial(_class(model.optimizer.class_path), **(model.optimizer.get("init_args") or {})),
         sharding=strategy if gpus > 1 else "none",
         gpus=gpus,
+        gpus_per_node=gpus_per_node or devices or 8,
+        shard_within=settings.get("shard_within", "all"),
         bucket_view=bool(settings.get("gradient_as_bucket_view")),
         checkpointing=bool(model.get("activation_checkpointing")),
         quantize=model.get("quantize") or "none",
@@ -161,6 +178,12 @@ def setup_of(config: Any, gpus: int | None = None, tokens_per_second: float = 5.
         tokens_per_second=tokens_per_second,
         gather_up_to=None if (limit := settings.get("gather_up_to_gib")) is None else limit * GIB,
     )
+
+
+def data_workers(config: Any, cpus_per_task: int) -> int:
+    """Processes that read ahead for each training process."""
+    workers = config.data.num_workers
+    return workers if isinstance(workers, int) else max(0, cpus_per_task - 1)
 
 
 def system_of(model: Any) -> System:
@@ -253,7 +276,8 @@ def describe(setup: Setup, found: Plan, name: str, gpu: Gpu, utilisation: float)
 
 
 def _parallel(setup: Setup) -> str:
-    return {"none": "a whole model", "ddp": "DDP, a whole model on each", "fsdp": "FSDP"}[setup.sharding]
+    fsdp = f"FSDP over {setup.shards}" if setup.shards == setup.gpus else f"FSDP over {setup.shards} of each node"
+    return {"none": "a whole model", "ddp": "DDP, a whole model on each", "fsdp": fsdp}[setup.sharding]
 
 
 def _parameter_lines(parameters: Parameters) -> list[str]:
@@ -280,6 +304,18 @@ def _memory_lines(memory: Memory) -> list[str]:
     sizes = {name: getattr(memory, name.replace("optimiser", "optimizer")) for name in notes}
     rows = [f"  {name:<13} {gib(size)}  {notes[name]}".rstrip() for name, size in sizes.items() if size]
     return [*rows, f"  {'in all':<13} {gib(memory.total)}"]
+
+
+def _host_line(host: HostMemory) -> str:
+    parts = (
+        (host.reading, "the model while it is read"),
+        (host.saving, "a checkpoint while it is written"),
+        (host.processes, "training processes"),
+        (host.loaders, "processes that read ahead"),
+        (host.devices, "the model on the CPU"),
+    )
+    known = ", ".join(f"{what} {gib(size).strip()}" for size, what in parts if size)
+    return f"each node's own memory (sbatch --mem): {ceil(host.total / GIB)} GiB, for {known}"
 
 
 def _validation_note(validation: Validation, gpu: Gpu) -> str:

@@ -220,7 +220,8 @@ class LlmFinetuning(Recognizer):
             )
         if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
             self.load_encoder()
-        self.arrange([*self.speech.encoder.blocks, *decoder_layers(self.model.llm)])
+        layers = decoder_layers(self.model.llm)
+        self.arrange([*self.speech.encoder.blocks, *layers], trained_llm=layers if self.train_llm else ())
 
     def load_encoder(self) -> None:
         """Start from the encoder and CTC head of a stage-1 run.

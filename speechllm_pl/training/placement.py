@@ -1,7 +1,7 @@
 """How a recogniser lies on devices: who reads its weights, how they are spread, and what validation gathers."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import lightning as L
@@ -63,8 +63,14 @@ class Placed(L.LightningModule):
         """Whether this rank is sent its weights, and may build the model without them."""
         return self.one_rank_reads and self.trainer.global_rank > 0
 
-    def arrange(self, layers: Iterable[nn.Module]) -> None:
-        """Apply to the built model what the options and the trainer's strategy ask for."""
+    def arrange(self, layers: Iterable[nn.Module], trained_llm: Collection[nn.Module] = ()) -> None:
+        """Apply to the built model what the options and the trainer's strategy ask for.
+
+        Args:
+            layers: that are gathered, and computed again, one at a time.
+            trained_llm: those of them that are the LLM's, where it is trained whole: with bf16 products they are
+                gathered in bf16.
+        """
         layers = list(layers)
         if self.activation_checkpointing:
             checkpoint_activations(layers)
@@ -72,7 +78,7 @@ class Placed(L.LightningModule):
             for block in self.speech.encoder.blocks:
                 block.compile(dynamic=True)
         if self._mesh is not None:
-            shard(self.model, layers, self._mesh)
+            shard(self.model, layers, self._mesh, trained_llm if self.trainer.precision == "bf16-mixed" else ())
         elif self.one_rank_reads:
             replicate(self.model, self.trainer.strategy.root_device)
 
@@ -92,7 +98,7 @@ class Placed(L.LightningModule):
         size = tensor_bytes(self.model.parameters())
         self.in_lockstep = not strategy.may_gather(size)
         if self.in_lockstep:
-            rank_zero_info(f"a whole copy of {size / GIB:.3g} GiB does not fit beside decoding: ranks decode in lockstep")
+            rank_zero_info(f"no device has room for a whole copy of {size / GIB:.2g} GiB: ranks decode in lockstep")
         gather(self.model, layers=not self.in_lockstep)
 
     def _release(self) -> None:

@@ -5,10 +5,10 @@ trained parameters may share a layer, each in its own type: gradients and their 
 trained weights (fp32).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -16,11 +16,12 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.checkpoints import Save, read_checkpoint, read_record, save_at_once
 from speechllm_pl.training.consolidated import is_consolidated
 from speechllm_pl.training.device_memory import GIB, free_memory
@@ -36,8 +37,11 @@ from speechllm_pl.training.shards import (
 SHARDS = "optimizer_shards"
 """The entry of a checkpoint in memory that holds the optimiser's tensors by name; on disk they are in the shards."""
 
+GATHERED_IN_BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+"""Of weights that are kept in fp32, and of whose products autocast makes bf16 ones anyway."""
 
-def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> None:
+
+def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, in_bf16: Collection[nn.Module] = ()) -> None:
     """Split every parameter over the ranks of `mesh`; a layer is gathered as a whole when it is needed.
 
     The weights are those of the first rank: on the others they may be on the meta device, so that only one rank
@@ -46,14 +50,15 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh) -> No
     Args:
         model: changed in place; its parameters become DTensors.
         layers: gathered one at a time; what is left of the model is gathered for all of its forward pass.
-        mesh: one-dimensional.
+        mesh: of all ranks. With two dimensions, weights are split along the second only, and the same along the first.
+        in_bf16: those of the layers that are gathered in bf16. All of their weights must be of one type, and trained.
     """
     first = dist.get_rank() == 0
     whole: dict[str, Tensor] = {}
     if first:
         whole = {name: p.detach() for name, p in model.named_parameters()} | dict(model.named_buffers())
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=GATHERED_IN_BF16 if layer in in_bf16 else MixedPrecisionPolicy())
     fully_shard(model, mesh=mesh)
     device = torch.device(f"cuda:{torch.cuda.current_device()}" if mesh.device_type == "cuda" else "cpu")
     if any(p.is_meta for p in model.parameters()) or any(b.is_meta for b in model.buffers()):
@@ -142,6 +147,26 @@ def gatherable(free: float) -> float:
     return 0.7 * free
 
 
+ShardWithin = Literal["node", "all"] | int
+
+
+def group_size(within: ShardWithin, ranks: int, ranks_of_node: int) -> int:
+    """The number of ranks over which each weight is split, as `ShardedStrategy.shard_within` asks.
+
+    Raises:
+        UserError: they are no group of several ranks, or other than all ranks make.
+    """
+    if within == "all" or (within == "node" and ranks_of_node == 1):
+        return ranks
+    size = ranks_of_node if within == "node" else int(within)
+    if size < min(2, ranks) or ranks % size:
+        raise UserError(
+            f"shard_within {within}: {ranks} ranks do not make groups of {size}; give node, all, or a divisor of"
+            f" {ranks} from 2 on"
+        )
+    return size
+
+
 class ShardedStrategy(ModelParallelStrategy):
     """FSDP2 over all devices of all nodes, with checkpoints of what was trained, written by every rank.
 
@@ -149,25 +174,43 @@ class ShardedStrategy(ModelParallelStrategy):
     that do not shard, whose checkpoints in turn are read here.
 
     Args:
+        shard_within: `node` splits the weights over the devices of each node and holds them alike on all nodes, so
+            that layers are gathered inside a node, and only gradients travel between nodes. `all` splits them over
+            all devices; a number, over so many that follow one another.
         process_group_backend: torch's choice for the devices by default.
         gather_up_to_gib: the largest model that validation gathers whole on each device, where ranks then decode
             each for itself. A larger one stays in shards, and all ranks decode in lockstep. By default a share of
             the memory that is free decides (`gatherable`).
     """
 
-    def __init__(self, process_group_backend: str | None = None, gather_up_to_gib: float | None = None):
+    def __init__(
+        self,
+        shard_within: ShardWithin = "node",
+        process_group_backend: str | None = None,
+        gather_up_to_gib: float | None = None,
+    ):
         super().__init__(process_group_backend=process_group_backend)
+        self.shard_within: ShardWithin = shard_within
         self.gather_up_to_gib = gather_up_to_gib
+        self._groups: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
-        self._data_parallel_size = self.num_nodes * self.num_processes
+        """
+        Raises:
+            UserError: `shard_within` does not divide the ranks.
+        """
+        ranks = self._data_parallel_size = self.num_nodes * self.num_processes
         self._tensor_parallel_size = 1
+        size = group_size(self.shard_within, ranks, self.num_processes)
         super().setup_environment()
+        if size < ranks:
+            shape, names = (ranks // size, size), ("replicate", "shard")
+            self._groups = init_device_mesh(self.root_device.type, shape, mesh_dim_names=names)
 
     @property
     def mesh(self) -> DeviceMesh:
-        """All ranks."""
-        return self.device_mesh["data_parallel"]
+        """All ranks: one dimension, over which weights are split; or two, along the first of which they are alike."""
+        return self.device_mesh["data_parallel"] if self._groups is None else self._groups
 
     def may_gather(self, size: float) -> bool:
         """Whether every device has room for a whole copy of `size` bytes. Collective: all ranks say the same."""

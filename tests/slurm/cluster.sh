@@ -44,7 +44,7 @@ configure() {
   mkdir -p "$folder"/{state,spool}
   (umask 077 && head -c 1024 /dev/urandom >"$folder/munge.key")
   # cred_expire is also how long a requeued job waits before it starts again (default 120 s). A host of fewer CPUs
-  # than the node says is let through by config_overrides.
+  # and less memory than the node says is let through by config_overrides.
   cat >"$folder/slurm.conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
@@ -70,7 +70,7 @@ SlurmdPidFile=$folder/slurmd.pid
 SlurmctldLogFile=$folder/slurmctld.log
 SlurmdLogFile=$folder/slurmd.log
 MpiDefault=none
-NodeName=localhost NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$cpus State=UNKNOWN
+NodeName=localhost NodeHostname=$host NodeAddr=127.0.0.1 CPUs=$cpus RealMemory=1000000 State=UNKNOWN
 PartitionName=test Nodes=localhost Default=YES MaxTime=INFINITE State=UP OverSubscribe=FORCE:1
 PartitionName=other Nodes=localhost MaxTime=INFINITE State=UP
 CONF

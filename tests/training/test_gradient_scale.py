@@ -18,8 +18,8 @@ import soundfile
 import torch
 from conftest import SPLITS
 from lightning.pytorch.strategies import DDPStrategy
+from ranks import in_ranks
 from test_checkpoints import save
-from test_sharding import in_ranks
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
@@ -38,7 +38,13 @@ STEPS, BATCHES = 3, 6  # epochs, and how many batches each has
 RATE, CTC_WEIGHT = 0.1, 0.3
 CLIPS = (None, 0.3)
 ENCODER = ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64, kernel_size=5, dropout=0.0)
-STRATEGIES = {"one": lambda: "auto", "ddp": DDPStrategy, "fsdp": ShardedStrategy}
+STRATEGIES = {
+    "one": lambda: "auto",
+    "ddp": DDPStrategy,
+    "fsdp": ShardedStrategy,
+    "hybrid": lambda: ShardedStrategy(shard_within=2),
+}
+RANKS = {"one": 1, "ddp": 2, "fsdp": 2, "hybrid": 4}
 RUNS = list(product(("ctc", "llm"), STRATEGIES, CLIPS))
 
 
@@ -91,8 +97,9 @@ def train(rank: int, ranks: int, folder: Path, files: Files) -> None:
     if ranks > 1:
         os.environ["LOCAL_RANK"] = str(rank)  # so Lightning does not start the others
     for stage, way, clip in RUNS:
-        if (way == "one") != (ranks == 1):
+        if RANKS[way] != ranks:
             continue
+        batches, longest = (8, 0.7) if ranks == 4 else (BATCHES, 2.2)  # one utterance each, which four ranks divide
         L.seed_everything(0, verbose=False)
         diary = Diary()
         trainer = L.Trainer(
@@ -100,7 +107,7 @@ def train(rank: int, ranks: int, folder: Path, files: Files) -> None:
             devices=ranks,
             strategy=STRATEGIES[way](),
             max_epochs=STEPS,
-            accumulate_grad_batches=BATCHES // ranks,
+            accumulate_grad_batches=batches // ranks,
             gradient_clip_val=clip,
             limit_val_batches=0,
             use_distributed_sampler=False,
@@ -112,7 +119,7 @@ def train(rank: int, ranks: int, folder: Path, files: Files) -> None:
             callbacks=[diary],
             default_root_dir=folder,
         )
-        trainer.fit(module(stage, files), SpeechDataModule(str(files.corpus), max_duration=2.2, num_buckets=2))
+        trainer.fit(module(stage, files), SpeechDataModule(str(files.corpus), max_duration=longest, num_buckets=2))
         found = {"words": diary.words, "before": diary.before, "after": diary.after}
         torch.save(found, folder / f"{stage} {way} {clip} {rank}.pt")
 
@@ -128,7 +135,9 @@ def runs(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what every rank of every run has written."""
     folder = tmp_path_factory.mktemp("runs")
     train(0, 1, folder, files)
-    in_ranks(train, 2, folder, folder, files)
+    for ranks in (2, 4):
+        meeting = tmp_path_factory.mktemp("ranks")
+        in_ranks(train, ranks, meeting, folder, files)
     return folder
 
 
@@ -179,7 +188,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_a_token(
     runs: Path, files: Files, stage: str, way: str, clip: float | None
 ) -> None:
     ranks = [torch.load(path) for path in sorted(runs.glob(f"{stage} {way} {clip} *.pt"))]
-    assert len(ranks) == (1 if way == "one" else 2)
+    assert len(ranks) == RANKS[way]
     assert way == "one" or ranks[0]["words"] != ranks[1]["words"]
     before, after = ranks[0]["before"], ranks[0]["after"]
     expected = by_hand(stage, clip, files, before)

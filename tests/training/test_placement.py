@@ -1,24 +1,28 @@
-"""One rank reads the weights of a model that is whole on every rank; the others are sent them."""
+"""Who reads weights and who is sent them; validation of a model that no rank may hold whole."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 from ranks import in_ranks
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.llm import empty_llm, load_llm
+from speechllm_pl.models.llm import decoder_layers, empty_llm, load_llm
 from speechllm_pl.training import llm_finetuning
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.sharding import ShardedStrategy
 
 ENCODER = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, kernel_size=5)
 TIED = LlamaConfig(
@@ -42,11 +46,16 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return hashlib.sha256(b"".join(t.detach().float().numpy().tobytes() for t in tensors)).hexdigest()
 
 
-def module_on(rank: int, ranks: int, tokenizer: str, llm: str, **settings: Any) -> LlmFinetuning:
-    """As Lightning has it before `configure_model`."""
-    strategy = DDPStrategy(parallel_devices=[torch.device("cpu")] * ranks, cluster_environment=LightningEnvironment())
+def module_on(
+    rank: int, ranks: int, tokenizer: str, llm: str, strategy: ParallelStrategy | None = None, **settings: Any
+) -> LlmFinetuning:
+    """As Lightning has it before `configure_model`, under DDP by default."""
+    strategy = strategy or DDPStrategy()
+    strategy.parallel_devices = [torch.device("cpu")] * ranks
+    strategy.cluster_environment = LightningEnvironment()
     module = LlmFinetuning(tokenizer, llm, ENCODER, **settings)
-    module._trainer = SimpleNamespace(strategy=strategy, global_rank=rank, world_size=ranks, ckpt_path=None)  # type: ignore[assignment]
+    trainer = {"strategy": strategy, "global_rank": rank, "world_size": ranks, "precision": "32-true"}
+    module._trainer = SimpleNamespace(**trainer, ckpt_path="one to resume")  # type: ignore[assignment]
     return module
 
 
@@ -57,6 +66,7 @@ def _one_reads(rank: int, ranks: int, tokenizer: str, llm: str) -> None:
     if rank:
         llm_finetuning.load_llm = refuse  # type: ignore[assignment]
     module = module_on(rank, ranks, tokenizer, llm, lora_r=2, llm_dtype="bfloat16", alignment_weight=0.1)
+    module.trainer.ckpt_path = None
     module.configure_model()
     model: Any = module.model
     tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
@@ -103,3 +113,86 @@ def test_a_model_without_weights_generates_and_drops_out_as_one_that_was_read(tm
 def test_a_single_process_reads_for_itself(tokenizer_file: Path, llm_folder: Path, rank: int) -> None:
     module = module_on(rank, 1, str(tokenizer_file), str(llm_folder))
     assert not module.one_rank_reads
+
+
+# validation
+
+
+def noise(*seconds: float) -> Batch:
+    """Utterances of no meaning, of which a random model makes texts of unequal lengths."""
+    lengths = torch.tensor([int(16_000 * s) for s in seconds])
+    waveforms = torch.zeros(len(seconds), int(lengths.max()))
+    for row, length in enumerate(lengths.tolist()):
+        waveforms[row, :length] = torch.randn(length, generator=torch.Generator().manual_seed(length))
+    return Batch(waveforms, lengths, [""] * len(seconds), ["en"] * len(seconds), [f"{s}" for s in seconds], [])
+
+
+NOTHING = Batch(torch.zeros(0, 0), torch.zeros(0, dtype=torch.long), [], [], [], [])
+
+
+def _in_lockstep(rank: int, ranks: int, tokenizer: str, llm: str) -> None:
+    batches = [(noise(0.5, 2.0), noise(0.3)), (noise(1.0), NOTHING), (NOTHING, noise(1.5, 1.6, 1.7))]
+    torch.manual_seed(0)
+    whole = LlmFinetuning(tokenizer, llm, ENCODER)
+    whole.configure_model()
+    whole.eval()
+    torch.manual_seed(0)
+    strategy = ShardedStrategy(gather_up_to_gib=1e-6)
+    strategy._device_mesh = init_device_mesh("cpu", (ranks, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    module = module_on(rank, ranks, tokenizer, llm, strategy)
+    module.configure_model()
+    module.eval()
+    layers = [*module.speech.encoder.blocks, *decoder_layers(module.model.llm)]
+    passes = [0]
+
+    def at_work(layer: nn.Module, *_: Any) -> None:
+        passes[0] += 1
+        gathered = [other for other in layers if not any(isinstance(p, DTensor) for p in other.parameters())]
+        assert gathered == [layer]
+
+    for layer in layers:
+        layer.register_forward_pre_hook(at_work)
+    module.on_validation_epoch_start()
+    assert module.in_lockstep
+    with torch.no_grad():
+        for shares in batches:
+            found = module._recognized(shares[rank])
+            assert found == (whole.transcribe(shares[rank]) if shares[rank].ids else {})
+    module._release()
+    assert all(isinstance(p, DTensor) for p in module.model.parameters())
+    counts: list[Any] = [None] * ranks
+    dist.all_gather_object(counts, passes[0])
+    assert counts[0] == counts[1] > 3 * len(layers)
+
+
+def test_a_model_too_large_to_gather_is_validated_layer_by_layer_by_all_ranks_together(
+    tokenizer_file: Path, llm_folder: Path, tmp_path: Path
+) -> None:
+    """Their batches and texts are of unequal lengths, and some have none: each finds what the whole model finds."""
+    in_ranks(_in_lockstep, 2, tmp_path, str(tokenizer_file), str(llm_folder))
+
+
+# training the LLM
+
+
+def _in_bf16(rank: int, ranks: int, tokenizer: str, llm: str) -> None:
+    strategy = ShardedStrategy()
+    strategy._device_mesh = init_device_mesh("cpu", (ranks, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
+    module = module_on(rank, ranks, tokenizer, llm, strategy, lora_r=0, train_llm=True)
+    module.trainer.precision = "bf16-mixed"
+    module.configure_model()
+    seen = []
+    for layer in (*decoder_layers(module.model.llm), *module.speech.encoder.blocks):
+        layer.register_forward_pre_hook(lambda part, _: seen.append({p.dtype for p in part.parameters()}))
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = module.loss_terms(noise(1.0, 0.5)._replace(texts=["one two", "three"]))
+    assert seen == [{torch.float32}, {torch.bfloat16}, {torch.bfloat16}]  # the encoder's block comes first
+    terms["next_token_loss"].term.total.backward()
+    trained = list(module.model.llm.parameters())
+    assert {p.dtype for p in trained} == {cast(Tensor, p.grad).dtype for p in trained} == {torch.float32}
+
+
+def test_an_llm_that_is_trained_is_gathered_in_bf16_and_keeps_weights_and_gradients_in_fp32(
+    tokenizer_file: Path, llm_folder: Path, tmp_path: Path
+) -> None:
+    in_ranks(_in_bf16, 2, tmp_path, str(tokenizer_file), str(llm_folder))

@@ -8,13 +8,15 @@ import torch
 from command import command, finish, rows
 from ranks import in_ranks
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import add_lora, decoder_layers, empty_llm, load_llm
 from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
-from speechllm_pl.training.sharding import gather, release, shard
+from speechllm_pl.training.sharding import gather, group_size, release, shard
+from speechllm_pl.training.shards import MODEL, join_shards, load_shards, optimizer_tensors, save_shards
 
 ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")
 SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, *ADAM)  # seven batches
@@ -160,3 +162,69 @@ def test_frozen_weights_come_from_one_rank_and_stay_as_they_were(tmp_path: Path,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "llm")
     in_ranks(_train_sharded, 2, tmp_path, str(tmp_path / "llm"))
+
+
+# within nodes, and alike on all of them
+
+
+def test_weights_are_split_within_a_node_where_there_are_several() -> None:
+    assert group_size("node", 64, 8) == 8
+    assert group_size("node", 8, 8) == group_size("all", 8, 4) == 8
+    assert group_size("node", 4, 1) == 4  # one GPU each: there is nothing to split within
+    assert group_size(4, 16, 8) == 4
+    assert group_size("node", 1, 1) == 1
+    for within in (1, 3, 32):
+        with pytest.raises(UserError, match=f"shard_within {within}: 16 ranks"):
+            group_size(within, 16, 8)
+
+
+def _layouts(rank: int, ranks: int, folder: Path) -> None:
+    flat = init_device_mesh("cpu", (ranks,))
+    hybrid = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("replicate", "shard"))
+
+    def trained(mesh: DeviceMesh, seed: int) -> dict[str, torch.Tensor]:
+        """LoRA and the optimiser's state after a step, as they lie."""
+        torch.manual_seed(seed)
+        read = load_llm if rank == 0 else empty_llm
+        model = add_lora(read(str(folder / "llm")), r=4, alpha=8, dropout=0.0)
+        shard(model, decoder_layers(model), mesh)
+        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        ids = torch.arange(6)[None] + rank + seed
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        state = {MODEL + name: value for name, value in model.state_dict().items() if "lora_" in name}
+        return state | optimizer_tensors({p: name for name, p in model.named_parameters()}, optimizer)
+
+    def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in tensors.items()}
+
+    first = trained(hybrid, seed=1)
+    halves = [t.to_local().numel() / t.numel() for t in first.values() if isinstance(t, DTensor)]
+    assert halves == [0.5] * len(halves)
+    save_shards(folder / "hybrid", {}, first)
+    expected = whole(first)
+    for mesh, source, target in ((flat, "hybrid", "flat"), (hybrid, "flat", "again")):
+        tensors = trained(mesh, seed=2)
+        assert not all(torch.equal(value, expected[name]) for name, value in whole(tensors).items())
+        load_shards(folder / source, tensors)
+        for name, value in whole(tensors).items():
+            assert torch.equal(value, expected[name]), (target, name)
+        save_shards(folder / target, {}, tensors)
+    if rank == 0:
+        torch.save(expected, folder / "expected.pt")
+
+
+def test_a_checkpoint_of_two_nodes_is_read_by_one_rank_by_four_and_by_two_nodes_again(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=41, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "llm")
+    in_ranks(_layouts, 4, tmp_path, tmp_path)
+    expected = torch.load(tmp_path / "expected.pt")
+    for name in ("hybrid", "flat", "again"):
+        found: dict = {}
+        join_shards(tmp_path / name, found, optimizer=True)
+        state = {MODEL + key: value for key, value in found["state_dict"].items()}
+        assert set(state) == {key for key in expected if key.startswith(MODEL)}
+        assert all(torch.equal(value, expected[key]) for key, value in state.items())

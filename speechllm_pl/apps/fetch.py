@@ -1,0 +1,45 @@
+"""Brings an LLM of the hub into this machine's cache, before many processes ask for it (`speechllm fetch`)."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+
+from speechllm_pl.core.errors import UserError
+
+READ = ["*.json", "*.model", "*.txt", "*.safetensors"]
+"""The files that transformers reads: settings, tokenizer, weights."""
+UNREAD = ["*/*", "consolidated*", "*adapter*"]
+"""What stands beside them: the weights again in other formats."""
+
+
+def fetch(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
+    """Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already.
+
+    Args:
+        arguments: those of `fit`.
+        parse_fit: arguments of `fit` → its configuration, without building anything.
+    """
+    model = parse_fit(arguments).model.init_args
+    if "llm" in model and not Path(model.llm).is_dir():
+        print(f"{model.llm} is in {download(model.llm, model.get('llm_revision'))}")
+
+
+def download(name: str, revision: str | None = None) -> Path:
+    """→ its folder in the cache.
+
+    Raises:
+        UserError: it is neither on a hub that can be reached nor in the cache.
+    """
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=READ, ignore_patterns=UNREAD))
+        if not any(folder.glob("*.safetensors")):  # as of some older models
+            snapshot_download(name, revision=revision, allow_patterns=["*.bin"], ignore_patterns=UNREAD)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"LLM {name} is neither a folder nor in the cache, and cannot be downloaded here: {reason}; run the same"
+            " `speechllm fetch` where there is a network, or give a folder with --model.llm (LLM=)"
+        ) from error
+    return folder

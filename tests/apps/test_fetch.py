@@ -1,0 +1,70 @@
+"""An LLM of the hub is fetched once; what is here already asks for no network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speechllm_pl.apps.fetch import fetch
+from speechllm_pl.core.errors import UserError
+
+
+class Hub:
+    """A hub of which a repository has these files; remembers what was asked for."""
+
+    def __init__(self, folder: Path, *names: str):
+        self.folder, self.names = folder, names
+        self.asked: list[tuple[str, str | None]] = []
+
+    def snapshot_download(self, name: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
+        self.asked.append((name, revision))
+        for file in self.names:
+            if any(Path(file).match(pattern) for pattern in allow_patterns):
+                (self.folder / file).touch()
+        return str(self.folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hub]:
+    def of(*names: str) -> Hub:
+        made = Hub(tmp_path, *names)
+        monkeypatch.setattr("speechllm_pl.apps.fetch.snapshot_download", made.snapshot_download)
+        return made
+
+    return of
+
+
+def configuration(**model: str) -> Callable[[list[str]], Any]:
+    from jsonargparse import Namespace
+
+    return lambda _: Namespace(model=Namespace(init_args=Namespace(**model)))
+
+
+def test_settings_and_one_kind_of_weights_are_fetched(hub: Callable[..., Hub], tmp_path: Path) -> None:
+    both = hub("config.json", "tokenizer.model", "a.safetensors", "a.bin", "a.h5")
+    fetch([], configuration(llm="org/name", llm_revision="abc"))
+    assert both.asked == [("org/name", "abc")]
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.model", "a.safetensors"}
+
+
+def test_an_older_model_has_weights_of_one_kind_only(hub: Callable[..., Hub], tmp_path: Path) -> None:
+    hub("config.json", "a.bin", "a.h5")
+    fetch([], configuration(llm="org/name"))
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "a.bin"}
+
+
+def test_a_folder_and_a_stage_without_an_llm_need_nothing(hub: Callable[..., Hub], llm_folder: Path) -> None:
+    nothing = hub()
+    fetch([], configuration(llm=str(llm_folder)))
+    fetch([], configuration())
+    assert not nothing.asked
+
+
+def test_no_network_is_said_in_a_line(hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no network here\nand more")
+
+    monkeypatch.setattr("speechllm_pl.apps.fetch.snapshot_download", fail)
+    with pytest.raises(UserError, match=r"org/name .* no network here; run the same"):
+        fetch([], configuration(llm="org/name"))
