@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from speechllm_pl.apps import cli
+from speechllm_pl.data.loader import PRELOADED
 
 ROOT = Path(__file__).parents[1]
 COMMAND = Path(sys.executable).with_name("speechllm")
@@ -25,23 +26,22 @@ LOGGED = "--trainer.callbacks+=speechllm_pl.training.callbacks.StepLog"
 HELPERS = [str(Path(__file__).parent / folder) for folder in ("apps", "training")]
 """Where callbacks of tests are found: frozen_weights, saboteurs."""
 PATIENCE = 600  # seconds that a run may take
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [
-        "lightning.pytorch.cli",
-        "speechllm_pl.apps.consolidate",
-        "speechllm_pl.apps.data_report",
-        "speechllm_pl.apps.evaluate",
-        "speechllm_pl.apps.report",
-        "speechllm_pl.apps.transcribe",
-        "speechllm_pl.training.callbacks",
-        "speechllm_pl.training.ctc_pretraining",
-        "speechllm_pl.training.interruption",
-        "speechllm_pl.training.llm_finetuning",
-        "speechllm_pl.training.probe",
-        "speechllm_pl.training.sharding",
-    ]
-)
+SERVER = multiprocessing.get_context("forkserver")  # of which a process has one, for its loaders as well
+PRELOADED += [
+    "lightning.pytorch.cli",
+    "speechllm_pl.apps.consolidate",
+    "speechllm_pl.apps.data_report",
+    "speechllm_pl.apps.evaluate",
+    "speechllm_pl.apps.report",
+    "speechllm_pl.apps.transcribe",
+    "speechllm_pl.training.callbacks",
+    "speechllm_pl.training.ctc_pretraining",
+    "speechllm_pl.training.interruption",
+    "speechllm_pl.training.llm_finetuning",
+    "speechllm_pl.training.probe",
+    "speechllm_pl.training.sharding",
+]
+SERVER.set_forkserver_preload(PRELOADED)
 
 
 def command(

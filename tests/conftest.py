@@ -228,7 +228,7 @@ trainer:
   num_sanity_val_steps: 0
   enable_progress_bar: false
   enable_model_summary: false
-data: {{root: {corpus}, max_duration: 4.0, num_buckets: 2}}
+data: {{root: {corpus}, max_duration: 4.0, num_buckets: 2, num_workers: 0}}
 """
     )
     return path

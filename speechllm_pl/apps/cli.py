@@ -21,7 +21,7 @@ from speechllm_pl.core.errors import LOST, UserError
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HARMLESS = (
-    ".*(num_workers|srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing"
+    ".*(srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing"
     "|metric states have not yet been updated).*"  # of a rank that had no utterance
 )
 """Warnings of the libraries that a user can do nothing about."""
@@ -243,12 +243,12 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
         Predictions,
         RunRecord,
         Samples,
-        Speed,
     )
     from speechllm_pl.training.checkpoints import BEST, AtomicCheckpointIO, newest_complete
     from speechllm_pl.training.interruption import LastCheckpoints
     from speechllm_pl.training.probe import LargestBatches
     from speechllm_pl.training.recognizer import Recognizer
+    from speechllm_pl.training.speed import Speed
     from speechllm_pl.training.whole_dev import WholeDev
 
     class SpeechCLI(LightningCLI):

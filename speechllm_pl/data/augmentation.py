@@ -11,10 +11,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import soundfile
 import torch
+from lhotse import Recording
 from lhotse.audio.mixer import AudioMixer
 from lhotse.augmentation.compress import Compress
 from lhotse.augmentation.rir import ReverbWithImpulseResponse
@@ -180,15 +182,19 @@ class AddNoise(Perturbation):
         if (self.folder is None) == (self.manifest is None):
             raise self._error("give either a folder of noise recordings or a manifest")
 
+    @cached_property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Opened once: loader processes are sent them."""
+        return recordings_of(self.folder, self.manifest, type(self).__name__)
+
     def check(self) -> None:
-        recordings_of(self.folder, self.manifest, type(self).__name__)
+        _ = self.recordings
 
     def change(self, samples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str]:
         if not samples.any():
             return samples, "no noise in silence"
         snr = generator.uniform(*self.snr_db)
-        recordings = recordings_of(self.folder, self.manifest, type(self).__name__)
-        noise, name = draw(recordings, generator, lambda recording: stretch(recording, len(samples), generator))
+        noise, name = draw(self.recordings, generator, lambda recording: stretch(recording, len(samples), generator))
         mixer = AudioMixer(samples[None], SAMPLING_RATE)
         mixer.add_to_mix(noise[None], snr=snr)
         return mixer.mixed_audio[0], f"noise {name} at {snr:.1f} dB"
@@ -216,14 +222,18 @@ class Reverberate(Perturbation):
         if not 0.1 <= self.max_t60_seconds <= 5:
             raise self._error(f"max_t60_seconds {self.max_t60_seconds} is not within 0.1 … 5")
 
+    @cached_property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Opened once: loader processes are sent them. None, where rooms are simulated."""
+        given = self.folder or self.manifest
+        return recordings_of(self.folder, self.manifest, type(self).__name__) if given else ()
+
     def check(self) -> None:
-        if self.folder or self.manifest:
-            recordings_of(self.folder, self.manifest, type(self).__name__)
+        _ = self.recordings
 
     def change(self, samples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str]:
-        if self.folder or self.manifest:
-            recordings = recordings_of(self.folder, self.manifest, type(self).__name__)
-            response, drawn = draw(recordings, generator, impulse_response)
+        if self.recordings:
+            response, drawn = draw(self.recordings, generator, impulse_response)
         else:
             response, drawn = self._simulated(generator)
         # Lhotse takes the highest sample for the direct sound, which may be a trough just as well.

@@ -262,6 +262,7 @@ class PlannedBatch(NamedTuple):
     seed: int  # of everything random about it, 63 bits: the same whichever rank draws it, and after any resume
     epoch: int = 0  # in which it is due: augmentation changes an utterance differently in each
     copies: np.ndarray | None = None  # (B,) how often the epoch has had each before; default is never
+    longest: float = 0.0  # seconds of its longest utterance, as planned for; 0 where that is not known
 
 
 class Plan(NamedTuple):
@@ -432,7 +433,8 @@ class EpochBatches(Sampler[PlannedBatch]):
             number = position % self.batches
             indices = plan.utterances[:0] if fill else plan.members(number)
             copies = None if self._copies is None or fill else self._copies[plan.starts[number] : plan.stops[number]]
-            yield PlannedBatch(indices, self._seed_of(position), self.epoch, copies)
+            longest = float(self.buckets.durations[indices].max(initial=0.0))
+            yield PlannedBatch(indices, self._seed_of(position), self.epoch, copies, longest)
 
     @cached_property
     def plan(self) -> Plan:

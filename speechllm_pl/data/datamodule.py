@@ -1,6 +1,7 @@
 """A LightningDataModule built on Lhotse cuts."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ from speechllm_pl.data.augmentation import Augmentation, Concatenate
 from speechllm_pl.data.batches import Buckets, Draw, EpochBatches, Positions
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
-from speechllm_pl.data.loader import Loader, loader
+from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, cpus_of_rank, loader, start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
 from speechllm_pl.data.positions import LlmInput, within_limit
@@ -48,7 +49,9 @@ class SpeechDataModule(L.LightningDataModule):
             loader processes, so that each reads parts of its own from beginning to end.
         shuffle_buffer: utterances of a lane among which batches are shuffled.
         shortest_first_epochs: epochs at the start that go from short utterances to long ones.
-        num_workers: processes that read audio ahead, on each device; 0 reads in the training process.
+        num_workers: processes that read audio ahead, on each device; 0 reads in the training process; `auto` is one
+            for each CPU that is at hand, but for the one that trains, up to eight.
+        timeout_seconds: without a batch of these processes, after which the run ends, saying what they are reading.
         seed: of the order of batches, and of everything random about each.
         augmentations: what is done to training utterances, in this order (docs/augmentation.md).
     """
@@ -69,7 +72,8 @@ class SpeechDataModule(L.LightningDataModule):
         lanes: int = 64,
         shuffle_buffer: int = 20_000,
         shortest_first_epochs: int = 0,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = 0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
         seed: int = 0,
         augmentations: list[Augmentation] | None = None,
     ):
@@ -93,6 +97,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.shuffle_buffer = shuffle_buffer
         self.shortest_first_epochs = shortest_first_epochs
         self.num_workers = num_workers
+        self.timeout_seconds = timeout_seconds
         self.seed = seed
         if seed < 0:
             raise UserError(f"data.seed = {seed}: give 0 or more")
@@ -107,6 +112,10 @@ class SpeechDataModule(L.LightningDataModule):
             raise UserError(f"data.val_utterances = {val_utterances}: give 1 or more, or null for all of dev")
         if not 0 <= balance <= 1:
             raise UserError(f"data.balance = {balance}: give 0 (languages equally long) to 1 (as they are)")
+        if num_workers != "auto" and num_workers < 0:
+            raise UserError(f"data.num_workers = {num_workers}: give 0 or more, or auto")
+        if not timeout_seconds > 0:
+            raise UserError(f"data.timeout_seconds = {timeout_seconds}: give more than 0")
         if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
             raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
         self._cuts: dict[str, Manifest | SharCuts] = {}
@@ -124,6 +133,35 @@ class SpeechDataModule(L.LightningDataModule):
         if stage == "fit":
             for augmentation in self.augmentations:
                 augmentation.check()
+            rank_zero_info(self._who_reads())
+            if self.num_workers == "auto":  # Lightning does not know how many CPUs SLURM gave a task
+                warnings.filterwarnings("ignore", ".*does not have many workers")
+        if self.workers:
+            start_server()  # which gets ready while the model is built
+
+    @property
+    def local_ranks(self) -> int:
+        """Processes of the run on this machine."""
+        return self.trainer.num_devices if self.trainer else 1
+
+    @property
+    def workers(self) -> int:
+        """Processes that read ahead for this rank."""
+        return self.num_workers if isinstance(self.num_workers, int) else workers_of_rank(self.local_ranks)
+
+    def faster_reading(self) -> str:
+        """What to do if training waits for data."""
+        most = workers_of_rank(self.local_ranks)
+        more = f"--data.num_workers {most} instead of {self.workers}, " if most > self.workers else ""
+        return f"try {more}more CPUs for each rank (CPUS= in a SLURM job), or shards instead of files (make shar)"
+
+    def _who_reads(self) -> str:
+        cpus, most = cpus_of_rank(self.local_ranks), workers_of_rank(self.local_ranks)
+        why = f"data.num_workers {self.num_workers}; CPUs for each rank: {cpus}"
+        if self.workers:
+            return f"loader processes that read ahead on each rank: {self.workers} ({why})"
+        advice = f": there are CPUs for {most}, --data.num_workers auto takes them" if most else ""
+        return f"no loader process reads ahead, each rank reads its own batches ({why}){advice}"
 
     @property
     def duration_factor(self) -> float:
@@ -288,10 +326,12 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
-        return loader(SpeechDataset(self.cuts(split), augmentations, self.seed), batches, self.num_workers)
+        dataset = SpeechDataset(self.cuts(split), augmentations, self.seed)
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return loader(dataset, batches, self.workers, self.timeout_seconds, pin_memory=on_cuda)
 
     def _tell_of_lanes(self) -> None:
-        readers = self._place()[1] * max(1, self.num_workers)
+        readers = self._place()[1] * max(1, self.workers)
         if self.mixture.from_shards and self.lanes % readers:
             rank_zero_warn(
                 f"data.lanes {self.lanes} is no multiple of the {readers} processes that read, so these jump between"

@@ -11,7 +11,7 @@ from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
-from speechllm_pl.data.handover import expect, padded
+from speechllm_pl.data.handover import expect, padded, reading
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -34,26 +34,33 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         utterances, skipped = [], []
-        expect(len(planned.indices), self._longest(planned))
+        expect(len(planned.indices), round(planned.longest * SAMPLING_RATE))
         copies = [0] * len(planned.indices) if planned.copies is None else planned.copies.tolist()
         for index, copy in zip(planned.indices, copies, strict=True):
             name = f"cut {index}"
             try:
+                reading(f"{name} ({self._where(index)})")
                 cut = self.cuts[int(index)]
                 name = cut.id
+                reading(f"{name} ({_file_of(cut) or self._where(index)})")
                 utterances.append(read_utterance(cut, copy))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 log.warning("skipped %s, which cannot be read: %s", name, in_one_line(error))
                 skipped.append(name)
         utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
+        reading("")
         return collate(utterances, skipped)._replace(seed=planned.seed)
 
-    def _longest(self, planned: PlannedBatch) -> int:
-        """Samples, or 0 if that is not known before the cuts are read."""
-        durations = getattr(self.cuts, "durations", None)
-        if durations is None or not len(planned.indices):
-            return 0
-        return round(float(durations[planned.indices].max()) * SAMPLING_RATE)
+    def _where(self, index: int) -> str:
+        """The file that has the cut, as far as that is known without reading it."""
+        where = getattr(self.cuts, "where", None)
+        return "" if where is None else where(index)
+
+
+def _file_of(cut: Cut) -> str:
+    """The recording's, if it has one of its own."""
+    sources = getattr(getattr(cut, "recording", None), "sources", ())
+    return ", ".join(str(source.source) for source in sources if source.type != "memory")
 
 
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:

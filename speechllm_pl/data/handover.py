@@ -2,13 +2,12 @@
 
 PyTorch takes new memory for every batch and has its pages mapped in both processes, which costs noticeably beside
 decoding FLAC (`benchmarks/reading_speed.py`); and where /dev/shm is small, as in containers, it fails. Here a few
-places are set aside before the loader's processes are forked. Recordings are decoded into the rows of a place, and it
-is free again as soon as the batch in it is no longer used.
+places are set aside before the loader's processes are started. Recordings are decoded into the rows of a place, and it
+is free again as soon as the batch in it is no longer used. Beside the places stands what each process is reading.
 """
 
 import ctypes
 import itertools
-import mmap
 import os
 import weakref
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.shared_memory import SharedMemory
 
 PLACES = 5
 """A worker: two batches that are made or wait in the loader's queue, two in use while the next takes the former one's
@@ -25,12 +25,14 @@ place, and one for a batch that is not what was expected."""
 PLACE_BYTES = 64 * 2**20
 """Of a place: 1,000 s of audio. Only what is used takes memory."""
 
+NOTE_BYTES = 8192
+"""For the name of a cut and the path of its file."""
+
 FREE, MADE, SENT, ARRIVED = range(4)
 
 _numbers = itertools.count()
 _all: "weakref.WeakValueDictionary[int, Handover]" = weakref.WeakValueDictionary()
-"""By number, which is the same in the processes that are forked."""
-
+"""Those of this process, by number; parcels name it."""
 
 _mine: "Handover | None" = None
 """In a loader's process: what it hands its batches over with."""
@@ -47,6 +49,12 @@ def row(samples: int) -> np.ndarray:
     return np.empty(samples, np.float32) if _mine is None else _mine.row(samples)
 
 
+def reading(what: str) -> None:
+    """Note, in a loader's process, what is read from now on; nothing, once the batch is made."""
+    if _mine is not None:
+        _mine.note(what)
+
+
 def padded(recordings: list[np.ndarray]) -> torch.Tensor:
     """`(B, N)` float32 waveforms, zero-padded on the right, made where they can be handed over if there is a place."""
     shape = len(recordings), max(map(len, recordings), default=0)
@@ -61,8 +69,7 @@ def padded(recordings: list[np.ndarray]) -> torch.Tensor:
 class Handover:
     """A loader's `worker_init_fn` is its `start`, and its `collate_fn` what turns a batch into a parcel.
 
-    A batch that finds no place, because it is too large or all are in use, goes PyTorch's way, and so do all where
-    workers are not forked.
+    A batch that finds no place, because it is too large or all are in use, goes PyTorch's way.
 
     Args:
         workers: processes of the loader; 0 changes nothing.
@@ -70,14 +77,21 @@ class Handover:
 
     def __init__(self, workers: int):
         self._number = next(_numbers)
+        self._workers = workers
+        self._place_bytes = PLACE_BYTES
+        self._memory = SharedMemory(workers * PLACES * PLACE_BYTES) if workers else None
+        self._head = SharedMemory(max(1, workers * ((PLACES + 1) * 8 + NOTE_BYTES)))
+        self._open()
+        _all[self._number] = self
+
+    def _open(self) -> None:
         self._worker = -1  # in a worker: which one it is, if it has places
         self._rows: np.ndarray | None = None  # (B, N) of the batch that is being read
         self._next = 0  # of its rows
-        self._memory = mmap.mmap(-1, workers * PLACES * PLACE_BYTES) if workers else None
-        head = mmap.mmap(-1, max(1, workers * (PLACES + 1) * 8))
-        self._states = np.frombuffer(head, np.int64, workers * PLACES).reshape(workers, PLACES)
-        self._owners = np.frombuffer(head, np.int64, workers, offset=self._states.nbytes)  # process numbers
-        _all[self._number] = self
+        workers, after = self._workers, self._workers * PLACES * 8
+        self._states = np.frombuffer(self._head, np.int64, workers * PLACES).reshape(workers, PLACES)
+        self._owners = np.frombuffer(self._head, np.int64, workers, after)  # process numbers
+        self._notes = np.frombuffer(self._head, f"S{NOTE_BYTES}", workers, after + workers * 8)
 
     def start(self, worker: int) -> None:
         """In a worker: take its places, unless a process that had them before is still there.
@@ -89,9 +103,17 @@ class Handover:
         if self._memory is None or (self._owners[worker] and _is_there(int(self._owners[worker]))):
             return
         self._owners[worker] = os.getpid()
+        self._notes[worker] = b""
         self._states[worker][self._states[worker] < ARRIVED] = FREE
         self._worker = worker
         _mine = self
+
+    def note(self, what: str) -> None:
+        self._notes[self._worker] = what.encode(errors="replace")
+
+    def noted(self, worker: int) -> str:
+        """What a worker is reading: known without reading anything oneself."""
+        return self._notes[worker].decode(errors="replace")
 
     def expect(self, rows: int, samples: int) -> None:
         """In a worker, as are the next ones: a place whose rows recordings are decoded into."""
@@ -114,7 +136,7 @@ class Handover:
     def _place(self, rows: int, samples: int) -> np.ndarray | None:
         states = self._states[self._worker]
         free = np.flatnonzero(states == FREE)
-        if not len(free) or not 0 < rows * samples * 4 <= PLACE_BYTES:
+        if not len(free) or not 0 < rows * samples * 4 <= self._place_bytes:
             return None
         states[free[0]] = MADE
         return self.array(self._worker * PLACES + int(free[0]), (rows, samples))
@@ -135,7 +157,7 @@ class Handover:
 
     def array(self, place: int, shape: tuple[int, ...]) -> np.ndarray:
         """float32, in a place."""
-        return np.ndarray(shape, np.float32, buffer=self._memory, offset=place * PLACE_BYTES)  # type: ignore[arg-type]
+        return np.ndarray(shape, np.float32, buffer=self._memory, offset=place * self._place_bytes)  # type: ignore[arg-type]
 
     def received(self, place: int, shape: tuple[int, ...]) -> torch.Tensor:
         """In the training process: float32 waveforms; the place is free when no tensor refers to them any more."""
@@ -144,9 +166,13 @@ class Handover:
         weakref.finalize(array, _release, self._states, place, os.getpid()).atexit = False
         return torch.from_numpy(array)
 
-    def __reduce__(self) -> tuple:
-        """A process that is not forked gets one without memory."""
-        return Handover, (0,)
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker: the same memory."""
+        return {name: self.__dict__[name] for name in ("_number", "_workers", "_place_bytes", "_memory", "_head")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
 
 class _Parcel:

@@ -1,39 +1,121 @@
-"""The processes that read ahead: how they are started, signalled and ended."""
+"""The processes that read ahead: how many, how they are started, signalled and ended, and what if they get stuck."""
 
+import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.handover import Handover
 
-SETTLING_SECONDS = 0.05
+MOST_WORKERS = 8
+"""That are chosen for a rank without being asked for."""
+
+TIMEOUT_SECONDS = 600.0
+"""Within which a batch must come: far more than one takes, and less than ranks wait for each other."""
+
+PRELOADED = ["speechllm_pl.data.loader", "speechllm_pl.data.mixture"]
+"""What loader processes need, imported once, in the process that they are forked from."""
+
+JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+"""That may be sent to every process of a job, and are for the training process to answer."""
+
+
+def cpus_of_rank(local_ranks: int) -> int:
+    """CPUs at hand for each of this machine's ranks: what SLURM gave a task, or else an equal part of all."""
+    given = os.environ.get("SLURM_CPUS_PER_TASK")
+    if given:
+        return int(given)
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # on macOS
+    return every // local_ranks
+
+
+def workers_of_rank(local_ranks: int) -> int:
+    """One a CPU but for the one that trains, and not more than eight."""
+    return min(MOST_WORKERS, max(0, cpus_of_rank(local_ranks) - 1))
 
 
 class Loader(DataLoader):
-    """PyTorch's, with its arguments, as Lightning makes it again from them."""
+    """PyTorch's, with its arguments, as Lightning makes it again from them.
 
-    def __iter__(self) -> Iterator[Any]:
-        """Before Python 3.12 a process that is forked just when another thread enters Python may never begin.
+    Attributes:
+        waited_seconds: that this process has waited for its batches.
+    """
 
-        (It waits for a lock that this thread held.) Threads of gloo and autograd do that when they finish what a
-        sharded step has begun: so they are given time to.
+    waited_seconds = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Timed(self)
+
+    def _get_iterator(self) -> _BaseDataLoaderIter:
+        return _ReadAhead(self) if self.num_workers else super()._get_iterator()
+
+
+class _Timed(Iterator[Batch]):
+    """A loader's batches, none of which it holds on to."""
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+        started = time.perf_counter()
+        self._batches = super(Loader, loader).__iter__()
+        loader.waited_seconds += time.perf_counter() - started
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        try:
+            return next(self._batches)
+        finally:
+            self._loader.waited_seconds += time.perf_counter() - started
+
+
+class _ReadAhead(_MultiProcessingDataLoaderIter):
+    """PyTorch's batches of workers, which says what is being read when none comes."""
+
+    def _get_data(self) -> Any:
         """
-        if self.num_workers and sys.version_info < (3, 12):
-            time.sleep(SETTLING_SECONDS)
-        return super().__iter__()
+        Raises:
+            UserError: none has come in time; the message names the worker, the cut and its file.
+            RuntimeError: a worker is gone. PyTorch looks for that at least every few seconds.
+        """
+        deadline = time.monotonic() + self._timeout
+        while (left := deadline - time.monotonic()) > 0:
+            found, data = self._try_get_data(min(left, 5.0))
+            if found:
+                return data
+        worker = self._task_info[self._rcvd_idx][0]
+        what = cast(Handover, self._collate_fn).noted(worker) or "nothing"
+        raise UserError(
+            f"loader process {worker} has given no batch for {self._timeout:g} s; it is reading {what}: see whether"
+            " that file can be read and its disk answers; if all is only slow, give a higher --data.timeout_seconds"
+        )
 
 
-def loader(dataset: SpeechDataset, batches: Iterable[PlannedBatch], num_workers: int) -> Loader:
-    """Batches as they were planned, read ahead by `num_workers` processes; by this one if there are none."""
+def loader(
+    dataset: SpeechDataset,
+    batches: Iterable[PlannedBatch],
+    num_workers: int,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    pin_memory: bool = False,
+) -> Loader:
+    """Batches as they were planned, read ahead by `num_workers` processes; by this one if there are none.
+
+    Args:
+        timeout_seconds: without a batch of these processes, after which that is an error.
+        pin_memory: of batches, which then go to a GPU while it computes.
+    """
+    if num_workers:
+        start_server()
     handover = Handover(num_workers)
     return Loader(
         dataset,
@@ -42,28 +124,56 @@ def loader(dataset: SpeechDataset, batches: Iterable[PlannedBatch], num_workers:
         num_workers=num_workers,
         collate_fn=cast(Any, handover),
         worker_init_fn=partial(start_worker, handover=handover),
+        multiprocessing_context="forkserver" if num_workers else None,
+        timeout=timeout_seconds if num_workers else 0,
+        pin_memory=pin_memory,
     )
+
+
+def start_server() -> None:
+    """Start the process that loader processes are forked from, unless it is there: it takes seconds to get ready.
+
+    It is started anew rather than forked, and has no threads, CUDA or process group: whatever this process does, one
+    forked from it begins. Signals to the whole job pass it by; it ends when this process and its workers have.
+    """
+    forkserver.set_forkserver_preload(PRELOADED)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)  # which it inherits, and workers from it
+    try:
+        resource_tracker.ensure_running()  # which lets some of them through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def start_worker(worker: int, handover: Handover) -> None:
     """In each of a loader's processes, before it reads."""
-    leave_stopping_to_the_trainer(worker)
+    leave_stopping_to_the_trainer()
     handover.start(worker)
 
 
-def leave_stopping_to_the_trainer(worker: int) -> None:
-    """For a loader's worker: signals that reach every process of a job leave it alone; its parent can still end it.
+def leave_stopping_to_the_trainer() -> None:
+    """For a loader's worker: signals that reach every process of a job leave it alone; the one it reads for can end it.
 
-    The training process may want to finish its step when it is signalled, and needs its batches for that.
+    The training process may want to finish its step when it is signalled, and needs its batches for that. It is not
+    the worker's parent, which is the server: so its end, even when it is killed, is watched for as well.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None
+    for signum in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # also in threads that start from now on
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+        threading.Thread(target=_end_when_told_by, args=(trainer.pid,), daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_with(trainer: Any) -> None:
+    trainer.join()
+    os._exit(1)
+
+
+def _end_when_told_by(trainer: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
         pass
     os._exit(0)  # PyTorch takes any other status for a crash

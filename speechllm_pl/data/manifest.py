@@ -29,6 +29,7 @@ from lhotse.serialization import deserialize_item
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
+from speechllm_pl.data.shared_memory import SharedMemory, shared
 
 LARGE = 16 * 2**20
 """Bytes of a manifest from which its index is kept: some 30,000 cuts, or ten times as many when gzipped."""
@@ -61,7 +62,7 @@ class Manifest(Sequence[Cut]):
 
     Args:
         path: of the manifest, for errors.
-        lines: its text, or the file that has it; this is read in place, also after a fork.
+        lines: its text, or the file that has it, which is read in place.
         index: of its lines.
         rows: `(n,)` the lines that are meant; default is all.
         index_folder: where the index of the whole manifest is kept, if it is.
@@ -70,7 +71,7 @@ class Manifest(Sequence[Cut]):
     def __init__(
         self,
         path: Path,
-        lines: bytes | Path,
+        lines: bytes | SharedMemory | Path,
         index: Index,
         rows: np.ndarray | None = None,
         index_folder: Path | None = None,
@@ -82,7 +83,7 @@ class Manifest(Sequence[Cut]):
         self.durations = self._of_rows(index.durations)  # (n,) float32 seconds
         self.languages = self._of_rows(index.languages)  # (n,) uint8, of `language_codes`
         self._lines = lines
-        self._file = _opened(lines)
+        self._file = lines.open("rb") if isinstance(lines, Path) else None
 
     @property
     def characters(self) -> str:
@@ -129,10 +130,17 @@ class Manifest(Sequence[Cut]):
 
     def _line(self, position: int) -> tuple[bytes, str]:
         """→ the line of a cut, and where it stands, for errors."""
-        row = position if self._rows is None else int(self._rows[position])
+        row = self._row(position)
         begin, end = map(int, self._index.starts[row : row + 2])
-        line = self._lines[begin:end] if isinstance(self._lines, bytes) else self._read(begin, end)
-        return line, f"{self.path}, line {row + 1}"
+        line = self._read(begin, end) if isinstance(self._lines, Path) else self._lines[begin:end]
+        return line, self.where(position)
+
+    def where(self, position: int) -> str:
+        """The file that has a cut, and where in it: nothing is read."""
+        return f"{self.path}, line {self._row(position) + 1}"
+
+    def _row(self, position: int) -> int:
+        return position if self._rows is None else int(self._rows[position])
 
     def _of_rows(self, array: np.ndarray) -> np.ndarray:
         return array if self._rows is None else array[self._rows]
@@ -141,16 +149,25 @@ class Manifest(Sequence[Cut]):
         """Without moving the file's position, which forked processes share."""
         return os.pread(cast(BinaryIO, self._file).fileno(), end - begin, begin)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._file = _opened(self._lines)
+    def __reduce__(self) -> tuple:
+        """Another process maps the index for itself, where it is kept."""
+        kept = self.index_folder is not None
+        return _sent, (self.path, self._lines, None if kept else self._index, self._rows, self.index_folder)
 
 
-def _opened(lines: bytes | Path) -> BinaryIO | None:
-    return None if isinstance(lines, bytes) else lines.open("rb")
+def _sent(
+    path: Path, lines: bytes | SharedMemory | Path, index: Index | None, rows: np.ndarray | None, folder: Path | None
+) -> Manifest:
+    """
+    Raises:
+        UserError: the manifest is not what it was any more.
+    """
+    if index is None:
+        found = _stored(path)
+        if found is None or found[0] != folder:
+            raise UserError(f"manifest {path} has changed since it was opened, or its index is gone: start again")
+        index = found[1]
+    return Manifest(path, lines, index, rows, folder)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -276,7 +293,7 @@ def _glance(line: str) -> _Glance | None:
 def _kept_in_memory(path: Path) -> Manifest:
     content = path.read_bytes()
     lines = gzip.decompress(content) if path.suffix == ".gz" else content
-    return Manifest(path, lines, index_lines(io.BytesIO(lines), path))
+    return Manifest(path, shared(lines), index_lines(io.BytesIO(lines), path))
 
 
 def _kept_beside(path: Path) -> Manifest:

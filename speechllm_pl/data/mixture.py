@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from lhotse.cut import Cut
@@ -64,25 +64,33 @@ class TrainingCuts(Sequence[Cut]):
 
     def __init__(self, sources: Mapping[str, Cuts], max_seconds: float = math.inf):
         self.sources = dict(sources)
-        kept = [np.flatnonzero(cuts.durations <= max_seconds).astype(np.int32) for cuts in sources.values()]
-        for name, rows in zip(sources, kept, strict=True):
-            if not len(rows):
+        too_long = [np.flatnonzero(~(cuts.durations <= max_seconds)) for cuts in sources.values()]
+        for (name, cuts), rows in zip(sources.items(), too_long, strict=True):
+            if len(rows) == len(cuts):
                 which = f" of data.train.{name}" if name else ""
                 raise UserError(f"no training utterance{which} is at most data.max_seconds = {max_seconds} s long")
-        self._hold(kept)
-        self.left_out = sum(len(cuts) for cuts in sources.values()) - len(self)
+        self._leave_out(too_long)
+        self.left_out = sum(map(len, too_long))
 
-    def _hold(self, rows: list[np.ndarray]) -> None:
-        self._rows = rows  # of each source
-        self._stops = np.cumsum([len(each) for each in rows])
+    def _leave_out(self, rows: list[np.ndarray]) -> None:
+        kept = [len(cuts) - len(each) for cuts, each in zip(self.sources.values(), rows, strict=True)]
+        self._starts = np.cumsum([0, *kept])  # (S + 1,) where each source begins
+        self._left_out = rows  # of each source, in its order
+        self._kept_before = [each - np.arange(len(each)) for each in rows]  # each of them
         self.durations = self.of_sources(lambda cuts: cuts.durations)  # (N,) float32 seconds
-        self.groups, self.group_of = _groups(self.sources, rows)  # (N,) uint16
+        self.groups, self.group_of = self._grouped()  # (N,) uint16
 
     def chosen(self, which: np.ndarray) -> "TrainingCuts":
         """Those of which `(N,)` booleans are true."""
         fewer = copy(self)
-        parts = np.split(which, self._stops[:-1])
-        fewer._hold([rows[part] for rows, part in zip(self._rows, parts, strict=True)])
+        others = [np.flatnonzero(~part) for part in np.split(which, self._starts[1:-1])]
+        fewer._leave_out(
+            [
+                np.union1d(rows, self._rows(source, self._starts[source] + more))
+                for source, (rows, more) in enumerate(zip(self._left_out, others, strict=True))
+            ]
+        )
+        fewer.left_out = self.left_out
         return fewer
 
     @property
@@ -92,7 +100,11 @@ class TrainingCuts(Sequence[Cut]):
 
     def of_sources(self, known: Callable[[Cuts], np.ndarray]) -> np.ndarray:
         """`(N,)` of what is known of all cuts of each source."""
-        return np.concatenate([known(cuts)[rows] for cuts, rows in zip(self.sources.values(), self._rows, strict=True)])
+        return np.concatenate(self._kept(known))
+
+    def _kept(self, known: Callable[[Cuts], np.ndarray]) -> list[np.ndarray]:
+        """For each source."""
+        return [np.delete(known(cuts), rows) for cuts, rows in zip(self.sources.values(), self._left_out, strict=True)]
 
     def members(self, group: int) -> tuple[np.ndarray, np.ndarray | None]:
         """→ `(n,)` int32 the cuts of a group, as they lie on the disk, and the shard of each if there are shards."""
@@ -101,11 +113,25 @@ class TrainingCuts(Sequence[Cut]):
         starts = getattr(self.sources[self.groups[group].source], "shard_starts", None)
         if starts is None:
             return members, None
-        begin = self._stops[source] - len(self._rows[source])
-        return members, np.searchsorted(starts, self._rows[source][members - begin], side="right") - 1
+        return members, np.searchsorted(starts, self._rows(source, members), side="right") - 1
+
+    def _rows(self, source: int, positions: np.ndarray) -> np.ndarray:
+        """Of cuts of a source, their rows in it."""
+        positions = positions - self._starts[source]
+        return positions + np.searchsorted(self._kept_before[source], positions, side="right")
+
+    def _grouped(self) -> tuple[list[Group], np.ndarray]:
+        """→ the groups that have cuts, and `(N,)` uint16 the group of each cut."""
+        groups: list[Group] = []
+        group_of = []
+        for (name, cuts), languages in zip(self.sources.items(), self._kept(lambda cuts: cuts.languages), strict=True):
+            present, number = np.unique(languages, return_inverse=True)
+            group_of.append((number + len(groups)).astype(np.uint16))
+            groups += [Group(name, cuts.language_codes[language]) for language in present]
+        return groups, np.concatenate(group_of)
 
     def __len__(self) -> int:
-        return int(self._stops[-1])
+        return int(self._starts[-1])
 
     @overload
     def __getitem__(self, index: int) -> Cut: ...
@@ -116,22 +142,22 @@ class TrainingCuts(Sequence[Cut]):
     def __getitem__(self, index: int | slice) -> Cut | list[Cut]:
         if isinstance(index, slice):
             return [self[position] for position in range(len(self))[index]]
-        position = range(len(self))[index]
-        source = int(np.searchsorted(self._stops, position, side="right"))
-        rows = self._rows[source]
-        row = rows[position - int(self._stops[source]) + len(rows)]
-        return list(self.sources.values())[source][int(row)]
+        cuts, row = self._found(range(len(self))[index])
+        return cuts[row]
 
+    def where(self, position: int) -> str:
+        """The file that has a cut, and where in it: nothing is read."""
+        cuts, row = self._found(position)
+        return cuts.where(row)
 
-def _groups(sources: dict[str, Cuts], kept: list[np.ndarray]) -> tuple[list[Group], np.ndarray]:
-    """→ the groups that have cuts, and `(N,)` uint16 the group of each cut."""
-    groups: list[Group] = []
-    group_of = []
-    for (name, cuts), rows in zip(sources.items(), kept, strict=True):
-        present, number = np.unique(cuts.languages[rows], return_inverse=True)
-        group_of.append((number + len(groups)).astype(np.uint16))
-        groups += [Group(name, cuts.language_codes[language]) for language in present]
-    return groups, np.concatenate(group_of)
+    def _found(self, position: int) -> tuple[Cuts, int]:
+        """→ the source of a cut, and its row there."""
+        source = int(np.searchsorted(self._starts, position, side="right")) - 1
+        return list(self.sources.values())[source], int(self._rows(source, np.array(position)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a loader's process: what reading takes, which grows with what is left out, and not with what is read."""
+        return {name: self.__dict__[name] for name in ("sources", "_kept_before", "_starts")}
 
 
 class Mixture:

@@ -12,6 +12,7 @@ from lhotse.cut import Cut
 from tqdm import tqdm
 
 from speechllm_pl.core.errors import UserError, in_one_line
+from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -92,6 +93,7 @@ def draw(
     """
     for _ in range(TRIES):
         recording = recordings[int(generator.integers(len(recordings)))]
+        reading(f"{recording.id} ({', '.join(str(source.source) for source in recording.sources)})")
         try:
             return load(recording), recording.id
         except Exception as error:  # whatever a decoder throws

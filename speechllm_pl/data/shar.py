@@ -106,6 +106,11 @@ class SharCuts(Sequence[Cut]):
         shard, row, place = self._place(position)
         return cut_from_line(self._shard(shard).line(place), f"{self.folder / cuts_name(shard)}, line {row + 1}")
 
+    def where(self, position: int) -> str:
+        """The file that has a cut's audio, and where in it: nothing is read."""
+        shard, row, _ = self._place(position)
+        return f"{self.folder / audio_name(shard)}, cut {row}"
+
     def texts(self) -> Iterator[str]:
         """The transcripts, in order."""
         for position in range(len(self)):

@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: its record, its speed, and what it recognises."""
+"""What a run tells while it lasts: its record, what it has heard, and what it recognises."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ import torch
 from lhotse.cut import Cut
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -88,39 +88,6 @@ class Finished(L.Callback):
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
         Path(trainer.default_root_dir, "finished.json").write_text(json.dumps(record, indent=2) + "\n")
-
-
-class Speed(L.Callback):
-    """Logs audio-seconds per second over all devices, the share of time spent waiting for data, and skips."""
-
-    def __init__(self) -> None:
-        self.skipped = 0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out when it resumes in mid-epoch
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.audio_seconds = self.working_seconds = 0.0
-        self.started = time.perf_counter()
-
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: Any) -> None:
-        self.batch_started = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
-    ) -> None:
-        self.audio_seconds += batch.seconds
-        self.working_seconds += time.perf_counter() - self.batch_started
-        self.skipped += len(batch.skipped)
-        elapsed = time.perf_counter() - self.started
-        rate = self.audio_seconds * trainer.world_size / elapsed
-        pl_module.log("speed/audio_seconds_per_second", rate, prog_bar=True, batch_size=1)
-        pl_module.log("speed/data_waiting_share", 1 - self.working_seconds / elapsed, batch_size=1)
-        pl_module.log("data/skipped", float(self.skipped), batch_size=1)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.skipped:
-            rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
 
 
 class LanguageShares(L.Callback):

@@ -14,7 +14,7 @@ from speechllm_pl.data import handover as module
 from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.handover import PLACES, Handover, padded
-from speechllm_pl.data.loader import start_worker
+from speechllm_pl.data.loader import start_server, start_worker
 from speechllm_pl.data.manifest import Manifest, read_manifest
 
 
@@ -48,7 +48,8 @@ def in_a_worker() -> Iterator[Handover]:
     module._mine = None
 
 
-def loader(cuts: Manifest, plan: list[PlannedBatch], workers: int, **options) -> DataLoader:
+def loader(cuts: Manifest, plan: list[PlannedBatch], workers: int, method: str = "forkserver") -> DataLoader:
+    start_server()
     handover = Handover(workers)
     start = partial(start_worker, handover=handover)
     return DataLoader(
@@ -58,7 +59,7 @@ def loader(cuts: Manifest, plan: list[PlannedBatch], workers: int, **options) ->
         num_workers=workers,
         collate_fn=handover,
         worker_init_fn=start,
-        **options,
+        multiprocessing_context=method,
     )
 
 
@@ -114,9 +115,13 @@ def test_a_batch_that_is_too_large_for_a_place_comes_another_way(cuts, plan, mon
         assert ours.waveforms.equal(expected.waveforms)
 
 
-def test_workers_that_are_not_forked_send_batches_too(cuts, plan) -> None:
-    (batch,) = loader(cuts, plan[:1], 1, multiprocessing_context="spawn")
-    assert batch.waveforms.equal(SpeechDataset(cuts)[plan[0]].waveforms)
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_however_workers_are_started_they_have_the_same_memory(cuts, plan, method: str) -> None:
+    where = set()
+    for batch, planned in zip(loader(cuts, plan[:8], 1, method), plan, strict=False):
+        assert batch.waveforms.equal(SpeechDataset(cuts)[planned].waveforms)
+        where.add(batch.waveforms.data_ptr())
+    assert len(where) <= PLACES
 
 
 @pytest.mark.parametrize("change", ["none", "order", "shifted", "other memory", "one less", "joined", "longer"])

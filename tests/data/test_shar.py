@@ -131,7 +131,7 @@ def test_what_follows_is_asked_for_when_reading_goes_forward(folder: Path, order
 
 def test_workers_read_what_one_process_reads(folder: Path) -> None:
     cuts = SharCuts(folder)
-    cuts[0]  # a file is open already when workers are forked
+    cuts[0]  # a file is open already when workers start
     plan = list(EpochBatches(Buckets(cuts.durations, 3.0, 2))) * 10
     alone = [SpeechDataset(cuts)[planned] for planned in plan]
     for ours, expected in zip(loader(SpeechDataset(cuts), plan, 2), alone, strict=True):

@@ -66,25 +66,36 @@ def kill_somewhere(given: list[str], run: Path, chance: random.Random) -> bool:
     if process.poll() is not None:
         assert process.returncode == 0, run.with_suffix(".log").read_text()[-3000:]
         return False
-    others = children(process.pid)
+    others = descendants(process.pid)
+    second = [child for child in others if "--run" in command_line(child)]
     victim = chance.choice(["all", "first", "second"])
-    if victim == "all" or not others:
+    if victim == "all" or not second:
         os.killpg(process.pid, signal.SIGKILL)
     else:
-        os.kill(process.pid if victim == "first" else others[0], signal.SIGKILL)
+        os.kill(process.pid if victim == "first" else second[0], signal.SIGKILL)
     process.wait(STUBBORN)
     deadline = time.monotonic() + STUBBORN
     while any(alive(pid) for pid in others):
-        assert time.monotonic() < deadline, "a rank outlived the other"
+        assert time.monotonic() < deadline, "a process outlived the one it works for"
         time.sleep(0.05)
     return True
 
 
-def children(pid: int) -> list[int]:
-    """The other ranks, which the first has started."""
+def descendants(pid: int) -> list[int]:
+    """The other rank, which the first has started, and what each has started for its data."""
     listing = Path(f"/proc/{pid}/task/{pid}/children")
-    found = [int(child) for child in listing.read_text().split()] if listing.exists() else []
-    return [child for child in found if "speechllm" in Path(f"/proc/{child}/cmdline").read_text()]
+    try:
+        found = [int(child) for child in listing.read_text().split()]
+    except OSError:  # it has just ended
+        return []
+    return [process for child in found for process in (child, *descendants(child))]
+
+
+def command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
 
 
 def alive(pid: int) -> bool:

@@ -1,0 +1,67 @@
+"""How fast a run goes, and whether it waits for its data."""
+
+import time
+from collections import deque
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
+
+MOST_WAITING = 0.05
+"""Share of the time beyond which there is something to mend."""
+
+WARM_UP, JUDGED = 50, 200
+"""Steps: those at a start that say nothing yet, and those that are judged together."""
+
+
+class Speed(L.Callback):
+    """Logs audio-seconds per second over all devices, the share of time spent waiting for data, and skips.
+
+    Where that share stays above 5 %, it says once what to do.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = self.steps = 0
+        self.last_steps: deque[tuple[float, float]] = deque(maxlen=JUDGED)  # seconds that were waited, and in all
+        self.advised = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_train_epoch_start(trainer, pl_module)  # which Lightning leaves out when it resumes in mid-epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.audio_seconds = self.waited = self.elapsed = 0.0
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        self.audio_seconds += batch.seconds
+        self.skipped += len(batch.skipped)
+        elapsed = time.perf_counter() - self.started
+        waited = getattr(trainer.train_dataloader, "waited_seconds", 0.0)  # in this epoch: each has its own loader
+        rate = self.audio_seconds * trainer.world_size / elapsed
+        pl_module.log("speed/audio_seconds_per_second", rate, prog_bar=True, batch_size=1)
+        pl_module.log("speed/data_waiting_share", waited / elapsed, batch_size=1)
+        pl_module.log("data/skipped", float(self.skipped), batch_size=1)
+        self._judge(trainer, waited - self.waited, elapsed - self.elapsed)
+        self.waited, self.elapsed = waited, elapsed
+
+    def _judge(self, trainer: L.Trainer, waited: float, elapsed: float) -> None:
+        """A step, of whose seconds so many were waited."""
+        self.steps += 1
+        if self.steps > WARM_UP:
+            self.last_steps.append((waited, elapsed))
+        if self.advised or len(self.last_steps) < JUDGED:
+            return
+        waited, elapsed = (sum(seconds) for seconds in zip(*self.last_steps, strict=True))
+        datamodule: Any = getattr(trainer, "datamodule", None)
+        if waited > MOST_WAITING * elapsed and isinstance(datamodule, SpeechDataModule):
+            self.advised = True
+            rank_zero_warn(f"training waits for data {waited / elapsed:.0%} of the time: {datamodule.faster_reading()}")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.skipped:
+            rank_zero_warn(f"{self.skipped} recordings could not be read and were skipped; the log names them")
