@@ -118,6 +118,7 @@ class SpeechDataModule(L.LightningDataModule):
             raise UserError(f"data.timeout_seconds = {timeout_seconds}: give more than 0")
         if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
             raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
+        self._pin_memory = False
         self._cuts: dict[str, Manifest | SharCuts] = {}
         self._mixture: Mixture | None = None
         self._buckets: dict[tuple, Buckets] = {}
@@ -136,6 +137,7 @@ class SpeechDataModule(L.LightningDataModule):
             rank_zero_info(self._who_reads())
             if self.num_workers == "auto":  # Lightning does not know how many CPUs SLURM gave a task
                 warnings.filterwarnings("ignore", ".*does not have many workers")
+        self._pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         if self.workers:
             start_server()  # which gets ready while the model is built
 
@@ -327,8 +329,7 @@ class SpeechDataModule(L.LightningDataModule):
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
         dataset = SpeechDataset(self.cuts(split), augmentations, self.seed)
-        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return loader(dataset, batches, self.workers, self.timeout_seconds, pin_memory=on_cuda)
+        return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory)
 
     def _tell_of_lanes(self) -> None:
         readers = self._place()[1] * max(1, self.workers)
