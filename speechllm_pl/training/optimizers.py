@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Module, Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
@@ -63,9 +66,9 @@ class MuonAdamW(Optimizer):
         rest = [group for group in self.param_groups if not group[HIDDEN_MATRICES]]
         self.parts: list[Optimizer] = []
         if muon:
-            self.parts.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
+            self.parts.append(SharedMuon(muon))
         if rest:
-            self.parts.append(torch.optim.AdamW(rest))
+            self.parts.append(torch.optim.AdamW(rest, fused=True))
         for part in self.parts:
             part.state = self.state
 
@@ -89,3 +92,65 @@ class MuonAdamW(Optimizer):
         """After loading a state dict, copying or unpickling."""
         super().__setstate__(state)
         self._divide()
+
+
+class SharedMuon(torch.optim.Muon):
+    """torch's Muon, quicker: matrices of one shape are orthogonalised together, and ranks share the work.
+
+    Whole matrices have the same gradients on every rank (DDP), so each orthogonalises its share of them and hears
+    of the others'. Sharded ones (FSDP) are left to torch.
+    """
+
+    def __init__(self, params: ParamsT):
+        super().__init__(params, adjust_lr_fn="match_rms_adamw")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        moved = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        if any(isinstance(matrix, DTensor) for matrices in moved for matrix in matrices):
+            return super().step(closure)
+        for group, matrices in zip(self.param_groups, moved, strict=True):
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for matrix in matrices:
+                by_shape.setdefault(matrix.shape, []).append(matrix)
+            for shape, alike in by_shape.items():
+                updates = shared(torch.stack([self._momentum(matrix, group["momentum"]) for matrix in alike]))
+                rate = 0.2 * max(shape) ** 0.5 * group["lr"]  # updates then have the size of AdamW's
+                for matrix, update in zip(alike, updates, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+
+    def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
+        """Nesterov's."""
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
+        return torch.lerp(matrix.grad, mean, momentum)
+
+
+def shared(matrices: Tensor) -> Tensor:
+    """`orthogonalised` `(N, R, C)`, a part of them on each rank."""
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if ranks == 1:
+        return orthogonalised(matrices)
+    missing = -len(matrices) % ranks
+    padded = torch.nn.functional.pad(matrices, (0, 0, 0, 0, 0, missing)).bfloat16()
+    own = orthogonalised(padded.chunk(ranks)[dist.get_rank()]).contiguous()
+    dist.all_gather_into_tensor(padded, own)
+    return padded[: len(matrices)]
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """`(N, R, C)` → the same with singular values near one, in bf16.
+
+    Five Newton-Schulz iterations of the fifth order, with Muon's coefficients: https://kellerjordan.github.io/posts/muon
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

@@ -1,14 +1,21 @@
 import copy
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.training import optimizers
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.optimizers import MuonAdamW, grouped
+from speechllm_pl.training.optimizers import MuonAdamW, grouped, orthogonalised
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ def test_steps_are_those_of_muon_and_adamw_apart(network) -> None:
         grouped(network.parameters(), network[1]), lr=0.02, betas=(0.8, 0.9), momentum=0.7, weight_decay=0.1
     )
     rest = [p for p in other.parameters() if p is not other[1].weight]
-    adamw = torch.optim.AdamW(rest, lr=0.02, betas=(0.8, 0.9), weight_decay=0.1)
+    adamw = torch.optim.AdamW(rest, lr=0.02, betas=(0.8, 0.9), weight_decay=0.1, fused=True)
     muon = torch.optim.Muon([other[1].weight], lr=0.02, momentum=0.7, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for step in range(3):
         backward(network, step)
@@ -52,6 +59,75 @@ def test_steps_are_those_of_muon_and_adamw_apart(network) -> None:
         muon.step()
     for found, expected in zip(weights(network), weights(other), strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16)])
+def test_orthogonalised_together_as_each_by_its_singular_value_decomposition(shape) -> None:
+    """Muon's iterations leave singular values within a third or so of one: as far from the exact factor, no further."""
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    found = orthogonalised(matrices).float()
+    for matrix, other in zip(matrices, found, strict=True):
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        inside = left.T @ other @ right.T  # diagonal where singular vectors are kept
+        torch.testing.assert_close(inside, torch.diag(inside.diagonal()), rtol=0, atol=0.05)
+        assert inside.diagonal().min() > 0.6
+        assert inside.diagonal().max() < 1.3
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory) -> list[dict[str, Any]]:
+    """What each of two processes found."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_rank, (folder,), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def _rank(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    numbers = []
+
+    def counting(own: torch.Tensor) -> torch.Tensor:
+        numbers.append(len(own))
+        return orthogonalised(own)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizers, "orthogonalised", counting)
+        found = {"shared": optimizers.shared(three_matrices()), "whole": stepped(fully_shard=None)}
+    found["sharded"] = stepped(fully_shard)
+    torch.save({**found, "numbers": numbers}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def three_matrices() -> torch.Tensor:
+    return torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
+
+
+def stepped(fully_shard: Callable[[nn.Module], Any] | None) -> list[torch.Tensor]:
+    """The weights of a network after three steps on the same gradients on every rank."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+    if fully_shard is not None:
+        fully_shard(network)
+    optimizer = MuonAdamW(grouped(network.parameters(), network), lr=0.02)
+    for step in range(3):
+        backward(network, step)
+        optimizer.step()
+    return [p.full_tensor() if isinstance(p, DTensor) else p for p in weights(network)]
+
+
+def test_ranks_share_the_work_and_agree_to_the_bit(two_ranks) -> None:
+    """Three matrices on two ranks, which does not come out even, then three steps of two matrices of other shapes."""
+    for found in two_ranks:
+        assert found["numbers"] == [2] + 6 * [1]
+        torch.testing.assert_close(found["shared"], orthogonalised(three_matrices()), rtol=0, atol=0)
+        torch.testing.assert_close(found["whole"], stepped(fully_shard=None), rtol=0, atol=0)
+
+
+def test_sharded_weights_move_as_whole_ones_do(two_ranks) -> None:
+    """But for the order of sums in bf16: three steps of 0.02."""
+    for found in two_ranks:
+        torch.testing.assert_close(found["sharded"], found["whole"], rtol=0, atol=2e-3)
 
 
 def test_resumed_from_its_state_it_goes_on_as_before(network) -> None:
