@@ -17,6 +17,7 @@ settings and how well texts that were held out are copied.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import math
@@ -36,11 +37,12 @@ from tokenizers.models import BPE
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data_prep.command_line import run
+from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.training.optimizers import MuonAdamW, grouped
 
 PAD, BOS, EOS, UNK, FILLER = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<filler>")  # ids 0 to 4
@@ -373,8 +375,8 @@ def pretrain(model: LlamaForCausalLM, data: Iterable[tuple[Sequences, Noise]], r
     )
     losses: list[float] = []
     model.train()
-    progress = tqdm(data, total=recipe.steps, desc="pretraining", unit="step")
-    for batch, noise in progress:
+    progress = progress_bar("pretraining", recipe.steps, unit=" steps")
+    for batch, noise in data:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
             table = model.model.embed_tokens.weight
             embeddings = perturb(table[batch.ids], batch.ids, batch.in_prefix, table, noise, generator)
@@ -389,6 +391,8 @@ def pretrain(model: LlamaForCausalLM, data: Iterable[tuple[Sequences, Noise]], r
         schedule.step()
         losses.append(loss.item())
         progress.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
+        progress.update()
+    progress.close()
     return losses
 
 
@@ -464,7 +468,8 @@ def build(
     model = make_model(recipe, len(tokenizer))
     noise = Noise()
     vocabulary = range(len(SPECIAL_TOKENS), len(tokenizer))
-    data = batches(pool, lambda text: encode(tokenizer, text), vocabulary, recipe, noise)
+    of_word = functools.cache(functools.partial(encode, tokenizer))  # no token reaches beyond a word
+    data = batches(pool, lambda text: [i for word in text.split() for i in of_word(word)], vocabulary, recipe, noise)
     losses = pretrain(model, data, recipe)
     seconds = time.monotonic() - started
 
@@ -522,6 +527,7 @@ def main() -> None:
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: must be at least 1")
     torch.set_num_threads(1)  # the result then does not depend on the machine's number of cores
+    keep_freed_memory()
     torch.backends.cuda.enable_flash_sdp(False)  # its bf16 backward is slow on CPUs, which this switch covers too
     record = build(
         read_texts(args.manifest),

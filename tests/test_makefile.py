@@ -292,3 +292,14 @@ def test_batch_scripts_parse_and_their_logs_have_a_folder() -> None:
             )
     for target in ("prepare", "pretrain-ctc", "finetune", "evaluate"):
         assert make(f"slurm-{target}", "GPUS=0", "-B").stdout.startswith("mkdir -p runs/slurm\n")
+
+
+@pytest.mark.parametrize(("trainer", "preloaded"), [("cpu", True), ("single", False)])
+def test_training_on_a_cpu_has_an_allocator_of_its_own_where_it_is_installed(trainer, preloaded, tmp_path) -> None:
+    """`env` runs in place of the program; what is preloaded here is empty, which the loader ignores."""
+    library = tmp_path / "lib" / "python3.11" / "site-packages" / "cmeel.prefix" / "lib" / "libmimalloc.so"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    given = (f"VENV={tmp_path}", f"TRAINER={trainer}", "NEEDS_pretrain-ctc=", "SPEECHLLM=env; true")
+    done = subprocess.run(["make", "pretrain-ctc", *given], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert (f"LD_PRELOAD={library}" in done.stdout.splitlines()) == preloaded

@@ -6,7 +6,6 @@ places are set aside before the loader's processes are started. Recordings are d
 is free again as soon as the batch in it is no longer used. Beside the places stands what each process is reading.
 """
 
-import ctypes
 import itertools
 import os
 import weakref
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.shared_memory import SharedMemory
 
@@ -219,15 +219,3 @@ def _is_there(process: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def keep_freed_memory() -> None:
-    """For a loader's process: have the C library use freed memory again instead of giving it back to the system.
-
-    Every batch would else have it mapped, zeroed and unmapped again.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        mallopt(trim_threshold, 2**30)
-        mallopt(mmap_threshold, 32 * 2**20)  # the most it takes; an utterance is a few

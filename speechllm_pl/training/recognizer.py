@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
 from speechllm_pl.core.prompt import pad_tokens
@@ -100,8 +101,10 @@ class Recognizer(Placed):
     # steps
 
     def on_fit_start(self) -> None:
-        if self.device.type == "cpu":  # flash attention's bf16 backward is three times slower there
-            torch.backends.cuda.enable_flash_sdp(False)  # the switch holds for CPU kernels too
+        if self.device.type == "cpu":
+            keep_freed_memory()
+            # Flash attention's bf16 backward is three times slower; the switch holds for CPU kernels too.
+            torch.backends.cuda.enable_flash_sdp(False)
         self._tell_unknown_characters()
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
