@@ -93,7 +93,7 @@ PRETRAIN = $(SPEECHLLM) fit $(PRETRAIN_FIT)
 FINETUNE = $(SPEECHLLM) fit $(FINETUNE_FIT)
 TRAINED  = $(wildcard $(CTC_RUN)/checkpoints/best.ckpt $(LLM_RUN)/checkpoints/best.ckpt)
 EVALUATE = $(SPEECHLLM) evaluate --checkpoint '[$(call list,$(or $(CKPT),$(TRAINED),$(CTC_RUN)/checkpoints/best.ckpt))]' --cuts $(ROOT)/$(SPLIT).jsonl.gz $(if $(OUTPUT),--output $(OUTPUT)) \
-  $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
+  $(if $(filter-out single,$(TRAINER)),--devices auto) $(if $(MAX_WER),--max_wer $(MAX_WER)) $(ARGS)
 
 .PHONY: help install data shar slurm-shar tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd experiment \
   lint test test-long test-slurm ci clean demo-short slurm-prepare slurm-pretrain-ctc slurm-finetune slurm-evaluate \
@@ -182,7 +182,7 @@ pretrain-ctc: $(NEEDS_pretrain-ctc) ## stage 1: train the encoder with CTC
 finetune: $(NEEDS_finetune) ## stage 2: the LLM learns to listen (STRIDE in encoder frames of 80 ms, LORA_R, MASKING, LLM)
 	$(call say,$(FINETUNE))
 
-evaluate: $(NEEDS_evaluate) ## score CKPT (default: both stages of DATA and SIZE) on SPLIT
+evaluate: $(NEEDS_evaluate) ## score CKPT (default: both stages of DATA and SIZE) on SPLIT, on every device (TRAINER=single: one)
 	$(call say,$(EVALUATE))
 
 transcribe: $(INSTALLED) ## print what is said in FILES (default checkpoint: stage 2 of DATA and SIZE)
@@ -209,9 +209,9 @@ SBATCH_ARGS =
 # One task a device. Every task sees all GPUs of its node, as Lightning and NCCL need it (so no --gpus-per-task).
 TASKS_PER_NODE = $(if $(filter 0,$(GPUS)),$(TASKS),$(lastword $(subst :, ,$(GPUS))))
 ON_DEVICES = --nodes=$(NODES) --ntasks-per-node=$(TASKS_PER_NODE) $(if $(filter 0,$(GPUS)),,--gpus-per-node=$(GPUS)) \
-  --cpus-per-task=$(CPUS) $(if $(filter cpu,$(TRAINER)),$(if $(filter 0,$(GPUS)),,$(error \
+  --cpus-per-task=$(CPUS)
+OF_TRAINER = $(if $(filter cpu,$(TRAINER)),$(if $(filter 0,$(GPUS)),,$(error \
   TRAINER=cpu uses none of the GPUS=$(GPUS): give another TRAINER, or GPUS=0 TASKS=<processes a node>)))
-ON_ONE_DEVICE = --nodes=1 --ntasks-per-node=1 $(if $(filter 0,$(GPUS)),,--gpus-per-node=1) --cpus-per-task=$(CPUS)
 ON_CPUS       = --nodes=1 --ntasks-per-node=1 --cpus-per-task=$(JOBS)
 
 # A job is told what this make was told, but for what sbatch has from it, and finds the rest as this make did.
@@ -226,7 +226,7 @@ sbatch = sbatch --job-name=$(2) $(3) $(if $(PARTITION),--partition=$(PARTITION))
 PLANNED = memory=$$($(SPEECHLLM) plan $(1) --trainer.devices $(TASKS_PER_NODE) --trainer.num_nodes $(NODES) \
   --cpus_per_task $(CPUS) --host_memory)
 submit_run = $(call say,$(if $(MEM),,$(call PLANNED,$(3)) && )$(call sbatch,$(1),$(2),--dependency=singleton \
-  $(ON_DEVICES) $(if $(MEM),,--mem=$${memory})))
+  $(ON_DEVICES) $(OF_TRAINER) $(if $(MEM),,--mem=$${memory})))
 
 slurm-pretrain-ctc: | $(INSTALLED) runs/slurm ## submit stage 1 to SLURM (NODES, GPUS a node, PARTITION, ACCOUNT, TIME)
 	$(call submit_run,pretrain_ctc,$(or $(RUN),$(CTC_RUN)),$(PRETRAIN_FIT))
@@ -234,8 +234,8 @@ slurm-pretrain-ctc: | $(INSTALLED) runs/slurm ## submit stage 1 to SLURM (NODES,
 slurm-finetune: | $(INSTALLED) runs/slurm ## submit stage 2
 	$(call submit_run,finetune,$(or $(RUN),$(LLM_RUN)),$(FINETUNE_FIT))
 
-slurm-evaluate: | $(INSTALLED) runs/slurm ## submit an evaluation, on one device
-	$(call say,$(call sbatch,evaluate,evaluate,$(ON_ONE_DEVICE)))
+slurm-evaluate: | $(INSTALLED) runs/slurm ## submit an evaluation (NODES, GPUS a node)
+	$(call say,$(call sbatch,evaluate,evaluate,$(ON_DEVICES)))
 
 slurm-prepare: | $(INSTALLED) runs/slurm ## submit the preparation of DATA: of PARTS in a job array, then joined
 ifeq ($(PARTS),)

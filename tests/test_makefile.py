@@ -170,10 +170,20 @@ def test_a_training_job_has_one_task_a_device(target: str) -> None:
     assert not [word for word in words if word.startswith("--gpus")]
 
 
-def test_an_evaluation_has_one_device() -> None:
-    words = submission("slurm-evaluate", "NODES=8", "GPUS=8", "SPLIT=dev")
-    assert {"--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"} <= set(words)
+def test_an_evaluation_has_one_task_a_device() -> None:
+    words = submission("slurm-evaluate", "NODES=2", "GPUS=8", "SPLIT=dev")
+    assert {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--cpus-per-task=8"} <= set(words)
     assert told(words) == ["SPLIT=dev", "VENV="]
+    words = submission("slurm-evaluate", "GPUS=0", "TASKS=2")
+    assert {"--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=1"} <= set(words)
+    assert {"--ntasks-per-node=1", "--gpus-per-node=1"} <= set(submission("slurm-evaluate"))
+
+
+@pytest.mark.parametrize(("trainer", "devices"), [("cpu", "auto"), ("ddp", "auto"), ("fsdp", "auto"), ("single", None)])
+def test_an_evaluation_takes_every_device_unless_one_is_asked_for(trainer: str, devices: str | None) -> None:
+    words = shlex.split(last_command("evaluate", "CKPT=a.ckpt", f"TRAINER={trainer}").partition("; ")[2])
+    assert (words[words.index("--devices") + 1] if "--devices" in words else None) == devices
+    assert "--device" not in words
 
 
 def test_partition_account_time_and_the_rest_are_options() -> None:

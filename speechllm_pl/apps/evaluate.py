@@ -1,15 +1,19 @@
 """`speechllm evaluate`: error rates of one or both stages on a cut set, with everything needed to check them."""
 
+import functools
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from speechllm_pl.apps.recognition import Recognized, recognize
+from speechllm_pl.apps.ranks import ranks
+from speechllm_pl.apps.recognition import Precision, Recognized, recognize
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
+from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.restore import restore
 
 
@@ -18,7 +22,10 @@ def evaluate(
     cuts: str,
     output: str | None = None,
     max_duration: float = 60.0,
-    device: str = "cpu",
+    device: str = "auto",
+    devices: int | Literal["auto"] = 1,
+    precision: Precision | None = None,
+    num_workers: int = 1,
     llm: str | None = None,
     max_wer: float | None = None,
 ) -> None:
@@ -29,7 +36,11 @@ def evaluate(
         cuts: Lhotse manifest with transcripts.
         output: folder to write to; default is the run folder of the last checkpoint.
         max_duration: seconds of audio a batch.
-        device: where to compute: cpu, cuda, cuda:1.
+        device: where to compute: cpu, cuda, cuda:1; auto is a GPU where there is one.
+        devices: processes that share the cuts, each with a whole model on a device: a number, or auto for every GPU, or
+            without one for as many as the CPUs have room for. Where torchrun or srun has started them, they do.
+        precision: of the computation; default is that of training.
+        num_workers: processes that read audio ahead, for each device.
         llm: folder or name of the LLM, where it has moved since training.
         max_wer: fail (status 2) when a system's average WER is above this fraction.
 
@@ -39,58 +50,77 @@ def evaluate(
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
     if not checkpoints:
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
+    if num_workers < 0:
+        raise UserError(f"num_workers {num_workers}: give 0 or more")
     references = read_cuts(Path(cuts))
-    folder = Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    scores: dict[str, Any] = {}
-    scored: dict[str, list[ScoredUtterance]] = {}
-    truncated: dict[str, set[str]] = {}
-    judged: set[str] = set()
-    for path in checkpoints:
-        module = restore(path, llm=llm, device=device)
-        if module.stage in judged:
-            raise UserError(f"{path} is the second checkpoint of its stage: evaluate them one by one, with --output")
-        judged.add(module.stage)
-        recognized = recognize(module, references, max_duration)
-        _tell_skipped(recognized)
-        for system in module.systems:
-            if system in scores and system != module.stage:
-                continue  # stage 1's own CTC result stands, not that of the head kept in stage 2
-            scored[system] = _score(recognized, system)
-            truncated[system] = _truncated(recognized, system)
-            scores[system] = {
-                **table(scored[system]),
-                # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
-                "real_time_factor": recognized.real_time_factor if system == module.stage else None,
-                "truncated": len(truncated[system]),
-                "unreadable": recognized.skipped,
-                "checkpoint": path,
-                "command": shlex.join(["speechllm", *sys.argv[1:]]),
-            }
-    _write(folder, scores, scored, truncated)
-    print(score_table(scores))
-    print(f"scores, hypotheses and alignments are in {folder}")
-    for system, entry in scores.items():
-        if max_wer is not None and entry["average"]["wer"] > max_wer:
-            raise UserError(f"{system}: average WER {entry['average']['wer']:.3f} is above max_wer {max_wer}")
+    systems: dict[str, System] = {}
+    stages: set[str] = set()
+    with ranks(device, devices) as rank:
+        for path in checkpoints:
+            module = rank.after_the_first(functools.partial(_restored, path, llm, rank.device, stages))
+            share = {"num_workers": num_workers, "rank": rank.number, "world_size": rank.of}
+            parts = rank.gathered(recognize(module, references, max_duration, precision=precision, **share))
+            if not rank.is_first:
+                continue
+            recognized = Recognized.of_ranks(parts)
+            _tell_skipped(recognized)
+            how = {"device": module.device.type, "devices": rank.of, "precision": precision or module.precision}
+            for system in module.systems:
+                # Stage 1's own CTC result stands, not that of the head kept in stage 2.
+                if system not in systems or system == module.stage:
+                    systems[system] = _judged(recognized, system, module.stage, {**how, "checkpoint": path})
+    if rank.is_first:
+        _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
+        _refuse_above(max_wer, systems)
 
 
-def _score(recognized: Recognized, system: str) -> list[ScoredUtterance]:
-    batches = recognized.batches
-    scored = score(
-        [id_ for batch in batches for id_ in batch.ids],
-        [language for batch in batches for language in batch.languages],
-        [text for batch in batches for text in batch.texts],
-        [hypothesis.text for hypothesis in recognized.hypotheses[system]],
-    )
-    if not scored:
+@dataclass(frozen=True)
+class System:
+    """What one system made of the cuts."""
+
+    entry: dict[str, Any]  # of scores.json
+    utterances: list[ScoredUtterance]  # by id
+    truncated: set[str]  # ids
+
+
+def _restored(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
+    """The module of a checkpoint whose stage is not among `stages`, where it is put.
+
+    Raises:
+        UserError: it is, or the checkpoint cannot be used.
+    """
+    module = restore(path, llm=llm, device=device)
+    if module.stage in stages:
+        raise UserError(f"{path} is the second checkpoint of its stage: evaluate them one by one, with --output")
+    stages.add(module.stage)
+    return module
+
+
+def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]) -> System:
+    hypotheses = recognized.hypotheses(system)
+    texts = [hypothesis.text for hypothesis in hypotheses]
+    utterances = score(recognized.ids, recognized.languages, recognized.texts, texts)
+    if not utterances:
         raise UserError("none of the recordings could be read: check the paths in the manifest")
-    return sorted(scored, key=lambda utterance: utterance.id)
+    utterances.sort(key=lambda utterance: utterance.id)
+    truncated = {id_ for id_, found in zip(recognized.ids, hypotheses, strict=True) if found.truncated}
+    entry = {
+        **table(utterances),
+        # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
+        "real_time_factor": recognized.real_time_factor if system == stage else None,
+        "truncated": len(truncated),
+        "unreadable": recognized.skipped,
+        **how,
+        "command": shlex.join(["speechllm", *sys.argv[1:]]),
+    }
+    return System(entry, utterances, truncated)
 
 
-def _truncated(recognized: Recognized, system: str) -> set[str]:
-    ids = (id_ for batch in recognized.batches for id_ in batch.ids)
-    return {id_ for id_, found in zip(ids, recognized.hypotheses[system], strict=True) if found.truncated}
+def _refuse_above(max_wer: float | None, systems: dict[str, System]) -> None:
+    for name, system in systems.items():
+        wer = system.entry["average"]["wer"]
+        if max_wer is not None and wer > max_wer:
+            raise UserError(f"{name}: average WER {wer:.3f} is above max_wer {max_wer}")
 
 
 def _tell_skipped(recognized: Recognized) -> None:
@@ -99,28 +129,27 @@ def _tell_skipped(recognized: Recognized) -> None:
         print(f"{len(recognized.skipped)} recordings could not be read: {some}", file=sys.stderr)
 
 
-def _write(
-    folder: Path,
-    scores: dict[str, Any],
-    scored: dict[str, list[ScoredUtterance]],
-    truncated: dict[str, set[str]],
-) -> None:
+def _write(folder: Path, systems: dict[str, System]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "hypotheses.jsonl").open("w") as file:
-        for system, utterances in scored.items():
-            for utterance in utterances:
+        for name, system in systems.items():
+            for utterance in system.utterances:
                 row = {
                     "id": utterance.id,
-                    "system": system,
+                    "system": name,
                     "language": utterance.language,
                     "reference": utterance.reference,
                     "hypothesis": utterance.hypothesis,
                     "errors": utterance.words.errors,
-                    "truncated": utterance.id in truncated[system],
+                    "truncated": utterance.id in system.truncated,
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    for system, utterances in scored.items():
-        (folder / f"alignments-{system}.txt").write_text(aligned_listing(utterances))
+    for name, system in systems.items():
+        (folder / f"alignments-{name}.txt").write_text(aligned_listing(system.utterances))
+    scores = {name: system.entry for name, system in systems.items()}
     (folder / "scores.json").write_text(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+    print(score_table(scores))
+    print(f"scores, hypotheses and alignments are in {folder}")
 
 
 def score_table(scores: dict[str, Any]) -> str:
@@ -143,7 +172,12 @@ def score_table(scores: dict[str, Any]) -> str:
         factor = entry["real_time_factor"]
         lines.append(
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
-            + ("" if factor is None else f"; real-time factor {factor:.3f}")
+            + ("" if factor is None else f"; real-time factor {factor:.3f} ({_where(entry)})")
         )
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
+    lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")
     return "\n".join(lines)
+
+
+def _where(entry: dict[str, Any]) -> str:
+    return f"{entry['devices']} x {entry['device']}, {entry['precision']}"

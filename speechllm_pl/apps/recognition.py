@@ -1,8 +1,11 @@
 """Cuts in, hypotheses out, with a progress bar: what evaluating and transcribing share."""
 
+import contextlib
+import itertools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import torch
 from lhotse.cut import Cut
@@ -11,55 +14,122 @@ from tqdm import tqdm
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.training.recognizer import Recognizer
+
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+"""As Lightning's trainer names them."""
+
+
+class RecognizedBatch(NamedTuple):
+    """B utterances, without their audio."""
+
+    ids: list[str]
+    languages: list[str]
+    texts: list[str]  # references
+    skipped: list[str]  # ids of recordings that could not be read
+    hypotheses: dict[str, list[Hypothesis]]  # system → one an utterance
 
 
 @dataclass
 class Recognized:
     """What one checkpoint made of a cut set, batch by batch."""
 
-    batches: list[Batch] = field(default_factory=list)
-    hypotheses: dict[str, list[Hypothesis]] = field(default_factory=dict)  # system → one an utterance
+    batches: list[RecognizedBatch] = field(default_factory=list)
     audio_seconds: float = 0.0
-    seconds: float = 0.0  # spent in features, encoder and decoding, not in reading audio
+    seconds: float = 0.0  # from asking for the first batch to having the last text
+    waiting_seconds: float = 0.0  # of these for audio
+
+    @classmethod
+    def of_ranks(cls, parts: Sequence["Recognized"]) -> "Recognized":
+        """What all ranks recognized, in the order in which one alone would have."""
+        batches = [batch for turn in zip(*(part.batches for part in parts), strict=True) for batch in turn]
+        times = zip(*((part.audio_seconds, part.seconds, part.waiting_seconds) for part in parts), strict=True)
+        return cls(batches, *map(sum, times))
 
     @property
     def real_time_factor(self) -> float:
-        """Seconds of work per second of audio."""
+        """Seconds of a device per second of audio: in waiting for audio, features, encoder and decoding.
+
+        Loading the model does not count.
+        """
         return self.seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+    @property
+    def ids(self) -> list[str]:
+        return [id_ for batch in self.batches for id_ in batch.ids]
+
+    @property
+    def languages(self) -> list[str]:
+        return [language for batch in self.batches for language in batch.languages]
+
+    @property
+    def texts(self) -> list[str]:
+        """The references."""
+        return [text for batch in self.batches for text in batch.texts]
 
     @property
     def skipped(self) -> list[str]:
         """Ids of recordings that could not be read."""
         return [id_ for batch in self.batches for id_ in batch.skipped]
 
+    def hypotheses(self, system: str) -> list[Hypothesis]:
+        return [found for batch in self.batches for found in batch.hypotheses.get(system, [])]
+
 
 @torch.inference_mode()
-def recognize(module: Recognizer, cuts: Sequence[Cut], max_duration: float) -> Recognized:
-    """Every cut, in batches of at most `max_duration` seconds; a cut that cannot be read is listed as skipped."""
-    recognized = Recognized(hypotheses={system: [] for system in module.systems})
+def recognize(
+    module: Recognizer,
+    cuts: Sequence[Cut],
+    max_duration: float,
+    *,
+    precision: Precision | None = None,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Recognized:
+    """Every cut, in batches of at most `max_duration` seconds; a cut that cannot be read is listed as skipped.
+
+    Args:
+        precision: of the computation; default is that of training.
+        num_workers: processes that read audio ahead.
+        rank, world_size: of the batches this one's share. Batches are the same however many share them.
+    """
+    recognized = Recognized()
     module.begin_decoding()
-    for batch in _batches(cuts, max_duration):
-        recognized.batches.append(batch)
-        if not batch.ids:
-            continue
-        started = time.perf_counter()
-        on_device = batch._replace(waveforms=batch.waveforms.to(module.device), lengths=batch.lengths.to(module.device))
-        for system, hypotheses in module.transcribe(on_device).items():
-            recognized.hypotheses[system] += hypotheses
-        recognized.seconds += time.perf_counter() - started
-        recognized.audio_seconds += batch.seconds
+    started = asked = time.perf_counter()
+    with _autocast(module, precision or module.precision):
+        for batch in _batches(cuts, max_duration, num_workers, rank, world_size):
+            recognized.waiting_seconds += time.perf_counter() - asked
+            found = module.transcribe(_on_device(batch, module.device)) if batch.ids else {}
+            recognized.batches.append(RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found))
+            recognized.audio_seconds += batch.seconds
+            asked = time.perf_counter()
+    recognized.seconds = time.perf_counter() - started
     module.end_decoding()
     return recognized
 
 
-def _batches(cuts: Sequence[Cut], max_duration: float) -> Iterator[Batch]:
+def _autocast(module: Recognizer, precision: str) -> contextlib.AbstractContextManager:
+    """As the trainer validates with this precision."""
+    kind = {"16": torch.float16, "bf16": torch.bfloat16}.get(precision.partition("-")[0])
+    return torch.autocast(module.device.type, kind, enabled=kind is not None)
+
+
+def _on_device(batch: Batch, device: torch.device) -> Batch:
+    return batch._replace(waveforms=batch.waveforms.to(device), lengths=batch.lengths.to(device))
+
+
+def _batches(cuts: Sequence[Cut], max_duration: float, num_workers: int, rank: int, world_size: int) -> Iterator[Batch]:
     durations = durations_of(cuts)
-    plan = EpochBatches(Buckets(durations, max_duration, num_buckets=10), shuffle=False)
-    dataset = SpeechDataset(cuts)
-    with tqdm(total=round(float(durations.sum()), 1), unit="s of audio", disable=None) as bar:
-        for chosen in plan:
-            yield dataset[chosen]
-            bar.update(round(float(durations[chosen.indices].sum()), 1))
+    plan = EpochBatches(
+        Buckets(durations, max_duration, num_buckets=10), shuffle=False, rank=rank, world_size=world_size, fill="empty"
+    )
+    read = loader(SpeechDataset(cuts), plan, min(num_workers, len(plan) - 1))  # one batch is not worth a process
+    seconds = [float(durations[planned.indices].sum()) for planned in plan]
+    with tqdm(total=round(sum(seconds), 1), unit="s of audio", disable=True if rank else None) as bar:
+        for batch, done in zip(read, itertools.accumulate(seconds), strict=True):
+            yield batch
+            bar.update(round(done, 1) - bar.n)

@@ -8,7 +8,8 @@ from typing import Literal
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut
 
-from speechllm_pl.apps.recognition import recognize
+from speechllm_pl.apps.ranks import device_of
+from speechllm_pl.apps.recognition import Precision, recognize
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.wav import missing_wav_bytes
 from speechllm_pl.data.utterance import read
@@ -25,7 +26,8 @@ def transcribe(
     language: str = "und",
     max_seconds: float = 30.0,
     max_duration: float = 60.0,
-    device: str = "cpu",
+    device: str = "auto",
+    precision: Precision | None = None,
     llm: str | None = None,
 ) -> None:
     """Print what is said in audio files; one line a file.
@@ -37,17 +39,16 @@ def transcribe(
         language: code for an instruction that names the language.
         max_seconds: longer files are refused.
         max_duration: seconds of audio a batch.
-        device: where to compute: cpu, cuda, cuda:1.
+        device: where to compute: cpu, cuda, cuda:1; auto is a GPU where there is one.
+        precision: of the computation; default is that of training.
         llm: folder or name of the LLM, where it has moved since training.
     """
-    module = restore(checkpoint, llm=llm, device=device)
+    module = restore(checkpoint, llm=llm, device=device_of(device))
     cuts, refused = _open_all(_expand(files), language, max_seconds)
     texts: dict[str, str] = {}
     if cuts:
-        recognized = recognize(module, cuts, max_duration)
-        ids = [id_ for batch in recognized.batches for id_ in batch.ids]
-        hypotheses = recognized.hypotheses[module.stage]
-        for id_, hypothesis in zip(ids, hypotheses, strict=True):
+        recognized = recognize(module, cuts, max_duration, precision=precision)
+        for id_, hypothesis in zip(recognized.ids, recognized.hypotheses(module.stage), strict=True):
             texts[id_] = hypothesis.text
             if hypothesis.truncated:
                 why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"

@@ -69,6 +69,7 @@ class Recognizer(Placed):
         self.agreed_save = False
         self.writer = BackgroundWriter()  # of its checkpoints
         self.skipped_steps = 0
+        self.precision = "32-true"  # of the training that a checkpoint is of; earlier ones do not tell
         self._step = OptimizerStep()
         self.step_loss = 0.0  # of the optimiser step so far, over all ranks
 
@@ -228,6 +229,8 @@ class Recognizer(Placed):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings(), "skipped_steps": self.skipped_steps}
+        if self._trainer is not None:
+            checkpoint[RECORD]["precision"] = str(self._trainer.precision)
         if self._trainer is not None and self._trainer.optimizers:
             checkpoint[RECORD]["optimizer"] = _optimizer_name(self._trainer.optimizers[0])
         state = checkpoint["state_dict"]

@@ -12,7 +12,7 @@ from speechllm_pl.training.recognizer import Recognizer
 
 
 def restore(path: str | Path, *, llm: str | None = None, device: str | torch.device = "cpu") -> Recognizer:
-    """The trained module, in evaluation mode.
+    """The trained module, in evaluation mode; its `precision` is that of training.
 
     Args:
         path: checkpoint of either stage.
@@ -29,6 +29,7 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
     module = stage.from_settings(settings)
     module.configure_model()
     module.load_state_dict(checkpoint["state_dict"])
+    module.precision = checkpoint[RECORD].get("precision", module.precision)
     try:
         return module.eval().to(device)
     except (RuntimeError, AssertionError) as error:  # an unknown name, no driver, no memory

@@ -4,36 +4,20 @@ import gzip
 import json
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import RATE, speak
 from lhotse import CutSet
+from untrained import save
 
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.recognizer import Recognizer
 
 CONF = Path(__file__).parents[2] / "conf"
-
-
-def save(module: Recognizer, path: Path) -> Path:
-    """A checkpoint of an untrained module."""
-    torch.manual_seed(0)
-    module.configure_model()
-    checkpoint = {
-        "state_dict": module.state_dict(),
-        "pytorch-lightning_version": L.__version__,
-        "epoch": 0,
-        "global_step": 0,
-    }
-    module.on_save_checkpoint(checkpoint)
-    torch.save(checkpoint, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -299,9 +283,34 @@ def test_evaluating_names_recordings_that_are_gone(speechllm, ctc: Path, corpus:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
-def test_a_device_that_is_not_there_is_named(speechllm, ctc: Path, corpus: Path, device: str) -> None:
-    line = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", ctc, "--device", device).error()
-    assert f"device {device} " in line
+def test_a_device_that_is_not_there_is_named(speechllm, ctc: Path, corpus: Path, tmp_path: Path, device: str) -> None:
+    cuts = corpus / "test.jsonl.gz"
+    for command in (
+        ["transcribe", corpus / "test-0.wav", "--checkpoint", ctc],
+        ["evaluate", "--checkpoint", ctc, "--cuts", cuts, "--output", tmp_path],
+    ):
+        assert f"device {device} " in speechllm(*command, "--device", device).error()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (["--device", "cuda:0", "--devices", 2], "2 processes cannot share device cuda:0: give --device cuda"),
+        (["--device", "abacus", "--devices", 2], "2 processes cannot share device abacus"),
+        (["--device", "cuda", "--devices", 2], "2 processes need a GPU each, but there are 0: lower --devices"),
+        (["--devices", 0], "devices 0: give 1 or more, or auto"),
+        (["--devices", "all"], "devices"),
+        (["--precision", "fp8"], "bf16-mixed"),
+        (["--num_workers", -1], "num_workers -1: give 0 or more"),
+    ],
+)
+def test_what_cannot_be_shared_or_computed_is_told(
+    speechllm, ctc: Path, corpus: Path, tmp_path: Path, given: list, named: str
+) -> None:
+    cuts = corpus / "test.jsonl.gz"
+    line = speechllm("evaluate", "--checkpoint", ctc, "--cuts", cuts, "--output", tmp_path, *given).error()
+    assert named in line
+    assert not list(tmp_path.iterdir())
 
 
 # augmentation

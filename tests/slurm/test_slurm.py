@@ -232,9 +232,11 @@ def test_stage_two_runs_as_two_tasks(stage_two: tuple[Job, Path]) -> None:
 
 @pytest.mark.slurm
 def test_both_stages_are_evaluated_in_a_job(submit: Callable[..., Job], stage_two: tuple[Job, Path]) -> None:
-    job = submit("evaluate", "DATA=table", "GPUS=0").succeed()
-    assert set(record(stage_two[1], "scores.json")) == {"ctc", "llm"}
+    job = submit("evaluate", "DATA=table", *TWO_TASKS).succeed()
+    scores = record(stage_two[1], "scores.json")
+    assert {system: entry["devices"] for system, entry in scores.items()} == {"ctc": 2, "llm": 2}
     assert "average" in job.printed()
+    assert job.printed().count("real-time factor:") == 1
 
 
 # the full set

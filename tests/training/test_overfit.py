@@ -54,10 +54,10 @@ def transcripts_are_exact(checkpoint: Path, corpus: Path) -> None:
     cuts = SpeechDataModule(str(corpus)).cuts("train")
     recognized = recognize(module, cuts, max_duration=4.0)
     for system in module.systems:
-        texts = [hypothesis.text for hypothesis in recognized.hypotheses[system]]
-        expected = [text for batch in recognized.batches for text in batch.texts]
+        texts = [hypothesis.text for hypothesis in recognized.hypotheses(system)]
+        expected = recognized.texts
         assert texts == expected
-        assert not any(hypothesis.truncated for hypothesis in recognized.hypotheses[system])
+        assert not any(hypothesis.truncated for hypothesis in recognized.hypotheses(system))
 
 
 @pytest.fixture(scope="module")

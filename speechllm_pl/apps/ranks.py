@@ -1,0 +1,129 @@
+"""A program's work shared by several processes, a device each: started here, by torchrun or by srun."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.ddp import DDPStrategy
+
+from speechllm_pl.core.errors import UserError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""For which a rank that is ready waits for the others: one that fails ends them all at once."""
+
+MOST_ON_CPUS = 8
+"""Processes that `auto` starts without a GPU: each has a whole model."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One of the processes that share the work."""
+
+    number: int
+    of: int
+    device: str  # of this process
+
+    @property
+    def is_first(self) -> bool:
+        return self.number == 0
+
+    def after_the_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives, made by the first rank before the others begin: what it cannot make is told once."""
+        if not self.is_first:
+            dist.barrier()
+        made = make()
+        if self.is_first and self.of > 1:
+            dist.barrier()
+        return made
+
+    def gathered(self, part: T) -> list[T]:
+        """The parts of all ranks in their order, on the first one; on the others nothing."""
+        if self.of == 1:
+            return [part]
+        parts: list = [None] * self.of
+        dist.gather_object(part, parts if self.is_first else None)
+        return parts if self.is_first else []
+
+
+def device_of(name: str) -> str:
+    """`auto` is a GPU where there is one, and the CPU where there is none."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+@contextmanager
+def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
+    """This process's place; where torchrun or srun has not started the others, they are started here.
+
+    Args:
+        device: `auto`, `cpu`, `cuda`, or a single one by number.
+        processes: how many to start, a device each; `auto` is one for every GPU, or as many as the CPUs have room for
+            with the threads that each takes. Of no effect under torchrun and srun.
+
+    Raises:
+        UserError: several processes cannot have a device of this name each.
+    """
+    device = device_of(device)
+    started = _started()
+    here, nodes = (started.here, started.nodes) if started else (_count(device, processes), 1)
+    if here * nodes == 1:
+        yield Rank(0, 1, device)
+        return
+    if device not in ("cpu", "cuda"):
+        raise UserError(f"{here * nodes} processes cannot share device {device}: give --device cuda, or --devices 1")
+    if device == "cuda" and here > (gpus := torch.cuda.device_count()):
+        raise UserError(
+            f"{here} processes need a GPU each, and there are {gpus} here: lower --devices, or --device cpu"
+        )
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE)  # nothing but text is exchanged
+    environment = started.environment if started else LightningEnvironment()
+    fabric = Fabric(accelerator=device, devices=here, num_nodes=nodes, strategy=strategy, plugins=environment)
+    try:
+        fabric.launch()
+        yield Rank(fabric.global_rank, fabric.world_size, str(fabric.device))
+    except BaseException:
+        for process in getattr(strategy.launcher, "procs", ()):
+            process.send_signal(signal.SIGKILL)  # they may wait for this one
+        raise
+    dist.destroy_process_group()
+
+
+class _Started(NamedTuple):
+    """The processes that another program has started."""
+
+    here: int
+    nodes: int
+    environment: ClusterEnvironment
+
+
+def _started() -> _Started | None:
+    if TorchElasticEnvironment.detect():
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return _Started(here, int(os.environ["WORLD_SIZE"]) // here, TorchElasticEnvironment())
+    if "SLURM_STEP_NUM_TASKS" in os.environ and SLURMEnvironment.detect():
+        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
+        here = int(os.environ["SLURM_STEP_NUM_TASKS"]) // nodes
+        return _Started(here, nodes, SLURMEnvironment(auto_requeue=False))
+    return None
+
+
+def _count(device: str, processes: int | Literal["auto"]) -> int:
+    if processes != "auto":
+        if processes < 1:
+            raise UserError(f"devices {processes}: give 1 or more, or auto")
+        return processes
+    if device == "cpu":
+        return max(1, min(MOST_ON_CPUS, len(os.sched_getaffinity(0)) // torch.get_num_threads()))
+    return torch.cuda.device_count() if device == "cuda" else 1
