@@ -7,7 +7,7 @@ import transformers
 from torch import Tensor
 
 from speechllm_pl.decoding import Hypothesis
-from speechllm_pl.decoding.position_limit import positions_below, within_limit
+from speechllm_pl.decoding.position_limit import lowered, positions_below
 from speechllm_pl.models.conformer import FRAME_SECONDS
 from speechllm_pl.models.llm import LlmTokenizer
 from speechllm_pl.models.losses import Tokens
@@ -75,7 +75,7 @@ def generate(
     columns = model.prompt(audio, instruction)
     caps, limit = token_caps(audio.frames), model.most_positions
     if limit is not None:
-        columns, caps = within_limit(columns, caps, limit)
+        caps = lowered(caps, columns.mask.sum(1), limit)
     ends = RowEnds(caps)
     llm = cast(Any, model.llm)
     with positions_below(limit, llm):

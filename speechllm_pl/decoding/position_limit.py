@@ -8,35 +8,38 @@ from typing import Any
 from peft import PeftModel
 from torch import Tensor
 
-from speechllm_pl.core.prompt import Columns
-
 log = logging.getLogger(__name__)
 
 
-def within_limit(columns: Columns, caps: Tensor, limit: int) -> tuple[Columns, Tensor]:
-    """Lower the caps to what the LLM has positions left for, after each row's prompt.
+def lowered(caps: Tensor, prompts: Tensor, limit: int) -> Tensor:
+    """Caps that the LLM has positions for.
 
-    The last token that is said takes none. A row whose prompt is too long by itself is left with BOS alone and a cap of
-    0: its text is empty, and counts as cut short.
+    Args:
+        caps: `(B,)` most tokens of each row.
+        prompts: `(B,)` positions that instruction, audio and BOS take. The last token that is said takes none.
+        limit: positions that the LLM has.
+
+    Returns:
+        `(B,)`, 0 where the prompt by itself is too long: that text is empty, and counts as cut short.
     """
-    taken = columns.mask.sum(1)
-    too_long = taken > limit
-    if too_long.any():
+    too_long = int((prompts > limit).sum())
+    if too_long:
         log.warning(
             "audio takes up to %d of the LLM's %d positions, so nothing is said of %d utterance(s): split them, or"
             " train with a longer stride",
-            int(taken.max()),
+            int(prompts.max()),
             limit,
-            int(too_long.sum()),
+            too_long,
         )
-    mask = columns.mask.masked_fill(too_long[:, None], 0)
-    mask[:, -1] = 1  # BOS
-    return columns._replace(mask=mask), caps.minimum(limit + 1 - taken).clamp(min=0)
+    return caps.minimum(limit + 1 - prompts).clamp(min=0)
 
 
 @contextmanager
 def positions_below(limit: int | None, llm: Any) -> Iterator[None]:
-    """A row that has ended is fed padding until the last one ends: its positions must not leave the LLM's table."""
+    """Keep the positions of rows that nothing more is read of inside the LLM's table.
+
+    Those are rows that have ended, which are fed padding until the last one ends, and those with too long a prompt.
+    """
 
     def bound(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if (positions := kwargs.get("position_ids")) is not None:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from speechllm_pl.core.masks import length_mask
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss
 
 NOTHING = -1e30
@@ -54,7 +53,7 @@ class DirectAlignment(nn.Module):
                 multiplied in their type; the classes that CTC follows are scored in fp32.
         """
         table = embeddings.detach()
-        own, places = _own_tokens(text, len(table))
+        own, places = _own_tokens(text.ids, len(table))
         with torch.autocast(audio.device.type, enabled=False):
             frames = F.normalize(audio.float(), dim=-1) / self.temperature
             blank = F.normalize(self.blank, dim=0).expand(len(audio), 1, -1)
@@ -78,17 +77,19 @@ class DirectAlignment(nn.Module):
         return torch.stack(sums).logsumexp(0)
 
 
-def _own_tokens(text: Tokens, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """The tokens of each text, each once.
+def _own_tokens(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """The tokens of each text, each once; padding is one like others, which CTC does not ask for.
+
+    Args:
+        ids: `(B, N)` of the texts.
 
     Returns:
-        `(B, N)` them in rising order; where there is none, or the same one again, `vocabulary`.
+        `(B, N)` them in rising order; for the same one again, `vocabulary`.
         `(B, N)` the column in it of each token of the text.
     """
-    real = length_mask(text.lengths, text.ids.shape[1])
-    ids, _ = text.ids.masked_fill(~real, vocabulary).sort(dim=1)
-    again = ids.diff(dim=1, prepend=torch.full_like(text.lengths, -1)[:, None]) == 0
-    return ids.masked_fill(again, vocabulary), torch.searchsorted(ids, text.ids)  # the first of equal ones
+    rising, _ = ids.sort(dim=1)
+    again = rising.diff(dim=1, prepend=ids.new_full((len(ids), 1), -1)) == 0
+    return rising.masked_fill(again, vocabulary), torch.searchsorted(rising, ids)  # the first of equal ones
 
 
 def _log_sum(frames: Tensor, embeddings: Tensor, norms: Tensor, taken: Tensor) -> Tensor:

@@ -123,8 +123,8 @@ def test_a_row_at_the_last_learned_position_waits_for_the_others(tokenizer: LlmT
         llm.transformer.wte.weight.copy_(torch.eye(SIZE))
         llm.lm_head.weight.zero_()
         llm.lm_head.weight[ONE, [BOS, ONE]] = 1
-    found = hypotheses(llm, [22, 3], tokenizer)
-    assert [len(hypothesis.text.split()) for hypothesis in found] == [2, 16]
+    found = hypotheses(llm, [22, 3, 30], tokenizer)
+    assert [len(hypothesis.text.split()) for hypothesis in found] == [2, 16, 0]
 
 
 def test_caps_grow_with_the_audio() -> None:

@@ -88,7 +88,7 @@ def test_no_copy_of_a_large_vocabulary_is_made(profiled_peak: Callable[[Callable
     assert peak < 40 * 100_000  # and a fourth of one fp32 logit for each frame and token
 
 
-def test_products_in_bf16_change_the_loss_by_less_than_a_thousandth() -> None:
+def test_products_in_bf16_change_the_loss_by_less_than_a_ten_thousandth() -> None:
     torch.manual_seed(0)
     table = torch.randn(5_000, 256).bfloat16()
     ids = torch.randint(0, 5_000, (4, 12))
@@ -96,7 +96,7 @@ def test_products_in_bf16_change_the_loss_by_less_than_a_thousandth() -> None:
     text, lengths = Tokens(ids, torch.full((4,), 12)), torch.full((4,), 36)
     alignment = DirectAlignment(256)
     in_bf16, in_fp32 = (alignment(audio, lengths, text, each).total.item() for each in (table, table.float()))
-    assert in_bf16 == pytest.approx(in_fp32, rel=1e-3)
+    assert in_bf16 == pytest.approx(in_fp32, rel=1e-4)
 
 
 def test_embeddings_that_spell_the_text_cost_less_than_any_other_order() -> None:
