@@ -237,7 +237,7 @@ class ShardedStrategy(ModelParallelStrategy):
     @cached_property
     def _writing(self) -> dist.ProcessGroup:
         """All ranks, for a thread that writes while the others' collectives are those of training."""
-        return dist.new_group(backend="gloo")
+        return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Restore weights and optimiser; return the rest. Collective."""

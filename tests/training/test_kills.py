@@ -111,7 +111,11 @@ def check(small_config: Path, folder: Path, trainer: str, workers: int, kills: i
     finish(arguments(small_config, whole, trainer, workers, steps), ranks=2)
     chance = random.Random(f"{trainer} {workers} {kills}")
     given = arguments(small_config, killed, trainer, workers, steps)
-    assert [kill_somewhere(given, killed, chance) for _ in range(kills)] == [True] * kills
+    half_written = 0
+    for _ in range(kills):
+        assert kill_somewhere(given, killed, chance)
+        half_written += any((killed / "checkpoints").glob(".*.partial"))
+    assert half_written or kills == 1
     finish(given, ranks=2)
     assert told(killed) == told(whole)
     assert len(told(whole)) == steps
