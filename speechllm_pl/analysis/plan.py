@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -64,6 +65,7 @@ class Setup:
         autocast: dtype of mixed precision; none computes in fp32.
         tokens_per_second: of text.
         gather_up_to: bytes of the largest model that FSDP gathers whole to validate; by default what is free decides.
+        val_max_duration: seconds of audio a batch of validation; by default as in training.
     """
 
     system: System
@@ -80,6 +82,7 @@ class Setup:
     autocast: torch.dtype | None = torch.bfloat16
     tokens_per_second: float = 5.0
     gather_up_to: float | None = None
+    val_max_duration: float | None = None
 
     @property
     def shards(self) -> int:
@@ -141,13 +144,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Validation:
-    """Bytes on each GPU while dev is decoded, in batches as long as those of training.
+    """Bytes on each GPU while dev is decoded.
 
     Attributes:
         lasting: what training leaves there.
         whole: the whole model, which FSDP gathers where it may.
         layers: what is gathered of it at a time otherwise, when ranks decode in lockstep.
-        decoding: activations without gradients, and the LLM's cache.
+        decoding: activations without gradients, the LLM's cache, and the weights that LoRA is not merged into.
         gather_up_to: the largest copy that is gathered; by default what is free decides.
     """
 
@@ -192,15 +195,25 @@ def estimate(setup: Setup) -> Plan:
     model = meta_model(setup.system)
     cost = step_cost(setup.system, setup.shape, autocast=setup.autocast, checkpointing=setup.checkpointing)
     training = memory(setup, model, cost)
-    decoding = decoding_bytes(setup.system, setup.shape, autocast=setup.autocast)
     validation = Validation(
         lasting=training.lasting,
         whole=tensor_bytes(model.parameters()) if setup.sharding == "fsdp" else 0,
         layers=training.gathered,
-        decoding=decoding,
+        decoding=decoding_memory(setup, model),
         gather_up_to=setup.gather_up_to,
     )
     return Plan(count_parameters(model, setup.quantize), training, validation, cost.flops, setup.max_duration)
+
+
+def decoding_memory(setup: Setup, model: nn.Module) -> float:
+    """Bytes that decoding a batch of validation takes beside the weights of `model`, the one of `setup`."""
+    duration = setup.val_max_duration or setup.max_duration
+    shape = StepShape.largest(duration, setup.max_seconds, setup.tokens_per_second)
+    set_aside = 0
+    if setup.sharding != "fsdp" and setup.quantize == "none":  # else nothing is merged
+        adapted = (module for module in model.modules() if isinstance(module, LoraLayer))
+        set_aside = tensor_bytes(cast(Tensor, layer.get_base_layer().weight) for layer in adapted)
+    return decoding_bytes(setup.system, shape, autocast=setup.autocast) + set_aside
 
 
 def memory(setup: Setup, model: nn.Module, cost: StepCost) -> Memory:

@@ -235,6 +235,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
 
     from speechllm_pl.apps.pinned_llm import pin_llm
     from speechllm_pl.apps.plan import fitting_duration
+    from speechllm_pl.apps.val_duration import fitting_val_duration
     from speechllm_pl.data.datamodule import SpeechDataModule
     from speechllm_pl.training.callbacks import (
         AugmentationSamples,
@@ -273,6 +274,8 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
             pin_llm(config)
             if self.subcommand == "fit" and config.data.max_duration == "auto":
                 config.data.max_duration = fitting_duration(config)
+            if config.data.val_max_duration == "auto" and config.data.max_duration != "auto":
+                config.data.val_max_duration = fitting_val_duration(config)
             if config.trainer.logger is None:
                 from jsonargparse import Namespace
 

@@ -166,6 +166,7 @@ def setup_of(
         system=system_of(model),
         max_duration=data.max_seconds if data.max_duration == "auto" else data.max_duration,
         max_seconds=data.max_seconds,
+        val_max_duration=None if data.val_max_duration == "auto" else data.val_max_duration,
         optimizer=partial(_class(model.optimizer.class_path), **(model.optimizer.get("init_args") or {})),
         sharding=strategy if gpus > 1 else "none",
         gpus=gpus,

@@ -1,0 +1,37 @@
+"""How long the batches of validation, `test` and `predict` are, where `--data.val_max_duration` is `auto`."""
+
+from dataclasses import replace
+from typing import Any
+
+from speechllm_pl.analysis.plan import Gpu, decoding_memory, estimate, needed
+from speechllm_pl.apps.plan import setup_of
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.training.device_memory import total_memory
+from speechllm_pl.training.memory import meta_model
+
+TIMES = (8, 4, 2)
+"""What is tried, as multiples of `data.max_duration`: a batch that keeps no activations may be longer, and a fuller one
+needs fewer steps in all; beyond that, ranks would have too few batches to share."""
+
+
+def fitting_val_duration(config: Any) -> float:
+    """The longest of some multiples of `data.max_duration` that fits beside what training leaves in the memory.
+
+    `data.max_duration` itself where none does, or where the plan does not know the LLM's shape or the precision: no
+    more than training has.
+
+    Args:
+        config: of a command of the trainer, parsed, with a number in `data.max_duration`.
+    """
+    duration = config.data.max_duration
+    try:
+        setup = setup_of(config)
+    except UserError:
+        return duration
+    gpu = Gpu(total_memory(setup.gpus // config.trainer.num_nodes), None)
+    validation, model = estimate(setup).validation, meta_model(setup.system)
+    for times in TIMES:
+        longer = replace(setup, val_max_duration=times * duration)
+        if needed(replace(validation, decoding=decoding_memory(longer, model)).total(gpu)) <= gpu.memory:
+            return times * duration
+    return duration
