@@ -7,6 +7,7 @@ of what comes out: its processes are forked from one that has imported everythin
 import json
 import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 
-from speechllm_pl.apps import cli
 from speechllm_pl.data.loader import PRELOADED
 
 ROOT = Path(__file__).parents[1]
@@ -27,21 +27,22 @@ HELPERS = [str(Path(__file__).parent / folder) for folder in ("apps", "training"
 """Where callbacks of tests are found: frozen_weights, saboteurs."""
 PATIENCE = 600  # seconds that a run may take
 SERVER = multiprocessing.get_context("forkserver")  # of which a process has one, for its loaders as well
-PRELOADED += [
-    "lightning.pytorch.cli",
-    "speechllm_pl.apps.consolidate",
-    "speechllm_pl.apps.data_report",
-    "speechllm_pl.apps.evaluate",
-    "speechllm_pl.apps.report",
-    "speechllm_pl.apps.transcribe",
-    "speechllm_pl.training.callbacks",
-    "speechllm_pl.training.ctc_pretraining",
-    "speechllm_pl.training.interruption",
-    "speechllm_pl.training.llm_finetuning",
-    "speechllm_pl.training.probe",
-    "speechllm_pl.training.sharding",
-]
-SERVER.set_forkserver_preload(PRELOADED)
+if multiprocessing.parent_process() is None:  # what is forked from it has servers of its own, for loaders alone
+    PRELOADED += [
+        "lightning.pytorch.cli",
+        "speechllm_pl.apps.consolidate",
+        "speechllm_pl.apps.data_report",
+        "speechllm_pl.apps.evaluate",
+        "speechllm_pl.apps.report",
+        "speechllm_pl.apps.transcribe",
+        "speechllm_pl.training.callbacks",
+        "speechllm_pl.training.ctc_pretraining",
+        "speechllm_pl.training.interruption",
+        "speechllm_pl.training.llm_finetuning",
+        "speechllm_pl.training.probe",
+        "speechllm_pl.training.sharding",
+    ]
+    SERVER.set_forkserver_preload(PRELOADED)
 
 
 def command(
@@ -97,7 +98,7 @@ def _main(arguments: list[str], place: dict[str, str], log: Path) -> None:
     sys.path[:0] = HELPERS
     sys.argv = arguments
     torch.set_num_threads(1)
-    cli.main()
+    runpy.run_path(arguments[0], run_name="__main__")
 
 
 def free_port() -> int:
