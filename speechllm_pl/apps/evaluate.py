@@ -13,6 +13,7 @@ from speechllm_pl.apps.recognition import Precision, Recognized, recognize
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
+from speechllm_pl.data.loader import start_server, workers_of_rank
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.restore import restore
 
@@ -25,7 +26,7 @@ def evaluate(
     device: str = "auto",
     devices: int | Literal["auto"] = 1,
     precision: Precision | None = None,
-    num_workers: int = 1,
+    num_workers: int | Literal["auto"] = "auto",
     llm: str | None = None,
     max_wer: float | None = None,
 ) -> None:
@@ -40,7 +41,8 @@ def evaluate(
         devices: processes that share the cuts, each with a whole model on a device: a number, or auto for every GPU, or
             without one for as many as the CPUs have room for. Where torchrun or srun has started them, they do.
         precision: of the computation; default is that of training.
-        num_workers: processes that read audio ahead, for each device.
+        num_workers: processes that read audio ahead, for each device; auto is as many as there are CPUs for beside a
+            GPU, and none beside a CPU, which reading takes a few per cent of.
         llm: folder or name of the LLM, where it has moved since training.
         max_wer: fail (status 2) when a system's average WER is above this fraction.
 
@@ -50,12 +52,16 @@ def evaluate(
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
     if not checkpoints:
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
-    if num_workers < 0:
-        raise UserError(f"num_workers {num_workers}: give 0 or more")
+    if num_workers != "auto" and num_workers < 0:
+        raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
     references = read_cuts(Path(cuts))
     systems: dict[str, System] = {}
     stages: set[str] = set()
     with ranks(device, devices) as rank:
+        if num_workers == "auto":
+            num_workers = 0 if rank.device == "cpu" else workers_of_rank(rank.here)
+        if num_workers:
+            start_server()  # which gets ready while the model is read
         for path in checkpoints:
             module = rank.after_the_first(functools.partial(_restored, path, llm, rank.device, stages))
             share = {"num_workers": num_workers, "rank": rank.number, "world_size": rank.of}

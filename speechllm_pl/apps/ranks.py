@@ -18,6 +18,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.loader import cpus_of_rank
 
 T = TypeVar("T")
 
@@ -34,6 +35,7 @@ class Rank:
 
     number: int
     of: int
+    here: int  # of these on this machine
     device: str  # of this process
 
     @property
@@ -79,20 +81,18 @@ def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
     started = _started()
     here, nodes = (started.here, started.nodes) if started else (_count(device, processes), 1)
     if here * nodes == 1:
-        yield Rank(0, 1, device)
+        yield Rank(0, 1, 1, device)
         return
     if device not in ("cpu", "cuda"):
         raise UserError(f"{here * nodes} processes cannot share device {device}: give --device cuda, or --devices 1")
     if device == "cuda" and here > (gpus := torch.cuda.device_count()):
-        raise UserError(
-            f"{here} processes need a GPU each, and there are {gpus} here: lower --devices, or --device cpu"
-        )
+        raise UserError(f"{here} processes need a GPU each, but there are {gpus}: lower --devices, or --device cpu")
     strategy = DDPStrategy(process_group_backend="gloo", timeout=PATIENCE)  # nothing but text is exchanged
     environment = started.environment if started else LightningEnvironment()
     fabric = Fabric(accelerator=device, devices=here, num_nodes=nodes, strategy=strategy, plugins=environment)
     try:
         fabric.launch()
-        yield Rank(fabric.global_rank, fabric.world_size, str(fabric.device))
+        yield Rank(fabric.global_rank, fabric.world_size, here, str(fabric.device))
     except BaseException:
         for process in getattr(strategy.launcher, "procs", ()):
             process.send_signal(signal.SIGKILL)  # they may wait for this one
@@ -125,5 +125,5 @@ def _count(device: str, processes: int | Literal["auto"]) -> int:
             raise UserError(f"devices {processes}: give 1 or more, or auto")
         return processes
     if device == "cpu":
-        return max(1, min(MOST_ON_CPUS, len(os.sched_getaffinity(0)) // torch.get_num_threads()))
+        return max(1, min(MOST_ON_CPUS, cpus_of_rank(1) // torch.get_num_threads()))
     return torch.cuda.device_count() if device == "cuda" else 1

@@ -101,7 +101,7 @@ def recognize(
     module.begin_decoding()
     started = asked = time.perf_counter()
     with _autocast(module, precision or module.precision):
-        for batch in _batches(cuts, max_duration, num_workers, rank, world_size):
+        for batch in _batches(cuts, max_duration, num_workers, rank, world_size, module.device.type == "cuda"):
             recognized.waiting_seconds += time.perf_counter() - asked
             found = module.transcribe(_on_device(batch, module.device)) if batch.ids else {}
             recognized.batches.append(RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found))
@@ -122,12 +122,15 @@ def _on_device(batch: Batch, device: torch.device) -> Batch:
     return batch._replace(waveforms=batch.waveforms.to(device), lengths=batch.lengths.to(device))
 
 
-def _batches(cuts: Sequence[Cut], max_duration: float, num_workers: int, rank: int, world_size: int) -> Iterator[Batch]:
+def _batches(
+    cuts: Sequence[Cut], max_duration: float, num_workers: int, rank: int, world_size: int, pin_memory: bool
+) -> Iterator[Batch]:
     durations = durations_of(cuts)
     plan = EpochBatches(
         Buckets(durations, max_duration, num_buckets=10), shuffle=False, rank=rank, world_size=world_size, fill="empty"
     )
-    read = loader(SpeechDataset(cuts), plan, min(num_workers, len(plan) - 1))  # one batch is not worth a process
+    workers = min(num_workers, len(plan) - 1)  # one batch is not worth a process
+    read = loader(SpeechDataset(cuts), plan, workers, pin_memory=pin_memory)
     seconds = [float(durations[planned.indices].sum()) for planned in plan]
     with tqdm(total=round(sum(seconds), 1), unit="s of audio", disable=True if rank else None) as bar:
         for batch, done in zip(read, itertools.accumulate(seconds), strict=True):

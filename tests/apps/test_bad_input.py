@@ -301,7 +301,7 @@ def test_a_device_that_is_not_there_is_named(speechllm, ctc: Path, corpus: Path,
         (["--devices", 0], "devices 0: give 1 or more, or auto"),
         (["--devices", "all"], "devices"),
         (["--precision", "fp8"], "bf16-mixed"),
-        (["--num_workers", -1], "num_workers -1: give 0 or more"),
+        (["--num_workers", -1], "num_workers -1: give 0 or more, or auto"),
     ],
 )
 def test_what_cannot_be_shared_or_computed_is_told(

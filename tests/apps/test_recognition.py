@@ -3,6 +3,7 @@
 import gc
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_checkpoints_that_name_no_precision_are_read_as_fp32(
 def test_the_real_time_factor_counts_waiting_for_audio(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that goes on by a second whenever it is asked: once before, twice a batch, once after."""
     ticks = iter(np.arange(1000.0))
-    monkeypatch.setattr("speechllm_pl.apps.recognition.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("speechllm_pl.apps.recognition.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     recognized = heard(corpus)
     batches = len(recognized.batches)
     assert recognized.seconds == 2 * batches + 1
