@@ -269,7 +269,7 @@ part: $(if $(PART),$(ROOT)/parts/$(word $(PART),$(PARTS))/train.jsonl.gz)
 	@:
 
 # --- the whole experiment: both stages, scores, transcripts and a report in runs/NAME ---
-# Two jobs, since the tiny LLM is one process and can be made beside stage 1.
+# Two jobs: the tiny LLM, one process, is made beside stage 1, and transcripts beside scores.
 
 demo: ## the main job on the embedded default, into runs/demo (no download, GPU or account)
 	@$(MAKE) -j2 experiment NAME=demo DATA=spoken_numbers
@@ -297,11 +297,11 @@ $(STUDY)/scores.json: $(STUDY)/finetune/finished.json
 	  CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt,$(STUDY)/finetune/checkpoints/best.ckpt
 
 # Three recordings of the test set: the first, another one, the last.
-$(STUDY)/transcripts.txt: $(STUDY)/scores.json
+$(STUDY)/transcripts.txt: $(STUDY)/finetune/finished.json
 	$(call say,$(SPEECHLLM) transcribe --checkpoint $(STUDY)/finetune/checkpoints/best.ckpt \
 	  $$(find $(ROOT)/audio/test -name '*.flac' | sort | sed -n '1p;25p;$$p') | tee $@)
 
-$(STUDY)/report.html: $(STUDY)/transcripts.txt
+$(STUDY)/report.html: $(STUDY)/scores.json $(STUDY)/transcripts.txt
 	@$(MAKE) report RUN=$(STUDY) ARGS="--cuts $(ROOT)/test.jsonl.gz"
 
 # --- checks ---

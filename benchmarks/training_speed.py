@@ -3,8 +3,8 @@
     python benchmarks/training_speed.py runs/demo/pretrain_ctc runs/demo/finetune --data data/spoken_numbers
 
 Takes trained runs, so that what is measured is what was run. All parts of a step are timed in the same steps:
-their shares can be compared where absolute figures of a busy machine cannot. One process; the cpu trainer
-runs two.
+their shares can be compared where absolute figures of a busy machine cannot, and so can CPU time. One process; the
+cpu trainer runs two. LD_PRELOAD with another allocator shows what that one saves.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from jsonargparse import ArgumentParser
 from machine import describe
 from torch import nn
 
+from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.manifest import read_manifest
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--max-duration", type=float, default=30.0, help="seconds of audio a batch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.backends.cuda.enable_flash_sdp(False)  # as in training on a CPU
+    keep_freed_memory()  # as in training on a CPU, and so is the next
+    torch.backends.cuda.enable_flash_sdp(False)
     cuts = read_manifest(args.data / "train.jsonl.gz")
     plan = list(EpochBatches(Buckets(cuts.durations, args.max_duration, num_buckets=10)))
     print(f"{describe(args.threads)}, bf16 autocast")
@@ -66,11 +68,12 @@ def measure(module: Recognizer, dataset: SpeechDataset, plan: list[PlannedBatch]
     for name, part in parts.items():
         _time_forward(name, part, seconds)
     optimizer = module.make_optimizer(module.parameter_groups())
-    audio = 0.0
+    audio = cpu_started = 0.0
     for number, planned in enumerate(plan):
         if number == WARM_UP:
             audio = 0.0
             seconds.clear()
+            cpu_started = time.process_time()
         times = [time.perf_counter()]
         batch = dataset[planned]
         times.append(time.perf_counter())
@@ -89,10 +92,11 @@ def measure(module: Recognizer, dataset: SpeechDataset, plan: list[PlannedBatch]
         ):
             seconds[name] += end - begin
         audio += batch.seconds
+    cpu = (time.process_time() - cpu_started) / (len(plan) - WARM_UP)
     seconds["losses and the rest of forward"] = seconds.pop("forward") - sum(seconds[name] for name in parts)
     total = sum(seconds.values())
     shares = ", ".join(f"{name} {part / total:.0%}" for name, part in sorted(seconds.items()))
-    return f"{audio / total:.0f} audio-seconds per second; {shares}"
+    return f"{audio / total:.0f} audio-seconds per second, {1000 * cpu:.0f} ms of CPU time a step; {shares}"
 
 
 def _time_forward(name: str, part: nn.Module, seconds: dict[str, float]) -> None:
