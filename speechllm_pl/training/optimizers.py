@@ -1,7 +1,7 @@
 """One optimiser of two: Muon for the weight matrices of a stack of blocks, AdamW for everything else."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -121,11 +121,11 @@ class SharedMuon(torch.optim.Muon):
 
     def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
         """Nesterov's."""
-        state = self.state[matrix]
+        gradient, state = cast(Tensor, matrix.grad), self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
-        mean = state["momentum_buffer"].lerp_(matrix.grad, 1 - momentum)
-        return torch.lerp(matrix.grad, mean, momentum)
+        mean = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
+        return torch.lerp(gradient, mean, momentum)
 
 
 def shared(matrices: Tensor) -> Tensor:
