@@ -158,7 +158,7 @@ def setup_of(
     if trainer.precision not in AUTOCAST:
         known = ", ".join(filter(None, AUTOCAST))
         raise UserError(f"plan knows the precisions {known}, not {trainer.precision}: give --trainer.precision")
-    devices = trainer.devices if isinstance(trainer.devices, int) and trainer.devices > 0 else None
+    devices = _devices(trainer.devices)
     if gpus is None:
         gpus = (devices or 1) * int(trainer.num_nodes)
     strategy, settings = _strategy(trainer.strategy)
@@ -179,6 +179,13 @@ def setup_of(
         tokens_per_second=tokens_per_second,
         gather_up_to=None if (limit := settings.get("gather_up_to_gib")) is None else limit * GIB,
     )
+
+
+def _devices(devices: Any) -> int | None:
+    """How many a node has, where the trainer is told a number, or which ones."""
+    if isinstance(devices, list):
+        return len(devices)
+    return int(devices) if str(devices).isdecimal() and int(devices) else None  # from a shell it is a text
 
 
 def data_workers(config: Any, cpus_per_task: int) -> int:

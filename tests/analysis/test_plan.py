@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from speechllm_pl.analysis.host_memory import host_memory
 from speechllm_pl.analysis.plan import (
     GIB,
     Gpu,
@@ -19,6 +20,7 @@ from speechllm_pl.analysis.plan import (
     quantized_weights,
     remedies,
 )
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.memory import StepCost, System, meta_model
 from speechllm_pl.training.optimizers import MuonAdamW
@@ -53,6 +55,67 @@ def test_fsdp_splits_what_lasts_and_gathers_layers() -> None:
         assert getattr(eighths, name) == getattr(whole, name) / 8
     assert whole.gathered == 0 < halves.gathered == eighths.gathered
     assert halves.activations == whole.activations
+
+
+def test_within_a_node_weights_are_split_over_its_gpus_alone() -> None:
+    model = meta_model(SYSTEM)
+    flat = replace(SETUP, sharding="fsdp", gpus=32)
+    node = replace(flat, shard_within="node", gpus_per_node=4)
+    four = memory(replace(flat, gpus=4), model, COST)
+    assert memory(node, model, COST) == four != memory(flat, model, COST)
+    assert memory(replace(node, gpus=4), model, COST) == four
+    with pytest.raises(UserError, match="shard_within 5: 32 ranks"):
+        memory(replace(flat, shard_within=5), model, COST)
+
+
+def test_an_llm_that_is_trained_is_gathered_in_half_its_bytes_where_products_are_bf16() -> None:
+    encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)  # smaller than a layer of the LLM
+    system = replace(SYSTEM, encoder=encoder, llm_dtype=torch.float32, lora_r=0, train_llm=True)
+    setup, model = replace(SETUP, system=system, sharding="fsdp", gpus=2), meta_model(system)
+    layer = 4 * (4 * 128**2 + 3 * 128 * 352 + 2 * 128)  # bytes of projections, feed-forward part and norms
+    bf16, fp32 = (memory(replace(setup, autocast=autocast), model, COST) for autocast in (torch.bfloat16, None))
+    assert fp32.gathered - bf16.gathered == 3 * layer / 2  # two layers, and the gradients of one
+    assert fp32.weights == bf16.weights
+
+
+def test_validation_gathers_the_whole_model_and_where_that_does_not_fit_decodes_in_lockstep() -> None:
+    plan = estimate(replace(SETUP, sharding="fsdp", gpus=8))
+    found = plan.validation
+    whole = sum(p.numel() * p.element_size() for p in SYSTEM.build().parameters())
+    assert found.whole == whole
+    fitting = needed(found.lasting) + whole / 0.7
+    large, small = Gpu(fitting + 1, None), Gpu(fitting - 1, None)
+    assert found.total(large) == found.lasting + whole + found.decoding
+    assert found.total(small) == found.lasting + plan.memory.gathered + found.decoding < found.total(large)
+    by_hand = estimate(replace(SETUP, sharding="fsdp", gpus=8, gather_up_to=whole - 1)).validation
+    assert by_hand.total(large) == found.total(small)
+
+
+def test_a_run_that_trains_but_cannot_validate_does_not_fit() -> None:
+    """A long cache of a batch that is longer than those of training."""
+    plan = estimate(replace(SETUP, val_max_duration=4000))
+    trains = Gpu(needed(plan.memory.total), None)
+    assert not plan.fits(trains)
+    assert plan.fits(Gpu(needed(plan.validation.total(trains)), None))
+    assert estimate(SETUP).fits(trains)
+
+
+def test_merging_lora_sets_the_adapted_weights_aside_where_they_are_whole() -> None:
+    lora, none = (estimate(replace(SETUP, system=replace(SYSTEM, lora_r=r))).validation for r in (8, 0))
+    adapted = 2 * 6 * 4 * 128**2  # bytes in bf16
+    assert lora.decoding - none.decoding == pytest.approx(adapted, rel=0.05)
+
+
+def test_a_node_needs_a_copy_of_the_model_and_room_for_its_processes() -> None:
+    plan = estimate(replace(SETUP, sharding="ddp", gpus=16))
+    setup = replace(SETUP, sharding="ddp", gpus=16, gpus_per_node=8)
+    one = host_memory(setup, plan, workers=2, on_cpu=False)
+    assert one.reading == sum(p.numel() * p.element_size() for p in SYSTEM.build().parameters())
+    assert one.processes == 8 * 4 * GIB
+    assert one.loaders == 16 * GIB
+    assert host_memory(replace(setup, quantize="nf4"), plan, workers=2, on_cpu=False).reading == 8 * one.reading
+    on_cpu = host_memory(setup, plan, workers=2, on_cpu=True)
+    assert on_cpu.total - one.total == pytest.approx(8 * needed(plan.memory.total))
 
 
 def test_ddp_holds_its_gradients_twice_unless_buckets_are_views() -> None:

@@ -54,6 +54,27 @@ def test_the_papers_llms_are_known_by_name_and_sharded_by_the_trainers_strategy(
     assert "FSDP" in shards.out
 
 
+def test_a_jobs_memory_is_printed_alone_for_sbatch(speechllm: Callable) -> None:
+    given = ("--config", "conf/pretrain_ctc.yaml", *REST, "--data.num_workers", "auto", "--trainer.devices", 8)
+    for cpus, expected in ((4, 4 * 8 + 3 * 8 + 1), (1, 4 * 8 + 1)):
+        done = speechllm("plan", *given, "--host_memory", "--cpus_per_task", cpus)
+        assert done.out == f"{expected}G\n"  # and less than a GiB for the tiny model
+
+
+def test_a_model_that_would_not_fit_gathered_is_told_to_be_validated_in_lockstep(
+    speechllm: Callable, llm_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechllm_pl.apps.plan.largest_batch", lambda *_: 0.0)
+    fsdp = '{"class_path": "speechllm_pl.training.sharding.ShardedStrategy", "init_args": %s}'
+    given = (*TINY, "--model.llm", llm_folder, "--gpus", 16, "--gpu", "A100-40")
+    gathered = speechllm("plan", *given, "--trainer.strategy", fsdp % "{}").out
+    assert "FSDP over 8 of each node" in gathered
+    assert re.search(r"validation +[\d.]+ GiB .* the whole model, gathered", gathered)
+    together = speechllm("plan", *given, "--trainer.strategy", fsdp % '{"gather_up_to_gib": 0, "shard_within": "all"}')
+    assert "FSDP over 16," in together.out
+    assert re.search(r"validation +[\d.]+ GiB .* ranks in lockstep", together.out)
+
+
 def test_an_unknown_llm_gpu_or_precision_is_refused_by_name(speechllm: Callable, llm_folder: Path) -> None:
     assert "conf/llm/nothing" in speechllm("plan", *TINY, "--model.llm", "nobody/nothing").error()
     known = (*TINY, "--model.llm", llm_folder)
