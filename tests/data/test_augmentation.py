@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections import Counter
@@ -115,6 +116,16 @@ def test_noise_that_is_too_short_begins_anew_and_long_noise_is_entered_anywhere(
         elif "long" in result.drawn[0]:
             offsets.add(int(scipy.signal.correlate(long, noise, "valid", method="fft").argmax()))
     assert len(offsets) > 2
+
+
+def test_loader_processes_are_sent_what_has_been_opened(noises: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than each looking through thousands of files again."""
+    noise = AddNoise(folder=str(noises))
+    noise.check()
+    sent = pickle.dumps(noise)
+    monkeypatch.delattr(augmentation, "recordings_of")
+    ours, expected = changed(pickle.loads(sent), utterance("u")), changed(noise, utterance("u"))
+    np.testing.assert_array_equal(ours.samples, expected.samples)
 
 
 def test_a_manifest_of_noise_does_what_its_folder_does(noises: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from speechllm_pl.data import manifest as module
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.manifest import durations_of, read_manifest
+from speechllm_pl.data.mixture import TrainingCuts
 
 
 @pytest.fixture
@@ -151,6 +152,28 @@ def test_two_workers_read_what_one_process_reads(tmp_path: Path, lines: list[str
 def test_a_manifest_can_be_sent_to_another_process(tmp_path: Path, lines: list[str], expected: list) -> None:
     cuts = read_manifest(written(tmp_path, lines, "cuts.jsonl"))
     assert list(pickle.loads(pickle.dumps(cuts[1:]))) == expected[1:]
+
+
+@pytest.mark.usefixtures("kept_beside")
+def test_what_workers_are_sent_does_not_grow_with_the_cuts(tmp_path: Path, lines: list[str]) -> None:
+    """Where an index is kept: it is mapped anew."""
+    sizes = []
+    for times in (1, 100):
+        cuts = TrainingCuts({"": read_manifest(written(tmp_path, lines * times, f"{times}.jsonl"))}, max_seconds=1.5)
+        assert 0 < cuts.left_out < len(cuts.sources[""])
+        received = pickle.loads(pickle.dumps(cuts.sources))[""]
+        assert [received[row] for row in (0, len(received) - 1)] == [cuts.sources[""][row] for row in (0, -1)]
+        sizes.append(len(pickle.dumps(cuts)) - sum(rows.nbytes for rows in cuts._kept_before))
+    assert sizes[1] < sizes[0] + 20
+
+
+@pytest.mark.usefixtures("kept_beside")
+def test_what_has_changed_since_is_not_mistaken_for_what_was_sent(tmp_path: Path, lines: list[str]) -> None:
+    path = written(tmp_path, lines, "cuts.jsonl")
+    sent = pickle.dumps(read_manifest(path))
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))) + "\n")
+    with pytest.raises(UserError, match="has changed since it was opened"):
+        pickle.loads(sent)
 
 
 # what is refused
