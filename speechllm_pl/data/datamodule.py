@@ -35,8 +35,8 @@ class SpeechDataModule(L.LightningDataModule):
         max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
             replaces, is what the plan says fits the device's memory.
         val_max_duration: the same for validation, `test` and `predict`, which keep no activations; default is
-            `max_duration`. `auto`, which the `speechllm` command replaces, is what the plan says fits, up to several
-            times `max_duration`.
+            `max_duration`. For `auto` the `speechllm` command takes what the plan says fits, up to several times
+            `max_duration`.
         val_utterances: of dev in a validation during training: a sample with equally many of each language, the same
             each time; all of dev follows at the end. None, or more than there are, is all of dev always.
         max_tokens: positions of the LLM's input a training batch, padding included: audio embeddings, BOS and text
@@ -84,9 +84,7 @@ class SpeechDataModule(L.LightningDataModule):
         if max_duration == "auto":
             raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
         self.max_duration = max_duration
-        if val_max_duration == "auto":
-            raise UserError("data.val_max_duration auto is for the `speechllm` command alone: give a number of seconds")
-        self.val_max_duration = val_max_duration
+        self.val_max_duration = None if val_max_duration == "auto" else val_max_duration
         self.val_utterances = val_utterances
         self.max_tokens = max_tokens
         self.llm_input: LlmInput | None = None  # stage 2 sets it

@@ -90,11 +90,14 @@ def test_ranks_share_the_sample_in_fit_and_all_of_dev_otherwise(corpus: Path, fn
     assert len(sample) == 5
 
 
-def test_a_sample_of_nothing_and_an_unresolved_auto_are_refused(corpus: Path) -> None:
+def test_a_sample_of_nothing_is_refused(corpus: Path) -> None:
     with pytest.raises(UserError, match=r"data\.val_utterances = 0"):
         SpeechDataModule(str(corpus), val_utterances=0)
-    with pytest.raises(UserError, match=r"data\.val_max_duration auto"):
-        SpeechDataModule(str(corpus), val_max_duration="auto")
+
+
+def test_without_a_plan_auto_is_no_more_than_training_has(corpus: Path) -> None:
+    data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=2, val_max_duration="auto", num_buckets=1)
+    assert len(data.buckets("dev")) == len(data.buckets("train"))
 
 
 @pytest.mark.parametrize("signal", ["TERM", "INT", "USR1"])
