@@ -282,7 +282,7 @@ class SpeechDataModule(L.LightningDataModule):
     @property
     def dev_sample(self) -> np.ndarray | None:
         """The utterances to validate on during training: a function of data and seed; None where it is all of dev."""
-        cuts = self.cuts("dev")
+        cuts = cast(Manifest | SharCuts, self.cuts("dev"))
         if self.val_utterances is None or len(cuts) <= self.val_utterances:
             return None
         return balanced_sample(cuts.languages, self.val_utterances, self.seed)

@@ -40,6 +40,9 @@ def positions_below(limit: int | None, llm: Any) -> Iterator[None]:
 
     Those are rows that have ended, which are fed padding until the last one ends, and those with too long a prompt.
     """
+    if limit is None:
+        yield
+        return
 
     def bound(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if (positions := kwargs.get("position_ids")) is not None:
@@ -47,9 +50,8 @@ def positions_below(limit: int | None, llm: Any) -> Iterator[None]:
         return args, kwargs
 
     causal_lm = llm.get_base_model() if isinstance(llm, PeftModel) else llm
-    hook = causal_lm.register_forward_pre_hook(bound, with_kwargs=True) if limit is not None else None
+    hook = causal_lm.register_forward_pre_hook(bound, with_kwargs=True)
     try:
         yield
     finally:
-        if hook is not None:
-            hook.remove()
+        hook.remove()

@@ -101,7 +101,7 @@ def empty_llm(
     with torch.device("meta"):
         llm = transformers.AutoModelForCausalLM.from_config(llm_config(name_or_path, revision), dtype=dtype)
     with suppress(OSError):  # few folders have one
-        llm.generation_config = transformers.GenerationConfig.from_pretrained(name_or_path, revision=revision)
+        llm.generation_config = transformers.GenerationConfig.from_pretrained(name_or_path, revision=revision or "main")
     return llm.requires_grad_(False).eval()  # as `from_pretrained` leaves it
 
 
