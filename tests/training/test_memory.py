@@ -5,13 +5,15 @@ from itertools import chain
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import BloomConfig, LlamaConfig
+from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.losses import Tokens
 from speechllm_pl.training.memory import (
     StepShape,
     System,
     activation_bytes,
+    decoding_bytes,
     loss_terms,
     meta_model,
     repeated_layers,
@@ -48,6 +50,38 @@ def test_a_step_on_fake_tensors_takes_what_a_real_one_takes(
 
     cost = step_cost(system, SHAPE, kernels="cpu")
     assert cost.bytes == pytest.approx(profiled_peak(step), rel=0.1)
+
+
+@pytest.mark.parametrize("llm", [None, LLM, BloomConfig(hidden_size=128, n_layer=6, n_head=4, vocab_size=500)])
+def test_decoding_on_fake_tensors_takes_what_a_real_one_takes(
+    llm: PretrainedConfig | None, profiled_peak: Callable[[Callable], int]
+) -> None:
+    """Up to the longest text, by a model that never ends it."""
+    system = replace(SYSTEM, llm=llm, llm_dtype=torch.float32)
+    model = system.build().eval()
+    batch = silence(SHAPE)
+
+    @torch.no_grad()
+    def decode() -> None:
+        with sdpa_kernel(SDPBackend.MATH):
+            if llm is None:
+                model(batch.waveforms, batch.lengths)
+                return
+            audio = model.listen(batch.waveforms, batch.lengths)
+            prompt = model.prompt(audio, Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths)))
+            model.speech.head(audio.encoded)
+            model.llm.generate(
+                inputs_embeds=prompt.embeddings,
+                attention_mask=prompt.mask,
+                max_new_tokens=160,  # 25 a second of six, and ten
+                min_new_tokens=160,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+    found = decoding_bytes(system, SHAPE, autocast=None, kernels="cpu")
+    assert found == pytest.approx(profiled_peak(decode), rel=0.25)
+    assert found < 0.7 * step_cost(system, SHAPE, autocast=None, kernels="cpu").bytes
 
 
 def test_logits_are_told_apart_and_are_most_of_the_memory_at_a_large_vocabulary() -> None:
