@@ -41,7 +41,7 @@ from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.handover import Handover
-from speechllm_pl.data.loader import start_worker
+from speechllm_pl.data.loader import start_server, start_worker
 
 BAR = 0.9
 RATE = 16_000  # Hz
@@ -206,6 +206,8 @@ def through_loader(cuts: Cuts, plan: Sequence, workers: int) -> float:
     """Audio-seconds a second of the batches that arrive in this process, once its workers have started."""
     sampler = list(plan[: workers + 1])
     handover = Handover(workers)
+    if workers:
+        start_server()
     loader = DataLoader(
         SpeechDataset(cuts),
         sampler=sampler,
@@ -213,6 +215,7 @@ def through_loader(cuts: Cuts, plan: Sequence, workers: int) -> float:
         num_workers=workers,
         collate_fn=handover,
         worker_init_fn=partial(start_worker, handover=handover),
+        multiprocessing_context="forkserver" if workers else None,
         persistent_workers=workers > 0,
     )
     for _ in loader:

@@ -330,11 +330,14 @@ class SpeechDataModule(L.LightningDataModule):
         return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory)
 
     def _tell_of_lanes(self) -> None:
-        readers = self._place()[1] * max(1, self.workers)
+        ranks = self._place()[1]
+        readers = ranks * max(1, self.workers)
         if self.mixture.from_shards and self.lanes % readers:
+            fitting = [f"--data.num_workers {n}, or " for n in range(1, self.workers) if not self.lanes % (ranks * n)]
+            more = -(-self.lanes // readers) * readers
             rank_zero_warn(
                 f"data.lanes {self.lanes} is no multiple of the {readers} processes that read, so these jump between"
-                f" shards: give --data.lanes {-(-self.lanes // readers) * readers} (in a new run: it changes the order)"
+                f" shards: give {''.join(fitting[-1:])}--data.lanes {more} (in a new run: it changes the order)"
             )
 
     def _open_training_cuts(self) -> TrainingCuts:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -137,6 +138,7 @@ def start_server() -> None:
     forked from it begins. Signals to the whole job pass it by; it ends when this process and its workers have.
     """
     forkserver.set_forkserver_preload(PRELOADED)
+    sys.warnoptions.append("ignore:resource_tracker")  # Python's, which tells of what a killed process has left to it
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, JOB_SIGNALS)  # which it inherits, and workers from it
     try:
         resource_tracker.ensure_running()  # which lets some of them through again
@@ -144,6 +146,7 @@ def start_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        sys.warnoptions.pop()
 
 
 def start_worker(worker: int, handover: Handover) -> None:

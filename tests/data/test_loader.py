@@ -124,6 +124,7 @@ def trainer(corpus: Path) -> Iterator[subprocess.Popen]:
         [sys.executable, "-c", READS, str(corpus)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
     )
@@ -156,6 +157,7 @@ def test_signals_to_the_whole_job_pass_by_but_nothing_outlives_a_trainer_that_is
     while any(map(alive, others)):
         assert time.monotonic() < deadline, "a process outlived the one it read for"
         time.sleep(0.05)
+    assert trainer.stderr.read() == ""
 
 
 def test_a_worker_that_is_killed_is_noticed_long_before_the_timeout(corpus: Path) -> None:

@@ -168,8 +168,10 @@ def _utterances(batches: Iterable[Batch]) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def test_lanes_that_processes_cannot_share_evenly_are_told_of(folder: Path) -> None:
-    with pytest.warns(UserWarning, match=r"data\.lanes 3 is no multiple of the 2 processes.*--data\.lanes 4"):
+    with pytest.warns(UserWarning, match=r"data\.lanes 3 is no multiple of the 2 processes.* 1, or --data\.lanes 4"):
         SpeechDataModule(str(folder.parent), train="train", lanes=3, num_workers=2).cuts("train")
+    with pytest.warns(UserWarning, match=r"the 7 processes.*: give --data\.num_workers 4, or --data\.lanes 70"):
+        SpeechDataModule(str(folder.parent), train="train", lanes=64, num_workers=7).cuts("train")
 
 
 def test_utterances_that_are_too_long_are_left_out(folder: Path, caplog) -> None:
