@@ -42,7 +42,7 @@ def _save_merged(checkpoint: str, folder: Path, llm: str | None) -> None:
     settings = module.settings() | {"lora_r": 0, "train_llm": False, "quantize": "none", "llm_revision": None}
     save_consolidated(
         folder,
-        {"stage": module.stage, "settings": settings},
+        {"stage": module.stage, "precision": module.precision, "settings": settings},
         state,
         llm=(merged, module.llm_tokenizer.tokenizer),
     )

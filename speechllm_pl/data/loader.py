@@ -165,10 +165,10 @@ def leave_stopping_to_the_trainer() -> None:
     assert trainer is not None
     for signum in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # also in threads that start from now on
         threading.Thread(target=_end_when_told_by, args=(trainer.pid,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
 
 
 def _end_with(trainer: Any) -> None:

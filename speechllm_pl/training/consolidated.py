@@ -26,7 +26,7 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
     """
     Args:
         folder: to be written; one of this name is replaced.
-        record: stage and settings, as checkpoints hold them.
+        record: stage, precision and settings, as checkpoints hold them.
         state: the tensors.
         llm: a merged LLM and its tokenizer, to be put inside, where the settings look for it.
 
@@ -45,7 +45,8 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
         if llm:
             settings["llm_digest"] = llm_digest(str(partial / LLM))
         (partial / TOKENIZER).write_bytes(record["settings"]["tokenizer"])
-        text = json.dumps({"stage": record["stage"], "settings": settings}, indent=2, ensure_ascii=False)
+        kept = {key: record[key] for key in ("stage", "precision") if key in record}  # earlier ones lack the latter
+        text = json.dumps({**kept, "settings": settings}, indent=2, ensure_ascii=False)
         (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
         save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, partial / WEIGHTS)
         rename(partial, folder)

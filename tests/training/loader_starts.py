@@ -8,9 +8,6 @@ import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset
@@ -19,6 +16,10 @@ from speechllm_pl.data.manifest import read_manifest
 
 
 def main() -> None:
+    import torch.distributed as dist  # not at the top, which each loader process imports again
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     rank, starts = int(sys.argv[1]), int(sys.argv[4])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=2)
