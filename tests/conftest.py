@@ -25,6 +25,9 @@ torch.set_num_threads(1)
 with torch.device("cpu"):  # before a test loads an LLM without `models/llm.py`, which says why
     torch.empty(0)
 
+for name in ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS"):
+    os.environ.pop(name, None)  # of the make that runs the tests: its ARGS are for pytest, not for a make in a test
+
 RATE = 16_000  # Hz
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 SPLITS = {

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OF_THE_CALLING_MAKE = ("MAKEFLAGS", "MAKEOVERRIDES", "MFLAGS", "MAKELEVEL", "ARGS")  # its ARGS are for pytest
 
 
 def averages(tmp_path: Path, target: str, folder: str) -> dict[str, float]:
@@ -16,9 +15,8 @@ def averages(tmp_path: Path, target: str, folder: str) -> dict[str, float]:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     venv = os.environ.get("VIRTUAL_ENV", ROOT / ".venv")
-    environment = {name: value for name, value in os.environ.items() if name not in OF_THE_CALLING_MAKE}
     command = ["make", target, f"VENV={venv}", "-o", f"{venv}/installed"]
-    done = subprocess.run(command, cwd=clone, env=environment, check=False)
+    done = subprocess.run(command, cwd=clone, check=False)
     assert done.returncode == 0
     scores = json.loads((clone / "runs" / folder / "scores.json").read_text())
     return {system: entry["average"]["wer"] for system, entry in scores.items()}

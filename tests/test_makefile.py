@@ -1,6 +1,5 @@
 """Variables of make reach the command that it prints and runs; a wrong choice is told in one line."""
 
-import os
 import shlex
 import subprocess
 from pathlib import Path
@@ -11,11 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
-    """A dry run with the environment that is active; make's own variables come from nowhere else."""
-    clean = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    return subprocess.run(
-        ["make", "-n", "VENV=", *arguments], capture_output=True, text=True, cwd=ROOT, env=clean, check=False
-    )
+    """A dry run with the environment that is active."""
+    command = ["make", "-n", "VENV=", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 
 def last_command(*arguments: str) -> str:

@@ -103,10 +103,7 @@ def clone(corpus: Path, tokenizer_file: Path, llm_folder: Path, tmp_path_factory
 @pytest.fixture(scope="module")
 def submit(cluster: None, clone: Path) -> Callable[..., Job]:
     """`make slurm-TARGET NAME=value …` → the job; with the environment that runs the tests."""
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    }
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def submit(target: str, *given: str) -> Job:
         done = subprocess.run(
