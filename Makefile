@@ -292,8 +292,9 @@ $(STUDY)/pretrain_ctc/finished.json: | $(ROOT)/tokenizer.model
 $(STUDY)/finetune/finished.json: $(STUDY)/pretrain_ctc/finished.json | $(ROOT)/llm/config.json
 	@$(MAKE) finetune RUN=$(STUDY)/finetune CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt
 
+# On CPUs one process has scored a small test set before a second one has started.
 $(STUDY)/scores.json: $(STUDY)/finetune/finished.json
-	@$(MAKE) evaluate ARGS= OUTPUT=$(STUDY) \
+	@$(MAKE) evaluate ARGS= OUTPUT=$(STUDY) $(if $(filter cpu,$(TRAINER)),TRAINER=single) \
 	  CKPT=$(STUDY)/pretrain_ctc/checkpoints/best.ckpt,$(STUDY)/finetune/checkpoints/best.ckpt
 
 # Three recordings of the test set: the first, another one, the last.

@@ -177,9 +177,9 @@ def resample(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
     if sampling_rate == SAMPLING_RATE:
         return samples
     import torch  # only here: reading and checking need no torch of their own
-    from torchaudio.functional import resample as sinc_resample
+    from lhotse.augmentation import get_or_create_resampler  # which makes the filter of a rate once
 
-    return sinc_resample(torch.from_numpy(samples), sampling_rate, SAMPLING_RATE).numpy()
+    return get_or_create_resampler(sampling_rate, SAMPLING_RATE)(torch.from_numpy(samples)).numpy()
 
 
 def write_audio(path: Path, samples: np.ndarray, *, comment: str = "") -> None:

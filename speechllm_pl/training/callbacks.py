@@ -104,6 +104,8 @@ class LanguageShares(L.Callback):
     ) -> None:
         if self.data is None or not trainer.is_global_zero:
             return
+        if trainer.global_step % trainer.log_every_n_steps and not trainer.is_last_batch:
+            return  # two values a language, which would cost every step some milliseconds
         for kind, values in zip(("epochs", "hours"), self.data.heard(batch_idx + 1), strict=True):
             for language, value in values.items():
                 pl_module.log(f"data/{kind}/{language}", value, batch_size=1, rank_zero_only=True)
