@@ -111,7 +111,7 @@ def test_ranks_score_all_of_it_together(
 ) -> None:
     caplog.set_level("INFO")
     more = (*SHORT, "--trainer.max_epochs", 1, "--data.val_utterances", 5, "--data.val_max_duration", 3)
-    text = finish(command("pretrain_ctc", small_config, tmp_path, *more, trainer=trainer, devices=2))
+    text = finish(command("pretrain_ctc", small_config, tmp_path, *more, trainer=trainer, devices=2), ranks=2)
     (end,) = lines(text.splitlines(), "val_whole")
     last = max((tmp_path / "checkpoints").glob("step=*.ckpt"))
     assert speechllm("validate", *fit(small_config, tmp_path)[1:], "--ckpt_path", last).status == 0
