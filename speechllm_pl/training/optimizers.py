@@ -109,15 +109,19 @@ class SharedMuon(torch.optim.Muon):
         moved = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         if any(isinstance(matrix, DTensor) for matrices in moved for matrix in matrices):
             return super().step(closure)
-        for group, matrices in zip(self.param_groups, moved, strict=True):
-            by_shape: dict[torch.Size, list[Tensor]] = {}
+        alike: dict[tuple[int, torch.Size], list[Tensor]] = {}  # by group and shape
+        for number, matrices in enumerate(moved):
             for matrix in matrices:
-                by_shape.setdefault(matrix.shape, []).append(matrix)
-            for shape, alike in by_shape.items():
-                updates = shared(torch.stack([self._momentum(matrix, group["momentum"]) for matrix in alike]))
-                rate = 0.2 * max(shape) ** 0.5 * group["lr"]  # updates then have the size of AdamW's
-                for matrix, update in zip(alike, updates, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
+                alike.setdefault((number, matrix.shape), []).append(matrix)
+        stacks = [
+            torch.stack([self._momentum(matrix, self.param_groups[number]["momentum"]) for matrix in matrices])
+            for (number, _), matrices in alike.items()
+        ]
+        for ((number, shape), matrices), updates in zip(alike.items(), shared(stacks), strict=True):
+            group = self.param_groups[number]
+            rate = 0.2 * max(shape) ** 0.5 * group["lr"]  # updates then have the size of AdamW's
+            for matrix, update in zip(matrices, updates, strict=True):
+                matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
         """Nesterov's."""
@@ -128,16 +132,23 @@ class SharedMuon(torch.optim.Muon):
         return torch.lerp(gradient, mean, momentum)
 
 
-def shared(matrices: Tensor) -> Tensor:
-    """`orthogonalised` `(N, R, C)`, a part of them on each rank."""
+def shared(stacks: list[Tensor]) -> list[Tensor]:
+    """`orthogonalised` each `(N, R, C)`, a part of every stack on each rank."""
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if ranks == 1:
-        return orthogonalised(matrices)
-    missing = -len(matrices) % ranks
-    padded = torch.nn.functional.pad(matrices, (0, 0, 0, 0, 0, missing)).bfloat16()
-    own = orthogonalised(padded.chunk(ranks)[dist.get_rank()]).contiguous()
-    dist.all_gather_into_tensor(padded, own)
-    return padded[: len(matrices)]
+        return [orthogonalised(stack) for stack in stacks]
+    own = [orthogonalised(_part(stack, dist.get_rank(), ranks)).flatten() for stack in stacks]
+    told = torch.empty(ranks * sum(map(len, own)), dtype=torch.bfloat16, device=own[0].device)
+    dist.all_gather_into_tensor(told, torch.cat(own))
+    of_stacks = told.view(ranks, -1).split([len(part) for part in own], dim=1)
+    return [parts.reshape(-1, *stack.shape[1:])[: len(stack)] for stack, parts in zip(stacks, of_stacks, strict=True)]
+
+
+def _part(stack: Tensor, rank: int, ranks: int) -> Tensor:
+    """A rank's share of `(N, R, C)`, as many for each; after the last one come zeros."""
+    each = -(-len(stack) // ranks)
+    part = stack[rank * each : (rank + 1) * each]
+    return torch.nn.functional.pad(part, (0, 0, 0, 0, 0, each - len(part)))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

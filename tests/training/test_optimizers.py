@@ -93,14 +93,15 @@ def _rank(rank: int, folder: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optimizers, "orthogonalised", counting)
-        found = {"shared": optimizers.shared(three_matrices()), "whole": stepped(fully_shard=None)}
+        found = {"shared": optimizers.shared(two_stacks()), "whole": stepped(fully_shard=None)}
     found["sharded"] = stepped(fully_shard)
     torch.save({**found, "numbers": numbers}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def three_matrices() -> torch.Tensor:
-    return torch.randn(3, 8, 12, generator=torch.Generator().manual_seed(0))
+def two_stacks() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in ((3, 8, 12), (2, 12, 8))]
 
 
 def stepped(fully_shard: Callable[[nn.Module], Any] | None) -> list[torch.Tensor]:
@@ -117,10 +118,11 @@ def stepped(fully_shard: Callable[[nn.Module], Any] | None) -> list[torch.Tensor
 
 
 def test_ranks_share_the_work_and_agree_to_the_bit(two_ranks) -> None:
-    """Three matrices on two ranks, which does not come out even, then three steps of two matrices of other shapes."""
+    """Three matrices on two ranks, which does not come out even, and two; then three steps of two of other shapes."""
     for found in two_ranks:
-        assert found["numbers"] == [2] + 6 * [1]
-        torch.testing.assert_close(found["shared"], orthogonalised(three_matrices()), rtol=0, atol=0)
+        assert found["numbers"] == [2, 1] + 6 * [1]
+        whole = [orthogonalised(stack) for stack in two_stacks()]
+        torch.testing.assert_close(found["shared"], whole, rtol=0, atol=0)
         torch.testing.assert_close(found["whole"], stepped(fully_shard=None), rtol=0, atol=0)
 
 
