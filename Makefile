@@ -222,11 +222,11 @@ told   = $(foreach name,$(sort $(filter-out $(SBATCH_HAS),$(.VARIABLES))), \
 sbatch = sbatch --job-name=$(2) $(3) $(if $(PARTITION),--partition=$(PARTITION)) $(if $(ACCOUNT),--account=$(ACCOUNT)) \
   $(if $(TIME),--time=$(TIME)) $(if $(MEM),--mem=$(MEM)) $(SBATCH_ARGS) conf/slurm/$(1).sbatch $(told)
 # One job at a time writes to a run: the name is that of its folder, and a namesake waits (singleton).
-# What it needs of a node's memory the plan says, unless MEM does.
+# What it needs of a node's memory the plan says, unless MEM does; where the plan does not know, it is not asked for.
 PLANNED = memory=$$($(SPEECHLLM) plan $(1) --trainer.devices $(TASKS_PER_NODE) --trainer.num_nodes $(NODES) \
   --cpus_per_task $(CPUS) --host_memory)
 submit_run = $(call say,$(if $(MEM),,$(call PLANNED,$(3)) && )$(call sbatch,$(1),$(2),--dependency=singleton \
-  $(ON_DEVICES) $(OF_TRAINER) $(if $(MEM),,--mem=$${memory})))
+  $(ON_DEVICES) $(OF_TRAINER) $(if $(MEM),,$${memory:+--mem=$${memory}})))
 
 slurm-pretrain-ctc: | $(INSTALLED) runs/slurm ## submit stage 1 to SLURM (NODES, GPUS a node, PARTITION, ACCOUNT, TIME)
 	$(call submit_run,pretrain_ctc,$(or $(RUN),$(CTC_RUN)),$(PRETRAIN_FIT))

@@ -1,7 +1,9 @@
 """Variables of make reach the command that it prints and runs; a wrong choice is told in one line."""
 
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -224,10 +226,42 @@ def test_a_training_job_asks_for_the_memory_that_the_plan_says(target: str, stag
     options = ["--data.max_seconds 20", "--trainer.devices 8", "--trainer.num_nodes 2", "--cpus_per_task 12"]
     assert all(option in " ".join(words) for option in options)
     assert words[-1] == "--host_memory"
-    assert "--mem=${memory}" in shlex.split(submitted)
+    assert "${memory:+--mem=${memory}}" in shlex.split(submitted)
     words = submission(target, *given, "MEM=100G")
     assert words[0] == "sbatch"
     assert [word for word in words if word.startswith(("--mem", "MEM"))] == ["--mem=100G"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_stage_two_is_submitted_before_its_llm_is_made(tmp_path: Path, llm_folder: Path, there: bool) -> None:
+    """The job makes it; until then nobody knows what memory it takes."""
+    for name in ("Makefile", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    programs, submitted = tmp_path / "bin", tmp_path / "submitted"
+    programs.mkdir()
+    (programs / "sbatch").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" >'{submitted}'\n")
+    (programs / "sbatch").chmod(0o755)
+    (tmp_path / "data").mkdir()
+    if there:
+        (tmp_path / "data" / "llm").symlink_to(llm_folder)
+    path = os.pathsep.join((str(programs), str(Path(sys.executable).parent), os.environ["PATH"]))
+    given = ("VENV=", "ROOT=data", "GPUS=1", "TRAINER=ddp")
+    done = subprocess.run(
+        ["make", "slurm-finetune", *given],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    words = submitted.read_text().splitlines()
+    assert "conf/slurm/finetune.sbatch" in words
+    assert "" not in words
+    assert any(word.startswith("--mem=") for word in words) == there
+    told = [line for line in done.stderr.splitlines() if "MEM=" in line]
+    assert len(told) == (not there)
+    assert all("data/llm" in line for line in told)
 
 
 def test_an_llm_of_the_hub_is_fetched_before_a_job_starts_its_tasks() -> None:

@@ -1,6 +1,7 @@
 """What a configuration needs of a GPU, before anything is read or started (`speechllm plan`)."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -31,6 +32,7 @@ from speechllm_pl.analysis.plan import (
 )
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.data.loader import workers_of_cpus
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import newest_complete
 from speechllm_pl.training.device_memory import GIB, total_memory
@@ -42,6 +44,10 @@ PAPER_CLASSES = 1548
 """The paper's CTC vocabulary and the blank: what is assumed where the tokenizer has not been trained yet."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None, None: None}
 """What `trainer.precision` computes in."""
+
+
+class NotKnown(UserError):
+    """What there is no plan without, though a run may do without a plan."""
 
 
 def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
@@ -59,7 +65,13 @@ def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
         if (number := getattr(options, name)) is not None and number < 1:
             raise UserError(f"--{name} {number}: give at least 1")
     config = parse_fit(rest)
-    setup = setup_of(config, options.gpus, options.tokens_per_second, options.gpus_per_node)
+    try:
+        setup = setup_of(config, options.gpus, options.tokens_per_second, options.gpus_per_node)
+    except NotKnown as error:
+        if not options.host_memory:
+            raise
+        print(f"the job gets no --mem, unless MEM= says how much: {error}", file=sys.stderr)
+        return
     found = estimate(setup)
     workers = data_workers(config, options.cpus_per_task)
     host = host_memory(setup, found, workers=workers, on_cpu=config.trainer.accelerator == "cpu")
@@ -97,8 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--utilisation", type=float, default=0.4, help="share of the datasheet's bf16 rate that training reaches"
     )
-    parser.add_argument("--cpus_per_task", type=int, default=8, help="where data.num_workers is auto: one less reads")
-    parser.add_argument("--host_memory", action="store_true", help="print alone what sbatch is to be given for --mem")
+    parser.add_argument(
+        "--cpus_per_task", type=int, default=8, help="where data.num_workers is auto: all but one read, eight at most"
+    )
+    parser.add_argument(
+        "--host_memory", action="store_true", help="print alone what sbatch is to be given for --mem, where it is known"
+    )
     parser.add_argument("--tokens_per_second", type=float, default=5.0, help="of text, in speech")
     return parser
 
@@ -152,12 +168,12 @@ def setup_of(
         gpus_per_node: else the trainer's, where it says a number, or 8.
 
     Raises:
-        UserError: the LLM's shape is not known here, or the precision is none that is trained with.
+        NotKnown: the LLM's shape is not known here, or the precision is none that is trained with.
     """
     model, trainer, data = config.model.init_args, config.trainer, config.data
     if trainer.precision not in AUTOCAST:
         known = ", ".join(filter(None, AUTOCAST))
-        raise UserError(f"plan knows the precisions {known}, not {trainer.precision}: give --trainer.precision")
+        raise NotKnown(f"plan knows the precisions {known}, not {trainer.precision}: give --trainer.precision")
     devices = _devices(trainer.devices)
     if gpus is None:
         gpus = (devices or 1) * int(trainer.num_nodes)
@@ -191,14 +207,14 @@ def _devices(devices: Any) -> int | None:
 def data_workers(config: Any, cpus_per_task: int) -> int:
     """Processes that read ahead for each training process."""
     workers = config.data.num_workers
-    return workers if isinstance(workers, int) else max(0, cpus_per_task - 1)
+    return workers if isinstance(workers, int) else workers_of_cpus(cpus_per_task)
 
 
 def system_of(model: Any) -> System:
     """The system that the arguments of a module's constructor describe.
 
     Raises:
-        UserError: the LLM's shape is not known here.
+        NotKnown: the LLM's shape is not known here.
     """
     encoder, classes = ConformerConfig(**model.encoder.as_dict()), ctc_classes(model.tokenizer)
     if "llm" not in model:
@@ -226,7 +242,7 @@ def llm_shape(name: str) -> transformers.PretrainedConfig:
     """The configuration of a folder, of `conf/llm`, or of the local hub cache. Nothing is downloaded.
 
     Raises:
-        UserError: none of these has it.
+        NotKnown: none of these has it.
     """
     ours = SHAPES / Path(name).name
     for place in (Path(name), ours):
@@ -235,9 +251,9 @@ def llm_shape(name: str) -> transformers.PretrainedConfig:
     try:
         return transformers.AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError):
-        raise UserError(
-            f"the shape of LLM {name} is not known here: put its config.json into {ours}, or give a folder that has"
-            " one with --model.llm"
+        raise NotKnown(
+            f"the shape of LLM {name} is not known here: make it first if it is to be made (make llm), put its"
+            f" config.json into {ours}, or give a folder that has one with --model.llm"
         ) from None
 
 

@@ -43,8 +43,12 @@ def cpus_of_rank(local_ranks: int) -> int:
 
 
 def workers_of_rank(local_ranks: int) -> int:
+    return workers_of_cpus(cpus_of_rank(local_ranks))
+
+
+def workers_of_cpus(cpus: int) -> int:
     """One a CPU but for the one that trains, and not more than eight."""
-    return min(MOST_WORKERS, max(0, cpus_of_rank(local_ranks) - 1))
+    return min(MOST_WORKERS, max(0, cpus - 1))
 
 
 class Loader(DataLoader):

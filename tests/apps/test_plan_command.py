@@ -56,9 +56,21 @@ def test_the_papers_llms_are_known_by_name_and_sharded_by_the_trainers_strategy(
 
 def test_a_jobs_memory_is_printed_alone_for_sbatch(speechllm: Callable) -> None:
     given = ("--config", "conf/pretrain_ctc.yaml", *REST, "--data.num_workers", "auto", "--trainer.devices", 8)
-    for cpus, expected in ((4, 4 * 8 + 3 * 8 + 1), (1, 4 * 8 + 1)):
+    for cpus, expected in ((4, 4 * 8 + 3 * 8 + 1), (1, 4 * 8 + 1), (16, 4 * 8 + 8 * 8 + 1)):
         done = speechllm("plan", *given, "--host_memory", "--cpus_per_task", cpus)
         assert done.out == f"{expected}G\n"  # and less than a GiB for the tiny model
+
+
+@pytest.mark.parametrize(("option", "value"), [("--model.llm", "data/later/llm"), ("--trainer.precision", "bf16-true")])
+def test_a_job_whose_memory_is_not_known_is_not_stopped(
+    speechllm: Callable, llm_folder: Path, option: str, value: str
+) -> None:
+    done = speechllm("plan", *TINY, "--model.llm", llm_folder, option, value, "--host_memory")
+    assert (done.status, done.out) == (0, "")
+    (line,) = done.err.splitlines()
+    assert "MEM=" in line
+    assert value in line
+    assert speechllm("plan", *TINY, option, value, "--host_memory", "--model.strid", 3).status == 2
 
 
 def test_a_model_that_would_not_fit_gathered_is_told_to_be_validated_in_lockstep(

@@ -45,23 +45,29 @@ def test_every_shipped_trainer_reads_ahead(path: Path) -> None:
 @pytest.mark.parametrize(
     ("slurm", "cpus", "ranks", "workers"),
     [
-        (None, 2, 2, 0),  # the demo on two cores
-        (None, 1, 2, 0),
-        (None, 2, 1, 1),
-        (None, 16, 4, 3),
-        (None, 128, 8, 8),
-        ("8", 64, 8, 7),  # a task's own, not a part of the node's
-        ("1", 64, 8, 0),
-        ("", 4, 1, 3),
+        ({}, 2, 2, 0),  # the demo on two cores
+        ({}, 1, 2, 0),
+        ({}, 2, 1, 1),
+        ({}, 16, 4, 3),
+        ({}, 128, 8, 8),
+        ({"CPUS_PER_TASK": "8", "NTASKS": "8", "NNODES": "1"}, 64, 8, 7),  # each task is a rank
+        ({"CPUS_PER_TASK": "8", "NTASKS": "64", "NNODES": "8"}, 64, 8, 7),
+        ({"CPUS_PER_TASK": "1", "NTASKS": "8", "NNODES": "1"}, 64, 8, 0),
+        ({"CPUS_PER_TASK": "16", "NTASKS": "1", "NNODES": "1"}, 128, 8, 1),  # salloc -n1 -c16: one task has all ranks
+        ({"CPUS_PER_TASK": "32", "NTASKS": "2", "NNODES": "2"}, 128, 8, 3),  # torchrun in a task of each node
+        ({"CPUS_PER_TASK": "16", "NTASKS": "8", "STEP_NUM_TASKS": "1", "STEP_NUM_NODES": "1"}, 128, 4, 3),  # srun -n1
+        ({"CPUS_PER_TASK": "16"}, 128, 4, 3),
+        ({"CPUS_PER_TASK": ""}, 4, 1, 3),
     ],
 )
 def test_each_cpu_that_does_not_train_reads(
-    monkeypatch, slurm: str | None, cpus: int, ranks: int, workers: int
+    monkeypatch, slurm: dict[str, str], cpus: int, ranks: int, workers: int
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cpus)))
-    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
-    if slurm is not None:
-        monkeypatch.setenv("SLURM_CPUS_PER_TASK", slurm)
+    for name in ("CPUS_PER_TASK", "NTASKS", "NNODES", "STEP_NUM_TASKS", "STEP_NUM_NODES"):
+        monkeypatch.delenv(f"SLURM_{name}", raising=False)
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     assert workers_of_rank(ranks) == workers
 
 
