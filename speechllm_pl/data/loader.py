@@ -34,12 +34,20 @@ JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 
 def cpus_of_rank(local_ranks: int) -> int:
-    """CPUs at hand for each of this machine's ranks: what SLURM gave a task, or else an equal part of all."""
+    """An equal part, for each of this machine's ranks, of what SLURM gave its tasks, or else of all CPUs at hand."""
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     if given:
-        return int(given)
+        return int(given) * _slurm_tasks_here() // local_ranks  # a task is a rank, or holds several (salloc, torchrun)
     every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # on macOS
     return every // local_ranks
+
+
+def _slurm_tasks_here() -> int:
+    """Of the step that this process is in, or else of the job, on each node."""
+    for prefix in ("SLURM_STEP_NUM_", "SLURM_N"):
+        if tasks := os.environ.get(f"{prefix}TASKS"):
+            return -(-int(tasks) // int(os.environ.get(f"{prefix}NODES") or 1))
+    return 1
 
 
 def workers_of_rank(local_ranks: int) -> int:
