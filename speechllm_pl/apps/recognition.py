@@ -130,7 +130,7 @@ def _batches(
         Buckets(durations, max_duration, num_buckets=10), shuffle=False, rank=rank, world_size=world_size, fill="empty"
     )
     workers = min(num_workers, len(plan) - 1)  # one batch is not worth a process
-    read = loader(SpeechDataset(cuts), plan, workers, pin_memory=pin_memory)
+    read = loader(SpeechDataset(cuts), plan, workers, pin_memory=pin_memory, longest_batch=plan.buckets.longest_batch)
     seconds = [float(durations[planned.indices].sum()) for planned in plan]
     with tqdm(total=round(sum(seconds), 1), unit="s of audio", disable=True if rank else None) as bar:
         for batch, done in zip(read, itertools.accumulate(seconds), strict=True):

@@ -23,7 +23,10 @@ PLACES = 5
 place, and one for a batch that is not what was expected."""
 
 PLACE_BYTES = 64 * 2**20
-"""Of a place: 1,000 s of audio. Only what is used takes memory."""
+"""Of a place, at the least: 1,000 s of audio. Only what is used takes memory."""
+
+PAGE = 4096
+"""Bytes: a place begins with one."""
 
 NOTE_BYTES = 8192
 """For the name of a cut and the path of its file."""
@@ -73,13 +76,14 @@ class Handover:
 
     Args:
         workers: processes of the loader; 0 changes nothing.
+        place_bytes: of the largest batch.
     """
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, place_bytes: int = PLACE_BYTES):
         self._number = next(_numbers)
         self._workers = workers
-        self._place_bytes = PLACE_BYTES
-        self._memory = SharedMemory(workers * PLACES * PLACE_BYTES) if workers else None
+        self._place_bytes = -(-place_bytes // PAGE) * PAGE
+        self._memory = SharedMemory(workers * PLACES * self._place_bytes) if workers else None
         self._head = SharedMemory(max(1, workers * ((PLACES + 1) * 8 + NOTE_BYTES)))
         self._open()
         _all[self._number] = self

@@ -18,10 +18,15 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
-from speechllm_pl.data.handover import Handover
+from speechllm_pl.data.handover import PLACE_BYTES, Handover
+from speechllm_pl.models.features import SAMPLING_RATE
 
 MOST_WORKERS = 8
 """That are chosen for a rank without being asked for."""
+
+BYTES_PER_SECOND = 4 * SAMPLING_RATE
+ALLOWANCE = 1.01
+"""For a batch beyond what was planned: recordings are some samples longer than their manifest says."""
 
 TIMEOUT_SECONDS = 600.0
 """Within which a batch must come: far more than one takes, and less than ranks wait for each other."""
@@ -120,16 +125,18 @@ def loader(
     num_workers: int,
     timeout_seconds: float = TIMEOUT_SECONDS,
     pin_memory: bool = False,
+    longest_batch: float = 0.0,
 ) -> Loader:
     """Batches as they were planned, read ahead by `num_workers` processes; by this one if there are none.
 
     Args:
         timeout_seconds: without a batch of these processes, after which that is an error.
         pin_memory: of batches, which then go to a GPU while it computes.
+        longest_batch: seconds of audio, padding included, of the largest batch there is to hand over.
     """
     if num_workers:
         start_server()
-    handover = Handover(num_workers)
+    handover = Handover(num_workers, max(PLACE_BYTES, round(BYTES_PER_SECOND * longest_batch * ALLOWANCE)))
     return Loader(
         dataset,
         sampler=cast(Any, batches),

@@ -48,9 +48,15 @@ def in_a_worker() -> Iterator[Handover]:
     module._mine = None
 
 
-def loader(cuts: Manifest, plan: list[PlannedBatch], workers: int, method: str = "forkserver") -> DataLoader:
+def loader(
+    cuts: Manifest,
+    plan: list[PlannedBatch],
+    workers: int,
+    method: str = "forkserver",
+    place_bytes: int = module.PLACE_BYTES,
+) -> DataLoader:
     start_server()
-    handover = Handover(workers)
+    handover = Handover(workers, place_bytes)
     start = partial(start_worker, handover=handover)
     return DataLoader(
         SpeechDataset(cuts),
@@ -106,12 +112,12 @@ def test_places_whose_batches_nobody_received_are_used_by_the_next_workers(cuts,
     assert (handover._states == module.FREE).all()
 
 
-def test_a_batch_that_is_too_large_for_a_place_comes_another_way(cuts, plan, monkeypatch) -> None:
+def test_a_batch_that_is_too_large_for_a_place_comes_another_way(cuts, plan) -> None:
     alone = [SpeechDataset(cuts)[planned] for planned in plan]
     sizes = sorted(batch.waveforms.nbytes for batch in alone)
-    monkeypatch.setattr(module, "PLACE_BYTES", -(-sizes[len(sizes) // 2] // 4096) * 4096)
-    assert sizes[-1] > module.PLACE_BYTES
-    for ours, expected in zip(loader(cuts, plan, 1), alone, strict=True):
+    place_bytes = -(-sizes[len(sizes) // 2] // 4096) * 4096
+    assert sizes[-1] > place_bytes
+    for ours, expected in zip(loader(cuts, plan, 1, place_bytes=place_bytes), alone, strict=True):
         assert ours.waveforms.equal(expected.waveforms)
 
 

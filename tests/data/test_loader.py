@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import write_cut
 from lhotse import CutSet
+from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
@@ -91,6 +94,26 @@ def test_a_run_says_how_many_read_ahead_and_why(corpus, monkeypatch, caplog, num
 def test_a_negative_number_is_refused(corpus: Path) -> None:
     with pytest.raises(UserError, match=r"data\.num_workers = -1: give 0 or more, or auto"):
         SpeechDataModule(str(corpus), num_workers=-1)
+
+
+# what has room
+
+
+def test_the_longest_batch_of_validation_is_handed_over_in_a_place(corpus: Path, monkeypatch) -> None:
+    """Not in new shared memory, of which a container has little."""
+    monkeypatch.setattr("speechllm_pl.data.loader.PLACE_BYTES", 4096)
+    data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=2, val_max_duration=50, num_workers=1)
+    (batch,) = data.val_dataloader()
+    assert batch.waveforms.nbytes > data.buckets("train").longest_batch * 4 * 16_000
+    assert is_in_a_place(data.val_dataloader())
+    assert is_in_a_place(data.train_dataloader())
+
+
+def is_in_a_place(batches: DataLoader) -> bool:
+    """Whether all batches come so."""
+    places = np.frombuffer(cast(Any, batches.collate_fn)._memory, np.uint8).ctypes.data
+    size = len(cast(Any, batches.collate_fn)._memory)
+    return all(places <= batch.waveforms.data_ptr() < places + size for batch in batches)
 
 
 # how they end
