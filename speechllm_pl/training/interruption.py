@@ -76,12 +76,15 @@ class LastCheckpoints(Checkpoint):
         self.received = 0
         self.requeued = False
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Before models are built: others would wait on their GPUs for what a first rank that failed was to send."""
+        exit_with_parent()
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
         if trainer.is_global_zero:
             mend(self.folder)
             self._tidy()
-        exit_with_parent()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
         """Only now: Lightning puts its own handlers in place after `on_fit_start`."""

@@ -75,6 +75,29 @@ def test_a_failing_rank_ends_the_job_with_its_own_message(small_config: Path, tm
     assert f"rank {1 - rank}: Traceback" not in text
 
 
+def test_ranks_do_not_wait_for_a_first_one_that_could_not_build_its_model(
+    small_config: Path, tmp_path: Path, llm_folder: Path
+) -> None:
+    log = tmp_path / "log"
+    wrong = ("--model.llm", llm_folder, "--model.encoder_checkpoint", tmp_path / "nosuch.ckpt")
+    process = start(command("finetune", small_config, tmp_path / "run", *wrong, trainer="ddp", devices=2), log)
+    assert process.wait(60) == 2, log.read_text()
+    ended = time.monotonic()
+    while group_is_there(process.pid) and time.monotonic() - ended < 60:
+        time.sleep(0.1)
+    assert time.monotonic() - ended < 8  # gloo notices in ten seconds, NCCL in half an hour
+    (line,) = [line for line in log.read_text().splitlines() if "error" in line or "rank 1" in line]
+    assert "nosuch.ckpt" in line
+
+
+def group_is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_steps_that_are_not_finite_are_left_out_and_told(small_config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     spoils = ("--trainer.callbacks+=saboteurs.Spoils", "--trainer.callbacks.steps", "[3,4]")
