@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from speechllm_pl.apps.pinned_llm import recorded_revision
 from speechllm_pl.core.errors import UserError
 
 READ = ["*.json", "*.model", "*.txt", "*.safetensors"]
@@ -21,9 +22,11 @@ def fetch(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
         arguments: those of `fit`.
         parse_fit: arguments of `fit` → its configuration, without building anything.
     """
-    model = parse_fit(arguments).model.init_args
+    config = parse_fit(arguments)
+    model = config.model.init_args
     if "llm" in model and not Path(model.llm).is_dir():
-        print(f"{model.llm} is in {download(model.llm, model.get('llm_revision'))}")
+        revision = model.get("llm_revision") or recorded_revision(config)  # as `fit` will ask for it
+        print(f"{model.llm} is in {download(model.llm, revision)}")
 
 
 def download(name: str, revision: str | None = None) -> Path:

@@ -17,10 +17,13 @@ def pin_llm(config: Any) -> None:
         UserError: the LLM is neither a folder nor a name that can be loaded.
     """
     arguments = config.model.init_args
-    if "llm" not in arguments or arguments.llm_revision is not None:
-        return
+    if "llm" in arguments and arguments.llm_revision is None:
+        arguments.llm_revision = recorded_revision(config) or llm_commit(arguments.llm)
+
+
+def recorded_revision(config: Any) -> str | None:
+    """The commit that a run which goes on began with, if it had this LLM."""
     given = config.ckpt_path if config.ckpt_path != "last" else None
     checkpoint = Path(given) if given else newest_complete(Path(config.run, "checkpoints"))
     recorded = read_record(checkpoint)[RECORD]["settings"] if checkpoint else {}
-    same = recorded.get("llm") == arguments.llm
-    arguments.llm_revision = (recorded.get("llm_revision") if same else None) or llm_commit(arguments.llm)
+    return recorded.get("llm_revision") if recorded.get("llm") == config.model.init_args.llm else None

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from huggingface_hub.utils import filter_repo_objects
 
 from speechllm_pl.apps.fetch import fetch
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.training.checkpoints import RECORD
 
 
 class Hub:
@@ -17,11 +20,14 @@ class Hub:
         self.folder, self.names = folder, names
         self.asked: list[tuple[str, str | None]] = []
 
-    def snapshot_download(self, name: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
+    def snapshot_download(
+        self, name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
+    ) -> str:
         self.asked.append((name, revision))
-        for file in self.names:
-            if any(Path(file).match(pattern) for pattern in allow_patterns):
-                (self.folder / file).touch()
+        chosen = filter_repo_objects(self.names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        for file in chosen:
+            (self.folder / file).parent.mkdir(exist_ok=True)
+            (self.folder / file).touch()
         return str(self.folder)
 
 
@@ -35,17 +41,30 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hub]:
     return of
 
 
-def configuration(**model: str) -> Callable[[list[str]], Any]:
+def configuration(run: str = "nosuch", **model: str) -> Callable[[list[str]], Any]:
     from jsonargparse import Namespace
 
-    return lambda _: Namespace(model=Namespace(init_args=Namespace(**model)))
+    return lambda _: Namespace(run=run, ckpt_path=None, model=Namespace(init_args=Namespace(**model)))
 
 
 def test_settings_and_one_kind_of_weights_are_fetched(hub: Callable[..., Hub], tmp_path: Path) -> None:
-    both = hub("config.json", "tokenizer.model", "a.safetensors", "a.bin", "a.h5")
+    again = ("original/params.json", "consolidated.safetensors", "adapter_model.safetensors")
+    both = hub("config.json", "tokenizer.model", "a.safetensors", "a.bin", "a.h5", *again)
     fetch([], configuration(llm="org/name", llm_revision="abc"))
     assert both.asked == [("org/name", "abc")]
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.model", "a.safetensors"}
+
+
+def test_a_run_that_goes_on_has_its_commit_fetched(hub: Callable[..., Hub], tmp_path: Path) -> None:
+    """The one that it began with, though the hub has a newer one."""
+    settings = {"llm": "org/name", "llm_revision": "abc"}
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({RECORD: {"stage": "llm", "settings": settings}}, tmp_path / "run" / "checkpoints" / "step=00000001.ckpt")
+    files = hub("config.json", "a.safetensors")
+    run = str(tmp_path / "run")
+    for model in ({"llm": "org/name"}, {"llm": "org/other"}, {"llm": "org/name", "llm_revision": "def"}):
+        fetch([], configuration(run, **model))
+    assert files.asked == [("org/name", "abc"), ("org/other", None), ("org/name", "def")]
 
 
 def test_an_older_model_has_weights_of_one_kind_only(hub: Callable[..., Hub], tmp_path: Path) -> None:
