@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from lhotse.cut import Cut
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -73,8 +74,11 @@ class Predictions(L.Callback):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in outputs)
 
 
-class Finished(L.Callback):
-    """Writes finished.json into the run folder when a fit ran to its end, and not when it was interrupted."""
+class Finished(Checkpoint):
+    """Writes finished.json into the run folder when a fit ran to its end, and not when it was interrupted.
+
+    Lightning calls checkpoint callbacks last: this is one, so that it comes after `WholeDev`.
+    """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started = time.time()

@@ -1,5 +1,8 @@
 """At the end of a fit: error rates on all of dev, where the validations had a sample of it."""
 
+import json
+from pathlib import Path
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
@@ -24,8 +27,21 @@ class WholeDev(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         data = _sampled(trainer)
-        if data is None:
+        if data is not None:
+            self._score(trainer, pl_module, data)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Where there was no step left to take, as after a signal in this last pass over dev."""
+        data = _sampled(trainer)
+        if data is None or self.done:
             return
+        if trainer.strategy.broadcast(_finished_before(trainer)):
+            rank_zero_info("all steps were taken before, and all of dev was scored (`speechllm validate` does it again)")
+            return
+        pl_module.to(trainer.strategy.root_device)  # Lightning has moved it away
+        self._score(trainer, pl_module, data)
+
+    def _score(self, trainer: L.Trainer, pl_module: Recognizer, data: SpeechDataModule) -> None:
         pl_module.eval()
         pl_module.begin_decoding()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -41,10 +57,11 @@ class WholeDev(Checkpoint):
             logger.log_metrics(rates, step=trainer.global_step)
         self.done = True
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where there was no step left to take."""
-        if _sampled(trainer) is not None and not self.done:
-            rank_zero_info("all steps were taken before; all of dev is scored by `speechllm validate`")
+
+def _finished_before(trainer: L.Trainer) -> bool:
+    """Whether an earlier start of the run came to its end with the same steps."""
+    path = Path(trainer.default_root_dir, "finished.json")
+    return path.is_file() and json.loads(path.read_text())["steps"] == trainer.global_step
 
 
 def _sampled(trainer: L.Trainer) -> SpeechDataModule | None:

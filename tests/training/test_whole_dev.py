@@ -81,10 +81,11 @@ def test_a_small_dev_set_is_whole_in_each_validation_and_not_done_twice(
     assert not lines(caplog.messages, "val_whole")
 
 
+@pytest.mark.parametrize("end", [(), ("--trainer.max_steps", 8)], ids=["epochs", "steps"])
 def test_a_signal_in_the_midst_of_it_stops_and_the_same_command_does_it_anew(
-    speechllm, small_config: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+    speechllm, small_config: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch, end: tuple
 ) -> None:
-    given = fit(small_config, tmp_path, "--data.val_utterances", 4, "--data.val_max_duration", 2)
+    given = fit(small_config, tmp_path, "--data.val_utterances", 4, "--data.val_max_duration", 2, *end)
     real = Recognizer.score_batch
 
     def interrupted(self: Recognizer, batch: Any) -> Any:
@@ -103,6 +104,9 @@ def test_a_signal_in_the_midst_of_it_stops_and_the_same_command_does_it_anew(
     assert speechllm(*given).status == 0
     assert sorted(scored) == [f"train-{number}" for number in range(8)]
     assert "val_whole/wer" in json.loads((tmp_path / "finished.json").read_text())["metrics"]
+    scored.clear()
+    assert speechllm(*given).status == 0
+    assert not scored or not end  # and once is enough
 
 
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
@@ -110,9 +114,12 @@ def test_ranks_score_all_of_it_together(
     speechllm, small_config: Path, tmp_path: Path, trainer: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    more = (*SHORT, "--trainer.max_epochs", 1, "--data.val_utterances", 5, "--data.val_max_duration", 3)
-    text = finish(command("pretrain_ctc", small_config, tmp_path, *more, trainer=trainer, devices=2), ranks=2)
-    (end,) = lines(text.splitlines(), "val_whole")
+    more = (*SHORT, "--trainer.max_steps", 2, "--data.val_utterances", 5, "--data.val_max_duration", 3)
+    given = command("pretrain_ctc", small_config, tmp_path, *more, trainer=trainer, devices=2)
+    (end,) = lines(finish(given, ranks=2).splitlines(), "val_whole")
+    (tmp_path / "finished.json").unlink()  # as if that had not been done
+    (again,) = lines(finish(given, ranks=2).splitlines(), "val_whole")
+    assert again.split("ctc:")[1] == end.split("ctc:")[1]
     last = max((tmp_path / "checkpoints").glob("step=*.ckpt"))
     assert speechllm("validate", *fit(small_config, tmp_path)[1:], "--ckpt_path", last).status == 0
     (line,) = lines(caplog.messages, "val")
