@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 import transformers
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 
 from speechllm_pl.analysis.host_memory import HostMemory, host_memory
 from speechllm_pl.analysis.plan import (
@@ -143,7 +144,7 @@ def fitting_duration(config: Any) -> float:
     recorded = Path(config.run, "config.yaml")
     if recorded.is_file() and newest_complete(Path(config.run, "checkpoints")):
         return yaml.safe_load(recorded.read_text())["data"]["max_duration"]
-    setup = setup_of(config)
+    setup = setup_here(config)
     memory = total_memory(setup.gpus // config.trainer.num_nodes)
     seconds = largest_batch(setup, Gpu(memory, None))
     if not seconds:
@@ -151,11 +152,23 @@ def fitting_duration(config: Any) -> float:
             f"data.max_duration auto: not one utterance of data.max_seconds = {config.data.max_seconds:g} s fits"
             f" {memory / GIB:.1f} GiB; see what `speechllm plan` advises, or lower data.max_seconds"
         )
-    print(f"data.max_duration auto: {seconds:g} s of audio a batch fill {memory / GIB:.1f} GiB", flush=True)
+    tell_once(f"data.max_duration auto: {seconds:g} s of audio a batch fill {memory / GIB:.1f} GiB")
     return seconds
 
 
+def tell_once(line: str) -> None:
+    """Print it, on the first rank."""
+    if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
+        print(line, flush=True)
+
+
 # from the configuration of `fit` to what it needs
+
+
+def setup_here(config: Any) -> Setup:
+    """`setup_of`, on this machine's GPUs where the trainer takes whatever there is."""
+    gpus = 0 if config.trainer.accelerator == "cpu" or _devices(config.trainer.devices) else torch.cuda.device_count()
+    return setup_of(config, gpus * int(config.trainer.num_nodes) or None, gpus_per_node=gpus or None)
 
 
 def setup_of(

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from speechllm_pl.analysis.plan import Gpu, decoding_memory, estimate, needed
-from speechllm_pl.apps.plan import setup_of
+from speechllm_pl.apps.plan import setup_here, tell_once
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.device_memory import total_memory
+from speechllm_pl.training.device_memory import GIB, total_memory
 from speechllm_pl.training.memory import meta_model
 
 TIMES = (8, 4, 2)
@@ -25,13 +25,17 @@ def fitting_val_duration(config: Any) -> float:
     """
     duration = config.data.max_duration
     try:
-        setup = setup_of(config)
-    except UserError:
+        setup = setup_here(config)
+    except UserError as error:
+        tell_once(f"data.val_max_duration auto: {duration:g} s of audio a batch, as in training: {error}")
         return duration
     gpu = Gpu(total_memory(setup.gpus // config.trainer.num_nodes), None)
+    memory = f"{gpu.memory / GIB:.1f} GiB"
     validation, model = estimate(setup).validation, meta_model(setup.system)
     for times in TIMES:
         longer = replace(setup, val_max_duration=times * duration)
         if needed(replace(validation, decoding=decoding_memory(longer, model)).total(gpu)) <= gpu.memory:
+            tell_once(f"data.val_max_duration auto: {times * duration:g} s of audio a batch fit {memory}")
             return times * duration
+    tell_once(f"data.val_max_duration auto: {duration:g} s of audio a batch, as in training: no more fit {memory}")
     return duration

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 
 from speechllm_pl.analysis.plan import estimate, needed
 from speechllm_pl.apps import cli, val_duration
-from speechllm_pl.apps.plan import setup_of
+from speechllm_pl.apps.plan import setup_here, setup_of
 from speechllm_pl.training.memory import StepShape, decoding_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -42,8 +43,39 @@ def test_batches_are_as_long_as_fits_beside_what_training_leaves(
             assert val_duration.fitting_val_duration(given) == 60 * longest
 
 
-def test_an_llm_of_unknown_shape_leaves_them_as_in_training(config: Callable[..., Any]) -> None:
+def test_an_llm_of_unknown_shape_leaves_them_as_in_training(
+    config: Callable[..., Any], capsys: pytest.CaptureFixture
+) -> None:
     assert val_duration.fitting_val_duration(config("finetune", "--model.llm", "someone/unknown")) == 60
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("data.val_max_duration auto: 60 s of audio a batch, as in training: ")
+    assert "someone/unknown" in line
+
+
+def test_what_is_chosen_is_said_by_the_first_rank(
+    config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    given = config("pretrain_ctc")
+    for memory, said in ((2**50, "480 s of audio a batch fit"), (1, "60 s of audio a batch, as in training: no more")):
+        monkeypatch.setattr(val_duration, "total_memory", lambda _, memory=memory: memory)
+        val_duration.fitting_val_duration(given)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(f"data.val_max_duration auto: {said}")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    val_duration.fitting_val_duration(given)
+    assert not capsys.readouterr().out
+
+
+def test_whatever_devices_there_are_are_planned_for(
+    config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    strategy = '{"class_path": "speechllm_pl.training.sharding.ShardedStrategy"}'
+    sharded = ("--trainer.strategy", strategy, "--trainer.num_nodes", 2)
+    here = setup_here(config("pretrain_ctc", "--trainer.accelerator", "gpu", "--trainer.devices", "auto", *sharded))
+    assert (here.gpus, here.gpus_per_node, here.sharding) == (8, 4, "fsdp")
+    assert setup_here(config("pretrain_ctc", "--trainer.accelerator", "gpu", "--trainer.devices", 2)).gpus == 2
+    assert setup_here(config("pretrain_ctc", "--trainer.accelerator", "cpu", "--trainer.devices", "auto")).gpus == 1
 
 
 def test_the_plan_counts_the_length_that_is_given_and_the_weights_that_lora_is_not_merged_into(
