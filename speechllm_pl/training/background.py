@@ -25,10 +25,15 @@ class BackgroundWriter:
         if self._writing is not None and self._writing.done():
             self.wait()
 
-    def wait(self) -> None:
-        """Until nothing is being written."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Until nothing is being written.
+
+        Raises:
+            TimeoutError: that is not so after so many seconds.
+        """
         if self._writing is not None:
-            wait([self._writing])  # an interrupt here forgets nothing
+            if not wait([self._writing], seconds).done:  # an interrupt here forgets nothing
+                raise TimeoutError(f"it takes more than {seconds:g} s")
             ended, self._writing = self._writing, None
             ended.result()
 

@@ -34,6 +34,8 @@ from speechllm_pl.training.recognizer import Recognizer
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 EXIT_BASE = 128
 """A stopped run exits with this plus the signal's number, as shells have it: 130 after SIGINT, 143 after SIGTERM."""
+LAST_WRITE_SECONDS = 60.0
+"""For the checkpoint that is being written when a rank fails."""
 
 log = logging.getLogger(__name__)
 
@@ -137,13 +139,14 @@ class LastCheckpoints(Checkpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: Recognizer, exception: BaseException) -> None:
         """A rank that failed must go, though a clean end may wait for ranks that wait for this one."""
         try:
-            pl_module.writer.wait()
+            pl_module.writer.wait(LAST_WRITE_SECONDS)  # which may itself wait for a rank that is gone
         except Exception as error:  # what ends the run is the other one
             log.warning("the checkpoint that was being written is left unfinished: %s", error)
-        if trainer.world_size > 1 and not isinstance(exception, Stopped):
-            end = threading.Timer(20, _give_up, (trainer.global_rank, exception))  # seconds
-            end.daemon = True
-            end.start()
+        finally:
+            if trainer.world_size > 1 and not isinstance(exception, Stopped):
+                end = threading.Timer(20, _give_up, (trainer.global_rank, exception))  # seconds
+                end.daemon = True
+                end.start()
 
     def save(self, trainer: L.Trainer, wer: float | None = None) -> None:
         """Begin to save the state, and the weights that have this word error rate."""

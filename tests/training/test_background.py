@@ -57,6 +57,16 @@ def test_the_next_write_waits_for_the_former_and_only_then_copies() -> None:
     assert [state["weights"].item() for state in disk.written] == [0, 1]
 
 
+def test_a_wait_with_an_end_says_so_and_forgets_nothing() -> None:
+    writer, disk = BackgroundWriter(), Disk()
+    writer.start({}, disk.write)
+    with pytest.raises(TimeoutError, match=r"more than 0\.01 s"):
+        writer.wait(0.01)
+    disk.released.set()
+    writer.wait(PATIENCE)
+    assert disk.written == [{}]
+
+
 @pytest.mark.parametrize("call", ["check", "wait", "start"])
 def test_an_error_is_raised_once_by_whatever_comes_next(call: str) -> None:
     writer, disk = BackgroundWriter(), Disk(OSError("no space left"))

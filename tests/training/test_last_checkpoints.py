@@ -18,6 +18,7 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training import checkpoints, interruption
 from speechllm_pl.training.atomic import link, remove
+from speechllm_pl.training.background import BackgroundWriter
 from speechllm_pl.training.checkpoints import AtomicCheckpointIO, newest_complete, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.interruption import LastCheckpoints
@@ -249,3 +250,22 @@ def test_a_second_name_outlives_the_first(
 def test_something_must_be_kept(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} 0: one at least"):
         LastCheckpoints(**{name: 0})  # type: ignore[arg-type]
+
+
+def test_a_rank_that_failed_goes_though_its_last_write_never_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one does that waits for the threads of other ranks."""
+    released, armed = threading.Event(), []
+    writer = BackgroundWriter()
+    writer.start({}, lambda _: released.wait(PATIENCE) and None)
+    monkeypatch.setattr(interruption, "LAST_WRITE_SECONDS", 0.01, raising=False)
+    monkeypatch.setattr(interruption.threading, "Timer", lambda *given: armed.append(given) or threading.Thread())
+    trainer, module = SimpleNamespace(world_size=2, global_rank=1), SimpleNamespace(writer=writer)
+    failure = RuntimeError("the disk of this rank is on fire")
+    LastCheckpoints().on_exception(trainer, module, failure)  # type: ignore[arg-type]
+    assert not released.is_set()
+    assert "left unfinished: it takes more than 0.01 s" in caplog.text
+    ((_, _, arguments),) = armed
+    assert arguments == (1, failure)
+    released.set()
