@@ -315,7 +315,7 @@ class Recognizer(Placed):
         for system, hypotheses in found.items():
             texts = [hypothesis.text for hypothesis in hypotheses]
             self._rates_of(system).update(score(batch.ids, batch.languages, batch.texts, texts))
-            _warn_if_truncated(batch, hypotheses)
+            _warn_if_truncated(batch, hypotheses, self.global_rank)
         return found
 
     def _recognized(self, batch: Batch) -> dict[str, list[Hypothesis]]:
@@ -403,12 +403,13 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, **encoder, "encoder": None}
 
 
-def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis]) -> None:
+def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) -> None:
+    """Each rank of its own: no other has these utterances."""
     for looped, what in ((False, "met its cap before the text ended"), (True, "was ended in a loop")):
         found = zip(batch.ids, hypotheses, strict=True)
         cut_short = [id_ for id_, hypothesis in found if hypothesis.truncated and hypothesis.looped == looped]
         if cut_short:
-            rank_zero_info(f"generation {what} in {', '.join(cut_short)}")
+            log.warning("generation %s; cuts on rank %d: %s", what, rank, ", ".join(cut_short))
 
 
 def _silence(batch: Batch, device: torch.device) -> Batch:

@@ -9,7 +9,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from speechllm_pl.core.metrics import ScoredUtterance, score
+from speechllm_pl.data.batch import Batch
+from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
+from speechllm_pl.training.recognizer import _warn_if_truncated
 
 UTTERANCES = [
     ("en", "one two three four", "one too three"),
@@ -97,3 +100,12 @@ def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
         for rank in range(2):
             found = torch.load(tmp_path / f"{name} {rank}.pt", weights_only=True)
             assert flat(found) == pytest.approx(flat(rates_of_jiwer())), name
+
+
+def test_each_rank_names_its_own_texts_that_were_cut_short(caplog: pytest.LogCaptureFixture) -> None:
+    nothing = torch.zeros(0)
+    batch = Batch(nothing, nothing, ["", "", ""], ["en"] * 3, ["whole", "long", "loop"], [])
+    found = [Hypothesis("a"), Hypothesis("a", truncated=True), Hypothesis("a", truncated=True, looped=True)]
+    _warn_if_truncated(batch, found, 3)
+    assert [line.rpartition("; ")[2] for line in caplog.messages] == ["cuts on rank 3: long", "cuts on rank 3: loop"]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
