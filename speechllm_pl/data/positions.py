@@ -3,7 +3,6 @@
 Texts are tokenised once: the counts of a large manifest are kept beside its index, under the tokenizer's digest.
 """
 
-import contextlib
 import fcntl
 import itertools
 import logging
@@ -117,9 +116,14 @@ def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], diges
 def _count_into(path: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
     partial = path.with_name(f".{path.name}.{socket.gethostname()}")
     _go_on_counting(partial, cuts, tokens)
-    with contextlib.suppress(FileExistsError):
+    try:
         os.link(partial, path)
-    partial.unlink()
+    except FileExistsError:
+        pass
+    except OSError:  # a disk without hard links, where the first to finish cannot be told for sure
+        if not path.exists():
+            partial.replace(path)
+    partial.unlink(missing_ok=True)
 
 
 def _go_on_counting(partial: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:

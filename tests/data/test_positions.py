@@ -1,5 +1,6 @@
 """Transcripts are tokenised once, and what a batch takes of the LLM's input is what the prompt builder makes of it."""
 
+import errno
 import json
 import math
 import shutil
@@ -98,6 +99,18 @@ def test_counts_that_cannot_be_kept_are_made_all_the_same(large: Callable, caplo
     (cuts.index_folder / "tokens-x.lock").mkdir()  # stands for a folder that cannot be written to
     assert count_tokens(cuts, Counter(), "x").tolist() == WORDS
     assert "cannot be kept" in caplog.text
+
+
+def test_counts_are_kept_where_there_are_no_hard_links(large: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(positions.os, "link", refused)
+    first, second = Counter(), Counter()
+    assert count_tokens(large(), first, "x").tolist() == WORDS
+    assert count_tokens(large(), second, "x").tolist() == WORDS
+    assert (len(first.asked), len(second.asked)) == (8, 0)
+    assert [path.name for path in large().index_folder.glob("*tokens*")] == ["tokens-x.npy"]
 
 
 # as stage 2 counts
