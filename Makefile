@@ -54,8 +54,8 @@ export OMP_NUM_THREADS ?= 1
 endif
 export TOKENIZERS_PARALLELISM ?= false
 
-# On a CPU, glibc's malloc takes a quarter of a step to find room among thousands of tensors of all sizes. Where the
-# environment is one's own it is replaced, and what is freed is not given back to the system.
+# On a CPU, glibc's malloc takes some per cent of a step (docs/results.md) to find room among thousands of tensors of all
+# sizes. Where the environment is one's own it is replaced, and what is freed is not given back to the system.
 ifeq ($(TRAINER)$(CONTAINER),cpu)
 MIMALLOC := $(abspath $(wildcard $(VENV)/lib/python*/site-packages/cmeel.prefix/lib/libmimalloc.so))
 endif

@@ -60,7 +60,8 @@ class Speed(L.Callback):
         datamodule: Any = getattr(trainer, "datamodule", None)
         if waited > MOST_WAITING * elapsed and isinstance(datamodule, SpeechDataModule):
             self.advised = True
-            rank_zero_warn(f"training waits for data {waited / elapsed:.0%} of the time: {datamodule.faster_reading()}")
+            share = f"{waited / elapsed:.0%} of the time of the first rank"
+            rank_zero_warn(f"training waits for data {share}: {datamodule.faster_reading()}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:

@@ -36,7 +36,9 @@ class WholeDev(Checkpoint):
         if data is None or self.done:
             return
         if trainer.strategy.broadcast(_finished_before(trainer)):
-            rank_zero_info("all steps were taken before, and all of dev was scored (`speechllm validate` does it again)")
+            rank_zero_info(
+                "all steps were taken before, and all of dev was scored (`speechllm validate` does it again)"
+            )
             return
         pl_module.to(trainer.strategy.root_device)  # Lightning has moved it away
         self._score(trainer, pl_module, data)

@@ -59,7 +59,9 @@ def test_a_run_that_goes_on_has_its_commit_fetched(hub: Callable[..., Hub], tmp_
     """The one that it began with, though the hub has a newer one."""
     settings = {"llm": "org/name", "llm_revision": "abc"}
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    torch.save({RECORD: {"stage": "llm", "settings": settings}}, tmp_path / "run" / "checkpoints" / "step=00000001.ckpt")
+    torch.save(
+        {RECORD: {"stage": "llm", "settings": settings}}, tmp_path / "run" / "checkpoints" / "step=00000001.ckpt"
+    )
     files = hub("config.json", "a.safetensors")
     run = str(tmp_path / "run")
     for model in ({"llm": "org/name"}, {"llm": "org/other"}, {"llm": "org/name", "llm_revision": "def"}):

@@ -21,7 +21,9 @@ def advice(corpus: Path, steps: list[tuple[float, float]], recwarn: pytest.Warni
 def test_who_waits_longer_than_five_percent_is_told_the_share_and_the_remedies(corpus, monkeypatch, recwarn) -> None:
     monkeypatch.setenv("SLURM_CPUS_PER_TASK", "8")
     (told,) = advice(corpus, [(0.12, 1.0)] * (WARM_UP + 5 * JUDGED), recwarn)
-    assert told.startswith("training waits for data 12% of the time: try --data.num_workers 7 instead of 1,")
+    assert told.startswith(
+        "training waits for data 12% of the time of the first rank: try --data.num_workers 7 instead of 1,"
+    )
     assert "CPUS=" in told
     assert "make shar" in told
 
