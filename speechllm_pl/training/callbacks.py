@@ -108,7 +108,8 @@ class LanguageShares(L.Callback):
     ) -> None:
         if self.data is None or not trainer.is_global_zero:
             return
-        if trainer.global_step % trainer.log_every_n_steps and not trainer.is_last_batch:
+        interval = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (its connector sets it)
+        if trainer.global_step % interval and not trainer.is_last_batch:
             return  # two values a language, which would cost every step some milliseconds
         for kind, values in zip(("epochs", "hours"), self.data.heard(batch_idx + 1), strict=True):
             for language, value in values.items():
