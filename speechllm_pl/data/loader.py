@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, cast
 
 from torch.utils.data import DataLoader
@@ -97,6 +98,20 @@ class _Timed(Iterator[Batch]):
             self._loader.waited_seconds += time.perf_counter() - started
 
 
+class _Worker(ForkServerProcess):
+    """A loader's process. It ignores a job's signals, so the training process ends it by one that cannot be ignored."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        started = cast(Any, ForkServerProcess)._Popen(process_obj)
+        started.terminate = started.kill
+        return started
+
+
+class _Workers(ForkServerContext):
+    Process = _Worker  # pyright: ignore[reportAssignmentType]
+
+
 class _ReadAhead(_MultiProcessingDataLoaderIter):
     """PyTorch's batches of workers, which says what is being read when none comes."""
 
@@ -144,7 +159,7 @@ def loader(
         num_workers=num_workers,
         collate_fn=cast(Any, handover),
         worker_init_fn=partial(start_worker, handover=handover),
-        multiprocessing_context="forkserver" if num_workers else None,
+        multiprocessing_context=_Workers() if num_workers else None,
         timeout=timeout_seconds if num_workers else 0,
         pin_memory=pin_memory,
     )
@@ -182,20 +197,11 @@ def leave_stopping_to_the_trainer() -> None:
     """
     trainer = multiprocessing.parent_process()
     assert trainer is not None
-    for signum in (signal.SIGINT, signal.SIGUSR1):
+    for signum in JOB_SIGNALS:  # rather than blocked: a mask is a thread's, and libraries have started some
         signal.signal(signum, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # also in threads that start from now on
-        threading.Thread(target=_end_when_told_by, args=(trainer.pid,), daemon=True).start()
     threading.Thread(target=_end_with, args=(trainer,), daemon=True).start()
 
 
 def _end_with(trainer: Any) -> None:
     trainer.join()
     os._exit(1)
-
-
-def _end_when_told_by(trainer: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
-    os._exit(0)  # PyTorch takes any other status for a crash

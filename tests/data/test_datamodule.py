@@ -122,4 +122,4 @@ def test_the_training_process_can_still_end_a_worker(corpus: Path) -> None:
     (worker,) = multiprocessing.active_children()
     worker.terminate()
     worker.join(timeout=30)
-    assert worker.exitcode == 0
+    assert not worker.is_alive()

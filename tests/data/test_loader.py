@@ -145,12 +145,20 @@ for line in sys.stdin:
 """
 
 
+ANOTHERS_SERVER = """
+import multiprocessing, os
+first = multiprocessing.get_context("forkserver").Process(target=os.getpid)
+first.start()
+first.join()
+"""
+
+
 @pytest.fixture
-def trainer(corpus: Path) -> Iterator[subprocess.Popen]:
-    """A process that reads with two others, a batch for each line that it is told."""
+def trainer(corpus: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen]:
+    """A process that reads with two others, a batch for each line that it is told; parameter: what it does before."""
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     process = subprocess.Popen(
-        [sys.executable, "-c", READS, str(corpus)],
+        [sys.executable, "-c", getattr(request, "param", "") + READS, str(corpus)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -166,7 +174,9 @@ def batch_of(trainer: subprocess.Popen) -> list[str]:
     assert trainer.stdin is not None
     assert trainer.stdout is not None
     print(file=trainer.stdin, flush=True)
-    return ast.literal_eval(trainer.stdout.readline())
+    ids = trainer.stdout.readline()
+    assert ids, trainer.stderr and trainer.stderr.read()
+    return ast.literal_eval(ids)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
@@ -187,6 +197,20 @@ def test_signals_to_the_whole_job_pass_by_but_nothing_outlives_a_trainer_that_is
         assert time.monotonic() < deadline, "a process outlived the one it read for"
         time.sleep(0.05)
     assert trainer.stderr.read() == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("trainer", [ANOTHERS_SERVER], indirect=True, ids=[""])
+def test_signals_pass_by_workers_of_a_server_that_other_code_has_started(trainer) -> None:
+    """It lets signals through, and so do threads that libraries have in its processes: workers see to it themselves."""
+    assert all(batch_of(trainer) for _ in range(2))  # one of each worker, which has then begun
+    workers = {worker for child in descendants(trainer.pid) for worker in descendants(child)}
+    assert len(workers) == 2
+    for worker in workers:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            os.kill(worker, signum)
+    assert all(batch_of(trainer) for _ in range(10))  # more than had been read before
+    assert workers < descendants(trainer.pid)
 
 
 def test_a_worker_that_is_killed_is_noticed_long_before_the_timeout(corpus: Path) -> None:
