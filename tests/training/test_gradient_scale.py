@@ -56,13 +56,15 @@ class Files(NamedTuple):
 
 
 class Diary(L.Callback):
-    """What was trained, before and after, and how many words this rank had in each step."""
+    """What was trained, before and after, this rank's part of it, and how many words it had in each step."""
 
     def __init__(self) -> None:
         self.words = [0] * STEPS
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.before = whole(pl_module)
+        values = ((name, p.detach()) for name, p in trained(pl_module))
+        self.held = {name: (p.to_local() if isinstance(p, DTensor) else p).clone() for name, p in values}
 
     def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Batch, *_: Any) -> None:
         self.words[trainer.global_step] += len(" ".join(batch.texts).split())
@@ -120,7 +122,7 @@ def train(rank: int, ranks: int, folder: Path, files: Files) -> None:
             default_root_dir=folder,
         )
         trainer.fit(module(stage, files), SpeechDataModule(str(files.corpus), max_duration=longest, num_buckets=2))
-        found = {"words": diary.words, "before": diary.before, "after": diary.after}
+        found = {"words": diary.words, "before": diary.before, "held": diary.held, "after": diary.after}
         torch.save(found, folder / f"{stage} {way} {clip} {rank}.pt")
 
 
@@ -197,3 +199,15 @@ def test_a_step_is_the_gradient_of_the_mean_loss_a_token(
         moved = (value - before[name]).norm()
         assert (after[name] - value).norm() < 1e-3 * moved + 1e-6, name
     assert sum((value - before[name]).norm() for name, value in expected.items()) > 0.1
+
+
+@pytest.mark.parametrize("stage", ["ctc", "llm"])
+@pytest.mark.parametrize("way", ["fsdp", "hybrid"])
+def test_each_two_ranks_hold_the_halves_of_every_weight(runs: Path, stage: str, way: str) -> None:
+    """Of which `hybrid` has two pairs, where all four would hold quarters: the steps would be the same."""
+    ranks = [torch.load(path) for path in sorted(runs.glob(f"{stage} {way} None *.pt"))]
+    for first in range(0, RANKS[way], 2):
+        for name, value in ranks[0]["before"].items():
+            halves = [rank["held"][name] for rank in ranks[first : first + 2]]
+            assert [len(half) for half in halves] == [-(-len(value) // 2), len(value) // 2], name
+            assert torch.equal(torch.cat(halves), value), name
