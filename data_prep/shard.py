@@ -21,6 +21,7 @@ from data_prep.audio_files import SAMPLING_RATE, Rejected
 from data_prep.command_line import Refused
 from data_prep.recordings import check_samples
 from speechllm_pl.core import shar
+from speechllm_pl.core.audio_sources import unsafe_source
 from speechllm_pl.core.errors import in_one_line
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
@@ -50,7 +51,10 @@ def encoded(line: bytes, codec: str) -> Encoded:
         Rejected: with the reason, whatever it is that cannot be used.
     """
     try:
-        cut = deserialize_item(json.loads(line))
+        fields = json.loads(line)
+        if unsafe := unsafe_source(fields):
+            raise Rejected(f"source that is no file: {unsafe}")
+        cut = deserialize_item(fields)
         if len(cut.supervisions) != 1:
             raise Rejected(f"not one supervision: {len(cut.supervisions)}")
         _check_name(cut.id, codec)

@@ -168,8 +168,22 @@ def _run_program(name: str, program: Any, arguments: list[str]) -> None:
     parser.add_function_arguments(program, as_positional=False, skip={"files"})
     if "files" in names:
         parser.add_argument("files", nargs="+", type=str, help="audio files, or folders of them")
-    values = vars(parser.parse_args(arguments))
+    values = vars(parser.parse_args(_switches_spelt_out(program, arguments)))
     program(**{name: value for name, value in values.items() if name in names})
+
+
+def _switches_spelt_out(program: Any, arguments: list[str]) -> list[str]:
+    """`--allow-command-sources` as `--allow_command_sources true`: a setting that is on or off may stand alone."""
+    switches = {name for name, setting in inspect.signature(program).parameters.items() if setting.annotation is bool}
+    spelt = []
+    for place, argument in enumerate(arguments):
+        name = argument.removeprefix("--").replace("-", "_")
+        alone = arguments[place + 1 : place + 2] not in (["true"], ["false"])
+        if argument.startswith("--") and name in switches:
+            spelt += [f"--{name}", "true"] if alone else [f"--{name}"]
+        else:
+            spelt.append(argument)
+    return spelt
 
 
 def _parser_class() -> type:

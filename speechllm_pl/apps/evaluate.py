@@ -29,6 +29,7 @@ def evaluate(
     num_workers: int | Literal["auto"] = "auto",
     llm: str | None = None,
     max_wer: float | None = None,
+    allow_command_sources: bool = False,
 ) -> None:
     """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
 
@@ -45,6 +46,8 @@ def evaluate(
             GPU, and none beside a CPU, which reading takes a few per cent of.
         llm: folder or name of the LLM, where it has moved since training.
         max_wer: fail (status 2) when a system's average WER is above this fraction.
+        allow_command_sources: run the shell commands and open the addresses that the manifest names instead of files;
+            for a manifest that you trust.
 
     Raises:
         UserError: bad input, or an average WER above `max_wer`.
@@ -54,7 +57,7 @@ def evaluate(
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
     if num_workers != "auto" and num_workers < 0:
         raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
-    references = read_cuts(Path(cuts))
+    references = read_cuts(Path(cuts), allow_commands=allow_command_sources)
     systems: dict[str, System] = {}
     stages: set[str] = set()
     with ranks(device, devices) as rank:

@@ -10,6 +10,7 @@ from lhotse.cut import Cut
 
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Precision, recognize
+from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.wav import missing_wav_bytes
 from speechllm_pl.data.utterance import read
@@ -120,6 +121,8 @@ def _check_samples(cut: Cut) -> None:
 
 
 def _recording(path: Path) -> Recording:
+    if runs_in_shell(str(path)):
+        raise UserError(f"{path}: a shell would interpret this name: rename the file")
     try:
         missing = missing_wav_bytes(path)
         recording = Recording.from_file(path, recording_id=str(path))

@@ -34,10 +34,13 @@ class Cuts(Protocol):
     def __getitem__(self, index: int, /) -> Cut: ...
 
 
-def read_cuts(path: Path) -> Manifest | SharCuts:
-    """The cuts of a manifest (`train.jsonl.gz`) or of a Shar folder (`shar/train`).
+def read_cuts(path: Path, *, allow_commands: bool = False) -> Manifest | SharCuts:
+    """The cuts of a manifest (`train.jsonl.gz`) or of a Shar folder (`shar/train`), which holds its audio.
+
+    Args:
+        allow_commands: of a manifest also take cuts whose audio comes from shell commands or over the network.
 
     Raises:
-        UserError: it is missing, broken, unfinished or empty.
+        UserError: it is missing, broken, unfinished or empty, or names audio that is no file.
     """
-    return SharCuts(path) if path.is_dir() else read_manifest(path)
+    return SharCuts(path) if path.is_dir() else read_manifest(path, allow_commands=allow_commands)

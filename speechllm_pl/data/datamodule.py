@@ -54,6 +54,8 @@ class SpeechDataModule(L.LightningDataModule):
         timeout_seconds: without a batch of these processes, after which the run ends, saying what they are reading.
         seed: of the order of batches, and of everything random about each.
         augmentations: what is done to training utterances, in this order (docs/augmentation.md).
+        allow_command_sources: run the shell commands and open the addresses that manifests name instead of files; for
+            manifests that you trust.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class SpeechDataModule(L.LightningDataModule):
         timeout_seconds: float = TIMEOUT_SECONDS,
         seed: int = 0,
         augmentations: list[Augmentation] | None = None,
+        allow_command_sources: bool = False,
     ):
         super().__init__()
         self.root = Path(root)
@@ -97,6 +100,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.num_workers = num_workers
         self.timeout_seconds = timeout_seconds
         self.seed = seed
+        self.allow_command_sources = allow_command_sources
         if seed < 0:
             raise UserError(f"data.seed = {seed}: give 0 or more")
         self.augmentations = augmentations or []
@@ -177,7 +181,7 @@ class SpeechDataModule(L.LightningDataModule):
         if split == "train":
             return self.mixture.cuts
         if split not in self._cuts:
-            self._cuts[split] = read_cuts(self.root / self.manifests[split])
+            self._cuts[split] = self._read(self.manifests[split])
         return self._cuts[split]
 
     @property
@@ -341,8 +345,11 @@ class SpeechDataModule(L.LightningDataModule):
                 f" shards: give {''.join(fitting[-1:])}--data.lanes {more} (in a new run: it changes the order)"
             )
 
+    def _read(self, name: str) -> Manifest | SharCuts:
+        return read_cuts(self.root / name, allow_commands=self.allow_command_sources)
+
     def _open_training_cuts(self) -> TrainingCuts:
-        sources = {name: read_cuts(self.root / source.cuts) for name, source in self.train.items()}
+        sources = {name: self._read(source.cuts) for name, source in self.train.items()}
         cuts = TrainingCuts(sources, self.max_seconds)
         if cuts.left_out:
             total = len(cuts) + cuts.left_out

@@ -27,6 +27,7 @@ import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
+from speechllm_pl.core.audio_sources import REMEDY, runs_in_shell, unsafe_source
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.shared_memory import SharedMemory, shared
@@ -34,7 +35,7 @@ from speechllm_pl.data.shared_memory import SharedMemory, shared
 LARGE = 16 * 2**20
 """Bytes of a manifest from which its index is kept: some 30,000 cuts, or ten times as many when gzipped."""
 
-VERSION = 2
+VERSION = 3
 """Of the index's format."""
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class Index(NamedTuple):
     languages: np.ndarray  # (N,) uint8, of `language_codes`
     language_codes: tuple[str, ...]  # sorted
     characters: str  # each that occurs in a transcript, once
+    unsafe: str  # the first line whose audio is no file, in words; empty if there is none
 
 
 ARRAYS = Index._fields[:3]
@@ -66,6 +68,7 @@ class Manifest(Sequence[Cut]):
         index: of its lines.
         rows: `(n,)` the lines that are meant; default is all.
         index_folder: where the index of the whole manifest is kept, if it is.
+        allow_commands: also open cuts whose audio is no file.
     """
 
     def __init__(
@@ -75,8 +78,10 @@ class Manifest(Sequence[Cut]):
         index: Index,
         rows: np.ndarray | None = None,
         index_folder: Path | None = None,
+        allow_commands: bool = False,
     ):
         self.path = path
+        self.allow_commands = allow_commands
         self.index_folder = index_folder
         self._index = index
         self._rows = rows
@@ -89,6 +94,11 @@ class Manifest(Sequence[Cut]):
     def characters(self) -> str:
         """Every character of the whole manifest's transcripts, once."""
         return self._index.characters
+
+    @property
+    def unsafe(self) -> str:
+        """What is wrong with the first line of the whole manifest whose audio is no file; empty if there is none."""
+        return self._index.unsafe
 
     @property
     def language_codes(self) -> tuple[str, ...]:
@@ -104,11 +114,12 @@ class Manifest(Sequence[Cut]):
         for position in range(len(self)):
             line, place = self._line(position)
             known = _glance(line.decode())
-            yield cut_from_line(line, place).supervisions[0].text or "" if known is None else known.text
+            yield self._cut(line, place).supervisions[0].text or "" if known is None else known.text
 
     def select(self, rows: np.ndarray) -> "Manifest":
         """The cuts at these positions of the sequence, in their order."""
-        return Manifest(self.path, self._lines, self._index, rows if self._rows is None else self._rows[rows])
+        rows = rows if self._rows is None else self._rows[rows]
+        return Manifest(self.path, self._lines, self._index, rows, allow_commands=self.allow_commands)
 
     def __len__(self) -> int:
         return len(self.durations)
@@ -122,11 +133,14 @@ class Manifest(Sequence[Cut]):
     def __getitem__(self, index: int | slice) -> "Cut | Manifest":
         """
         Raises:
-            UserError: the line is no cut; the message names file and line.
+            UserError: the line is no cut, or its audio no file; the message names file and line.
         """
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
-        return cut_from_line(*self._line(range(len(self))[index]))
+        return self._cut(*self._line(range(len(self))[index]))
+
+    def _cut(self, line: bytes, place: str) -> Cut:
+        return cut_from_line(line, place, allow_commands=self.allow_commands)
 
     def _line(self, position: int) -> tuple[bytes, str]:
         """→ the line of a cut, and where it stands, for errors."""
@@ -152,11 +166,17 @@ class Manifest(Sequence[Cut]):
     def __reduce__(self) -> tuple:
         """Another process maps the index for itself, where it is kept."""
         kept = self.index_folder is not None
-        return _sent, (self.path, self._lines, None if kept else self._index, self._rows, self.index_folder)
+        index = None if kept else self._index
+        return _sent, (self.path, self._lines, index, self._rows, self.index_folder, self.allow_commands)
 
 
 def _sent(
-    path: Path, lines: bytes | SharedMemory | Path, index: Index | None, rows: np.ndarray | None, folder: Path | None
+    path: Path,
+    lines: bytes | SharedMemory | Path,
+    index: Index | None,
+    rows: np.ndarray | None,
+    folder: Path | None,
+    allow_commands: bool,
 ) -> Manifest:
     """
     Raises:
@@ -167,11 +187,14 @@ def _sent(
         if found is None or found[0] != folder:
             raise UserError(f"manifest {path} has changed since it was opened, or its index is gone: start again")
         index = found[1]
-    return Manifest(path, lines, index, rows, folder)
+    return Manifest(path, lines, index, rows, folder, allow_commands)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, *, allow_commands: bool = False) -> Manifest:
     """The cuts of a JSONL manifest, plain or gzipped.
+
+    Args:
+        allow_commands: also take cuts whose audio comes from shell commands or over the network.
 
     Raises:
         UserError: the file is missing, empty, or has a line that is no cut; the message names file and line.
@@ -184,6 +207,9 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"manifest {path} cannot be read ({error}): prepare the data again") from error
     if not len(manifest):
         raise UserError(f"manifest {path} has no cuts: see the quarantine file beside it")
+    if manifest.unsafe and not allow_commands:
+        raise UserError(manifest.unsafe)
+    manifest.allow_commands = allow_commands
     return manifest
 
 
@@ -196,14 +222,23 @@ def durations_of(cuts: Sequence[Cut]) -> np.ndarray:
 # lines to cuts
 
 
-def cut_from_line(line: bytes, place: str) -> Cut:
+def cut_from_line(line: bytes, place: str, *, allow_commands: bool = False, shar: bool = False) -> Cut:
     """
+    Args:
+        allow_commands: take one whose audio is no file, too.
+        shar: the line stands in a Shar folder, which has the audio.
+
     Raises:
-        UserError: it is no cut that can be trained on; `place` says where it stands.
+        UserError: it is no cut that can be trained on, or its audio no file; `place` says where it stands.
     """
     try:
-        cut = deserialize_item(json.loads(line))
+        fields = json.loads(line)
+        if not allow_commands and (unsafe := unsafe_source(fields, shar=shar)):
+            raise UserError(_told(unsafe, place))
+        cut = deserialize_item(fields)
         lasts = 0 < cut.duration < math.inf
+    except UserError:
+        raise
     except Exception as error:  # lhotse raises whatever the missing field leads to
         raise UserError(f"{place}: not a Lhotse cut: mend or delete this line, or prepare the data again") from error
     if len(getattr(cut, "supervisions", ())) != 1:
@@ -225,10 +260,13 @@ def index_lines(lines: Iterable[bytes], path: Path) -> Index:
     characters: set[str] = set()
     numbers: dict[str, int] = {}  # of languages, as they are met
     known: set[tuple] = set()
+    unsafe = ""
     for number, line in enumerate(lines, start=1):
         seen = _glance(line.decode())
         if seen is None or seen.fields not in known or not 0 < seen.duration < math.inf:
-            cut = cut_from_line(line, f"{path}, line {number}")
+            place = f"{path}, line {number}"
+            cut = cut_from_line(line, place, allow_commands=True)
+            unsafe = unsafe or _told(unsafe_source(json.loads(line)), place)
             if seen is not None:
                 known.add(seen.fields)
             (supervision,) = cut.supervisions
@@ -244,7 +282,12 @@ def index_lines(lines: Iterable[bytes], path: Path) -> Index:
         languages,
         codes,
         characters="".join(sorted(characters)),
+        unsafe=unsafe,
     )
+
+
+def _told(unsafe: str, place: str) -> str:
+    return unsafe and f"{place}: {unsafe}: {REMEDY}"
 
 
 def _numbered(language: str, numbers: dict[str, int], place: str) -> int:
@@ -279,12 +322,29 @@ def _glance(line: str) -> _Glance | None:
         (supervision,) = cut["supervisions"]
         duration, text = cut["duration"], supervision.get("text") or ""
         language = supervision.get("language") or UNKNOWN_LANGUAGE
-        fields = (cut["type"], *cut), tuple(supervision), tuple(cut.get("recording") or ())
-        if isinstance(duration, int | float) and isinstance(text, str) and isinstance(language, str):
+        recording = cut.get("recording") or {}
+        kinds = _kinds_of_audio(recording)
+        fields = (cut["type"], *cut), tuple(supervision), tuple(recording), kinds
+        ordinary = kinds is not None and not _holds_more(cut.get("custom") or {})
+        if ordinary and isinstance(duration, int | float) and isinstance(text, str) and isinstance(language, str):
             return _Glance(fields, duration, text, language)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     return None
+
+
+def _kinds_of_audio(recording: dict) -> tuple | None:
+    """Of each source its type and whether a shell would read its name, where lines that agree in it are equally safe.
+
+    None where there is more to look at, as in transforms that bring recordings of their own.
+    """
+    if any(_holds_more(transform["kwargs"]) for transform in recording.get("transforms") or ()):
+        return None
+    return tuple((source["type"], runs_in_shell(source["source"])) for source in recording.get("sources", ()))
+
+
+def _holds_more(fields: dict) -> bool:
+    return any(isinstance(value, dict | list) for value in fields.values())
 
 
 # indexes
@@ -352,7 +412,8 @@ def _mapped(folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
         if (record["version"], record["manifest"]) != (VERSION, identity):
             return None
         arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ARRAYS}
-        return folder, Index(**arrays, language_codes=tuple(record["languages"]), characters=record["characters"])
+        codes = tuple(record["languages"])
+        return folder, Index(**arrays, language_codes=codes, characters=record["characters"], unsafe=record["unsafe"])
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
@@ -394,7 +455,7 @@ def _write_index(folder: Path, index: Index, identity: list[int]) -> None:
         np.save(folder / f"{name}.npy", getattr(index, name))
     hours = round(float(index.durations.sum(dtype=np.float64)) / 3600, 1)
     record = {"version": VERSION, "manifest": identity, "cuts": len(index.durations), "hours": hours}
-    record |= {"languages": index.language_codes, "characters": index.characters}
+    record |= {"languages": index.language_codes, "characters": index.characters, "unsafe": index.unsafe}
     (folder / "index.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

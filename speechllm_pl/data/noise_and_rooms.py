@@ -11,6 +11,7 @@ from lhotse import Recording, RecordingSet, load_manifest
 from lhotse.cut import Cut
 from tqdm import tqdm
 
+from speechllm_pl.core.audio_sources import runs_in_shell, unsafe_source
 from speechllm_pl.core.errors import UserError, in_one_line
 from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
@@ -71,6 +72,8 @@ def _recording_of(cut: Cut) -> Recording:
 def _opened(candidate: Path | Recording) -> Recording | None:
     """With its header read, or None with a warning."""
     try:
+        if unsafe := _unsafe(candidate):
+            raise UserError(f"{unsafe}: name a file")
         if isinstance(candidate, Recording):
             candidate.load_audio(duration=min(0.01, candidate.duration))
             return candidate
@@ -81,6 +84,13 @@ def _opened(candidate: Path | Recording) -> Recording | None:
     except Exception as error:  # whatever a decoder throws
         log.warning("left out %s, which cannot be read: %s", getattr(candidate, "id", candidate), in_one_line(error))
         return None
+
+
+def _unsafe(candidate: Path | Recording) -> str:
+    """What would be run instead of read, in words."""
+    if isinstance(candidate, Recording):
+        return unsafe_source(candidate.to_dict())
+    return "a name that a shell would interpret" if runs_in_shell(str(candidate)) else ""
 
 
 def draw(

@@ -81,7 +81,8 @@ class SharCuts(Sequence[Cut]):
         """A cut with its encoded audio in memory.
 
         Raises:
-            UserError: the bytes are not those that were written; the message names shard and cut.
+            UserError: the bytes are not those that were written, or name other audio than the shard's; the message says
+                which.
         """
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
@@ -92,7 +93,7 @@ class SharCuts(Sequence[Cut]):
                 f"{self.folder / audio_name(shard)}: cut {row} ({_id_of(line)}) is not what was written:"
                 " delete this file and run data_prep.shar again"
             )
-        cut = cut_from_line(line, f"{self.folder / cuts_name(shard)}, line {row + 1}")
+        cut = cut_from_line(line, f"{self.folder / cuts_name(shard)}, line {row + 1}", shar=True)
         (source,) = cut.recording.sources  # type: ignore[reportAttributeAccessIssue]
         source.type, source.source = "memory", audio
         return cut
@@ -104,7 +105,8 @@ class SharCuts(Sequence[Cut]):
             UserError: the line is no cut; the message names the shard and the line.
         """
         shard, row, place = self._place(position)
-        return cut_from_line(self._shard(shard).line(place), f"{self.folder / cuts_name(shard)}, line {row + 1}")
+        where = f"{self.folder / cuts_name(shard)}, line {row + 1}"
+        return cut_from_line(self._shard(shard).line(place), where, shar=True)
 
     def where(self, position: int) -> str:
         """The file that has a cut's audio, and where in it: nothing is read."""

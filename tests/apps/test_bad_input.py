@@ -279,6 +279,22 @@ def test_evaluating_names_recordings_that_are_gone(speechllm, ctc: Path, corpus:
     assert "none of the recordings could be read: check the paths" in line
 
 
+def test_evaluating_runs_no_command_unless_it_is_told_to(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    first, *others = gzip.decompress((corpus / "test.jsonl.gz").read_bytes()).decode().splitlines()
+    cut, trace = json.loads(first), tmp_path / "trace"
+    source = cut["recording"]["sources"][0]
+    source |= {"type": "command", "source": f"echo run >> {trace}; cat '{source['source']}'"}
+    path = tmp_path / "bad.jsonl"
+    path.write_text("\n".join([json.dumps(cut), *others]) + "\n")
+    given = ["evaluate", "--checkpoint", ctc, "--cuts", path, "--output", tmp_path / "scores"]
+    assert f"{path}, line 1: audio from a source of type 'command'" in speechllm(*given).error()
+    assert not trace.exists()
+    done = speechllm(*given, "--allow-command-sources")
+    assert done.status == 0, done.err
+    assert "run" in trace.read_text()
+    assert "could not be read" not in done.err
+
+
 # devices
 
 
