@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from speechllm_pl.core.atomic_file import write_whole
-from speechllm_pl.core.wav import missing_wav_bytes
+from speechllm_pl.core.promised_audio import broken_promise
 
 SAMPLING_RATE = 16_000
 """Hz, of every recording after loading."""
@@ -26,9 +26,6 @@ NEEDS_FFMPEG = {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm"}
 
 MP3_SLACK = 2 * 1152
 """Samples by which an MP3 header may exceed what is decoded: two frames of encoder delay and padding."""
-
-OGG_PAGE = 65_307
-"""Bytes of the longest page of an Ogg file."""
 
 
 class Rejected(Exception):
@@ -99,27 +96,12 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     if path.stat().st_size == 0:
         raise Rejected("empty: file of 0 bytes")
     try:
-        missing = missing_wav_bytes(path)
-        if missing:
-            raise Rejected(f"truncated: the WAV header promises {missing} bytes more than there are")
+        if broken := broken_promise(path):
+            raise Rejected(f"truncated: {broken}")
         with soundfile.SoundFile(path) as file:
-            if file.format == "OGG" and not ends_as_ogg(path):
-                raise Rejected("truncated: it does not end with a whole Ogg page that is marked as the last")
             yield file
     except (soundfile.LibsndfileError, OSError) as error:
         raise Rejected(f"unreadable: {getattr(error, 'error_string', error)}") from error
-
-
-def ends_as_ogg(path: Path) -> bool:
-    """Whether an Ogg file has the whole of its last page. libsndfile takes a file cut short for a short recording."""
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - OGG_PAGE))
-        tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS\0")) :]
-    if len(page) < 27 or not page[5] & 4:  # the flag "end of stream"
-        return False
-    lengths = page[27 : 27 + page[26]]
-    return len(page) >= 27 + page[26] + sum(lengths)
 
 
 def _bounds(file: soundfile.SoundFile, start: float, end: float | None, max_seconds: float) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from data_prep.recordings import check_samples
 from speechllm_pl.core import shar
 from speechllm_pl.core.audio_sources import unsafe_source
 from speechllm_pl.core.errors import in_one_line
+from speechllm_pl.core.promised_audio import broken_promise
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
@@ -58,6 +59,7 @@ def encoded(line: bytes, codec: str) -> Encoded:
         if len(cut.supervisions) != 1:
             raise Rejected(f"not one supervision: {len(cut.supervisions)}")
         _check_name(cut.id, codec)
+        _check_ends(cut)
         samples = _samples(cut)
     except Rejected:
         raise
@@ -73,6 +75,15 @@ def _check_name(name: str, codec: str) -> None:
     path = Path(f"{name}.{codec}")
     if not name or str(path.parent / path.stem) != name:
         raise Rejected("id that a tar cannot have as a name")
+
+
+def _check_ends(cut: Cut) -> None:
+    """Of its files: what a header promises must be there."""
+    sources = cut.recording.sources if isinstance(cut, MonoCut) and cut.recording else ()
+    paths = (Path(str(source.source)) for source in sources if source.type == "file")
+    for path in paths:
+        if ".tar/" not in str(path) and (broken := broken_promise(path)):
+            raise Rejected(f"truncated: {broken}")
 
 
 def _samples(cut: Cut) -> np.ndarray:

@@ -12,7 +12,7 @@ from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Precision, recognize
 from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.wav import missing_wav_bytes
+from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.restore import restore
@@ -124,12 +124,12 @@ def _recording(path: Path) -> Recording:
     if runs_in_shell(str(path)):
         raise UserError(f"{path}: a shell would interpret this name: rename the file")
     try:
-        missing = missing_wav_bytes(path)
+        broken = broken_promise(path)
         recording = Recording.from_file(path, recording_id=str(path))
     except Exception as error:  # whatever a decoder throws
         raise UserError(f"{path}: not audio that can be decoded here: convert it to WAV or FLAC") from error
-    if missing:
-        raise UserError(f"{path}: truncated, {missing} bytes of its end are missing: copy or record it again")
+    if broken:
+        raise UserError(f"{path}: truncated, {broken}: copy or record it again")
     return recording
 
 

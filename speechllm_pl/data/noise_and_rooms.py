@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from speechllm_pl.core.audio_sources import runs_in_shell, unsafe_source
 from speechllm_pl.core.errors import UserError, in_one_line
+from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
@@ -77,6 +78,8 @@ def _opened(candidate: Path | Recording) -> Recording | None:
         if isinstance(candidate, Recording):
             candidate.load_audio(duration=min(0.01, candidate.duration))
             return candidate
+        if broken := broken_promise(candidate):
+            raise UserError(f"it is truncated, {broken}")
         recording = Recording.from_file(candidate, recording_id=candidate.stem)
         if not recording.num_samples:
             raise UserError("it is empty")

@@ -1,12 +1,15 @@
 """A cut with its samples."""
 
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from lhotse.cut import Cut
+from lhotse import Recording
+from lhotse.cut import Cut, MixedCut
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.data.recording import decoded
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -38,8 +41,9 @@ def read(cut: Cut) -> np.ndarray:
     """`(N,)` float32 samples, mono, 16 kHz.
 
     Raises:
-        UserError: there are none, or some are not finite.
+        UserError: there are none, some are not finite, or the file was cut off.
     """
+    _refuse_cut_off(cut)
     samples, finite = decoded(cut) or (None, False)
     if samples is None:
         if cut.sampling_rate != SAMPLING_RATE:
@@ -50,3 +54,24 @@ def read(cut: Cut) -> np.ndarray:
     if not finite and not np.isfinite(samples).all():
         raise UserError(f"{cut.id}: the recording has samples that are not finite")
     return samples
+
+
+def _refuse_cut_off(cut: Cut) -> None:
+    """What decodes without an error although its end is missing. The names of others spare opening their files."""
+    for path in files_of(cut):
+        if not path.lower().endswith((".flac", ".mp3")) and (broken := broken_promise(Path(path))):
+            raise UserError(f"{cut.id}: {path} is truncated, {broken}")
+
+
+def files_of(cut: Cut) -> list[str]:
+    """The audio files of a cut, but for members of archives (Lhotse's `a.tar/b.wav`)."""
+    sources = [source for recording in _recordings(cut) for source in recording.sources if source.type == "file"]
+    return [str(source.source) for source in sources if ".tar/" not in str(source.source)]
+
+
+def _recordings(cut: Cut) -> list[Recording]:
+    """A mixed cut has several."""
+    if isinstance(cut, MixedCut):
+        return [recording for track in cut.tracks for recording in _recordings(track.cut)]
+    recording = getattr(cut, "recording", None)
+    return [] if recording is None else [recording]

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 from conftest import RATE, speak
-from lhotse import CutSet
+from lhotse import CutSet, Recording, SupervisionSegment
 from untrained import save
 
 from speechllm_pl.core.tokenizer import CtcTokenizer
@@ -84,10 +84,24 @@ def infected(path: Path) -> None:
     soundfile.write(path, samples, RATE, subtype="FLOAT")
 
 
+def cut_ogg(path: Path, subtype: str = "VORBIS") -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(4 * RATE)  # several pages
+    soundfile.write(path, noise, RATE, format="OGG", subtype=subtype)
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+
+
+def cut_aiff(path: Path) -> None:
+    soundfile.write(path, speak("one two three"), RATE, format="AIFF")
+    path.write_bytes(path.read_bytes()[:-10_000])
+
+
 BROKEN = {
     "a 0-byte file": (lambda path: path.write_bytes(b""), "not audio"),
     "a text named wav": (lambda path: path.write_text("these are words\n" * 100), "not audio"),
     "a truncated file": (truncated, "truncated"),
+    "a truncated Ogg": (cut_ogg, "truncated"),
+    "a truncated Opus": (lambda path: cut_ogg(path, "OPUS"), "truncated"),
+    "a truncated AIFF": (cut_aiff, "truncated"),
     "no samples": (lambda path: soundfile.write(path, np.zeros(0), RATE), "0 seconds"),
     "a sample that is NaN": (infected, "not finite"),
     "half an hour": (lambda path: soundfile.write(path, np.zeros(1800 * 100), 100), "limit is 30 s"),
@@ -277,6 +291,18 @@ def test_evaluating_names_recordings_that_are_gone(speechllm, ctc: Path, corpus:
     assert json.loads((tmp_path / "scores.json").read_text())["ctc"]["unreadable"] == [cuts[0].id]
     line = speechllm("evaluate", "--checkpoint", ctc, "--cuts", none, "--output", tmp_path).error()
     assert "none of the recordings could be read: check the paths" in line
+
+
+def test_evaluating_names_recordings_that_were_cut_off(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.ogg"
+    cut_ogg(path)
+    bad = Recording.from_file(path, recording_id="cut").to_cut().with_id("cut")
+    bad.supervisions = [SupervisionSegment("cut", "cut", 0, bad.duration, text="one", language="en")]
+    cuts = tmp_path / "cuts.jsonl.gz"
+    CutSet.from_cuts([*CutSet.from_file(corpus / "test.jsonl.gz"), bad]).to_file(cuts)
+    done = speechllm("evaluate", "--checkpoint", ctc, "--cuts", cuts, "--output", tmp_path)
+    assert "1 recordings could not be read: cut" in done.err
+    assert json.loads((tmp_path / "scores.json").read_text())["ctc"]["unreadable"] == ["cut"]
 
 
 def test_evaluating_runs_no_command_unless_it_is_told_to(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:

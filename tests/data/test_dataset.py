@@ -6,6 +6,7 @@ import pytest
 import scipy.signal
 import soundfile
 from conftest import speak, write_cut
+from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
@@ -45,6 +46,23 @@ def test_a_batch_has_the_cuts_and_the_seed_that_were_planned(tmp_path: Path) -> 
     batch = SpeechDataset(cuts)[PlannedBatch(np.array([3, 1]), 2**63 - 1)]
     assert batch.ids == ["u3", "u1"]
     assert batch.seed == 2**63 - 1
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("wav", None), ("aiff", None), ("ogg", "VORBIS"), ("opus", "OPUS")])
+def test_a_recording_that_was_cut_off_before_it_was_listed_is_skipped_and_named(
+    tmp_path: Path, suffix: str, subtype: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    soundfile.write(path, noise(3.0), 16_000, format="OGG" if subtype else None, subtype=subtype)
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+    cut = Recording.from_file(path, recording_id="cut").to_cut().with_id("cut")
+    cut.supervisions = [SupervisionSegment("cut", "cut", 0, cut.duration, text="text", language="en")]
+    whole = write_cut(tmp_path, "whole", noise(0.5), "text", "en")
+    for cuts in ([whole, cut], [whole, cut.pad(duration=4.0)]):
+        with caplog.at_level(logging.WARNING):
+            batch = batch_of(cuts)
+        assert (batch.ids, len(batch.skipped)) == (["whole"], 1)
+        assert f"cut: {path} is truncated" in caplog.text.replace(cuts[1].id, "cut")
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "text", "empty"])

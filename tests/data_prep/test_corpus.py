@@ -24,6 +24,7 @@ from speechllm_pl.core.errors import UserError
 FORMATS = {  # suffix: format and subtype of libsndfile
     "wav": ("WAV", "PCM_16"),
     "float.wav": ("WAV", "FLOAT"),
+    "aiff": ("AIFF", "PCM_16"),
     "flac": ("FLAC", "PCM_16"),
     "vorbis.ogg": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),

@@ -400,3 +400,20 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, manifest: Path
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="holds something else"):
         export(manifest, tmp_path, FLAC)
+
+
+def test_what_was_cut_off_before_it_was_listed_is_quarantined(manifest: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cut.ogg"
+    soundfile.write(path, speechlike(3.0), 16_000, format="OGG", subtype="VORBIS")
+    path.write_bytes(path.read_bytes()[: -path.stat().st_size // 3])
+    found = soundfile.info(path)
+    cut = json.loads(lines_of(manifest)[0])
+    seconds = found.frames / 16_000
+    recording = {**cut["recording"], "num_samples": found.frames, "duration": seconds}
+    recording["sources"] = [{"type": "file", "channels": [0], "source": str(path)}]
+    supervision = {**cut["supervisions"][0], "duration": seconds}
+    line = json.dumps({**cut, "recording": recording, "supervisions": [supervision], "duration": seconds})
+    (tmp_path / "cut.jsonl").write_bytes(lines_of(manifest)[1] + line.encode() + b"\n")
+    export(tmp_path / "cut.jsonl", tmp_path / "shar", FLAC)
+    (_, rejected) = (tmp_path / "shar" / shar.QUARANTINE).read_text().splitlines()
+    assert "truncated" in rejected

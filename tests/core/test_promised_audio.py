@@ -1,0 +1,78 @@
+"""No file that was cut off passes for a whole one, wherever it was cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechllm_pl.core.promised_audio import broken_promise
+
+FORMATS = [
+    ("WAV", "PCM_16"),
+    ("WAV", "PCM_24"),
+    ("WAV", "FLOAT"),
+    ("WAV", "ULAW"),
+    ("RF64", "PCM_16"),
+    ("AIFF", "PCM_16"),
+    ("AIFF", "PCM_24"),
+    ("AIFF", "PCM_S8"),
+    ("AIFF", "FLOAT"),
+    ("AIFF", "ALAW"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+]
+
+
+def written(path: Path, kind: str, subtype: str, channels: int = 1) -> bytes:
+    samples = 0.1 * np.random.default_rng(0).standard_normal((24_001, channels))
+    soundfile.write(path, samples, 16_000, format=kind, subtype=subtype)
+    return path.read_bytes()
+
+
+def decoded_samples(path: Path) -> int:
+    """As libsndfile, which says nothing of what is missing; 0 if it refuses the file."""
+    try:
+        return len(soundfile.read(path)[0])
+    except (soundfile.LibsndfileError, OSError):
+        return 0
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("kind", "subtype"), FORMATS)
+def test_a_cut_is_noticed_wherever_it_is(tmp_path: Path, kind: str, subtype: str, channels: int) -> None:
+    path = tmp_path / "a"
+    content = written(path, kind, subtype, channels)
+    assert broken_promise(path) == ""
+    whole = decoded_samples(path)
+    pages = [place for place in range(len(content)) if content.startswith(b"OggS", place)]
+    lengths = {*np.linspace(0, len(content) - 1, 60, dtype=int).tolist(), *range(12, 120, 9), *pages}
+    for length in sorted(lengths):
+        path.write_bytes(content[:length])
+        assert broken_promise(path) or decoded_samples(path) in (0, whole), length
+
+
+def test_an_aiff_whose_frames_are_not_all_there_is_noticed(tmp_path: Path) -> None:
+    """Its chunks were made smaller, as some tools do that save what they have."""
+    path = tmp_path / "a.aiff"
+    content = written(path, "AIFF", "PCM_16")
+    place = content.index(b"SSND") + 4
+    length = int.from_bytes(content[place : place + 4], "big") - 10_000
+    path.write_bytes(content[:place] + length.to_bytes(4, "big") + content[place + 4 : -10_000])
+    assert broken_promise(path) == "10000 bytes of its end are missing"
+
+
+def test_what_follows_the_samples_may_be_cut(tmp_path: Path) -> None:
+    for kind in ("WAV", "AIFF"):
+        path = tmp_path / kind
+        content = written(path, kind, "PCM_16")
+        path.write_bytes(content + b"LIST" + bytes(2))
+        assert broken_promise(path) == ""
+
+
+def test_a_wav_that_was_written_to_a_pipe_makes_no_promise(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    content = written(path, "WAV", "PCM_16")
+    place = content.index(b"data") + 4
+    path.write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
+    assert broken_promise(path) == ""
