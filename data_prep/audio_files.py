@@ -161,7 +161,9 @@ def resample(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
     import torch  # only here: reading and checking need no torch of their own
     from lhotse.augmentation import get_or_create_resampler  # which makes the filter of a rate once
 
-    return get_or_create_resampler(sampling_rate, SAMPLING_RATE)(torch.from_numpy(samples)).numpy()
+    from speechllm_pl.core.resampling import steady
+
+    return steady(get_or_create_resampler)(sampling_rate, SAMPLING_RATE)(torch.from_numpy(samples)).numpy()
 
 
 def write_audio(path: Path, samples: np.ndarray, *, comment: str = "") -> None:

@@ -23,6 +23,7 @@ from data_prep.audio_files import (
     resample,
     write_audio,
 )
+from speechllm_pl.core.sampling_rates import HIGHEST_HZ, LOWEST_HZ
 
 SILENCE = 2e-4
 """Span between the largest and the smallest sample (full scale 2) below which a recording is silent: three
@@ -148,6 +149,8 @@ def _existing_path(utterance: Utterance) -> Path:
 
 
 def _check_rate(sampling_rate: int, rates: tuple[int, int] | None) -> None:
+    if not LOWEST_HZ <= sampling_rate <= HIGHEST_HZ:
+        raise Rejected(f"implausible sampling rate: {sampling_rate} Hz, recordings have {LOWEST_HZ} to {HIGHEST_HZ} Hz")
     if rates is not None and not rates[0] <= sampling_rate <= rates[1]:
         expected = " to ".join(f"{rate}" for rate in sorted(set(rates)))
         raise Rejected(f"wrong sampling rate: {sampling_rate} Hz, the corpus has {expected} Hz")

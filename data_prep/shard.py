@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple, cast
 import numpy as np
 import soundfile
 from lhotse import AudioSource, MonoCut, Recording, fastcopy
+from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
@@ -24,9 +25,13 @@ from speechllm_pl.core import shar
 from speechllm_pl.core.audio_sources import unsafe_source
 from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.core.resampling import steady
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
+
+# Whatever of Lhotse's resamples asks this for the filter, which can take gigabytes.
+lhotse_transforms.get_or_create_resampler = steady(lhotse_transforms.get_or_create_resampler)
 
 CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 """Formats and subtypes of libsndfile."""

@@ -13,6 +13,7 @@ from speechllm_pl.apps.recognition import Precision, recognize
 from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.core.sampling_rates import implausible_rate
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.restore import restore
@@ -102,6 +103,8 @@ def _cut(path: Path, language: str, max_seconds: float) -> Cut:
             f"{path}: lasts {recording.duration:.0f} s, and the limit is {max_seconds:.0f} s: split it first"
             " (the model was trained on short utterances; --max_seconds raises the limit)"
         )
+    if wrong := implausible_rate(recording.sampling_rate):
+        raise UserError(f"{path}: {wrong}")
     if recording.sampling_rate != SAMPLING_RATE:
         recording = recording.resample(SAMPLING_RATE)
     cut = recording.to_cut().with_id(str(path))

@@ -5,16 +5,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 from lhotse import Recording
+from lhotse.augmentation import Resample
+from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut, MixedCut
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.core.resampling import steady
+from speechllm_pl.core.sampling_rates import implausible_rate
 from speechllm_pl.data.recording import decoded
 from speechllm_pl.models.features import SAMPLING_RATE
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
+
+# Whatever of Lhotse's resamples asks this for the filter, which can take gigabytes.
+lhotse_transforms.get_or_create_resampler = steady(lhotse_transforms.get_or_create_resampler)
 
 
 class Utterance(NamedTuple):
@@ -41,11 +49,13 @@ def read(cut: Cut) -> np.ndarray:
     """`(N,)` float32 samples, mono, 16 kHz.
 
     Raises:
-        UserError: there are none, some are not finite, or the file was cut off.
+        UserError: there are none, some are not finite, the file was cut off, or its sampling rate is not plausible
+            or not what the manifest says.
     """
     _refuse_cut_off(cut)
     samples, finite = decoded(cut) or (None, False)
     if samples is None:
+        _refuse_rates(cut)
         if cut.sampling_rate != SAMPLING_RATE:
             cut = cut.resample(SAMPLING_RATE)
         samples = np.atleast_2d(cut.load_audio()).mean(axis=0).astype(np.float32)
@@ -63,10 +73,36 @@ def _refuse_cut_off(cut: Cut) -> None:
             raise UserError(f"{cut.id}: {path} is truncated, {broken}")
 
 
+def _refuse_rates(cut: Cut) -> None:
+    """Lhotse takes a file's samples for those of the rate that the manifest says: speech would be fast or slow."""
+    for recording in _recordings(cut):
+        transforms = recording.transforms or []
+        before = next((each.source_sampling_rate for each in transforms if isinstance(each, Resample)), None)
+        said = before or recording.sampling_rate
+        if wrong := implausible_rate(said):
+            raise UserError(f"{cut.id}: {wrong}")
+        for path in _files(recording):
+            found = _rate_of(path)
+            if found and found != said:
+                raise UserError(f"{cut.id}: {path} has {found} Hz, but its manifest says {said} Hz: prepare it again")
+
+
+def _rate_of(path: str) -> int:
+    """In Hz; 0 for a file that libsndfile cannot open."""
+    try:
+        return soundfile.info(path).samplerate
+    except (soundfile.LibsndfileError, OSError):
+        return 0
+
+
 def files_of(cut: Cut) -> list[str]:
     """The audio files of a cut, but for members of archives (Lhotse's `a.tar/b.wav`)."""
-    sources = [source for recording in _recordings(cut) for source in recording.sources if source.type == "file"]
-    return [str(source.source) for source in sources if ".tar/" not in str(source.source)]
+    return [path for recording in _recordings(cut) for path in _files(recording)]
+
+
+def _files(recording: Recording) -> list[str]:
+    paths = [str(source.source) for source in recording.sources if source.type == "file"]
+    return [path for path in paths if ".tar/" not in path]
 
 
 def _recordings(cut: Cut) -> list[Recording]:

@@ -44,7 +44,7 @@ def fit(stage: str, small_config: Path, run: Path, *more: object) -> list[str]:
 # recordings
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("rate", [8000, 8012, 16000, 44100, 48000])
 @pytest.mark.parametrize("channels", [1, 2])
 def test_any_rate_and_channel_count_is_transcribed(
     speechllm, ctc: Path, tmp_path: Path, rate: int, channels: int
@@ -102,6 +102,8 @@ BROKEN = {
     "a truncated Ogg": (cut_ogg, "truncated"),
     "a truncated Opus": (lambda path: cut_ogg(path, "OPUS"), "truncated"),
     "a truncated AIFF": (cut_aiff, "truncated"),
+    "a header of 2 GHz": (lambda path: soundfile.write(path, speak("one"), 2_000_000_000), "implausible sampling rate"),
+    "a header of 3 kHz": (lambda path: soundfile.write(path, speak("one"), 3_000), "implausible sampling rate"),
     "no samples": (lambda path: soundfile.write(path, np.zeros(0), RATE), "0 seconds"),
     "a sample that is NaN": (infected, "not finite"),
     "half an hour": (lambda path: soundfile.write(path, np.zeros(1800 * 100), 100), "limit is 30 s"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
+import torch
 from conftest import speak, write_cut
 from lhotse import Recording, SupervisionSegment
 from lhotse.cut import Cut
@@ -126,3 +127,42 @@ def test_a_cut_from_the_middle_of_a_recording_is_read_there(tmp_path: Path) -> N
     whole = speak("one two three")
     cut = write_cut(tmp_path, "long", whole, "one two three", "en").truncate(offset=0.25, duration=0.5)
     np.testing.assert_allclose(read(cut), whole[4_000:12_000], atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8_012, 15_999])
+@pytest.mark.parametrize("how", ["on reading", "in the manifest"])
+def test_an_odd_rate_takes_no_memory_to_speak_of(tmp_path: Path, profiled_peak, rate: int, how: str) -> None:
+    time = np.arange(rate) / rate
+    cut = write_cut(tmp_path, "odd", 0.5 * np.sin(2 * np.pi * 440 * time), "text", "en", rate=rate)
+    cut = cut if how == "on reading" else cut.resample(16_000)
+    found = []
+    assert profiled_peak(lambda: found.append(read(cut)) or torch.ones(1)) < 2**24  # one, for there to be a figure
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    np.testing.assert_allclose(found[0][500:-500], expected[500:-500], atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000])
+def test_usual_rates_are_resampled_as_lhotse_resamples(tmp_path: Path, rate: int) -> None:
+    from lhotse.augmentation.resample import Resample
+
+    cut = write_cut(tmp_path, "usual", noise(1.0, rate=rate), "text", "en", rate=rate)
+    samples, _ = soundfile.read(tmp_path / "usual.wav", dtype="float32")
+    expected = Resample(rate, 16_000)(torch.from_numpy(samples)).numpy()
+    np.testing.assert_array_equal(read(cut), expected)
+
+
+@pytest.mark.parametrize("rate", [3_999, 400_000, 4_000_000])
+def test_a_rate_that_no_recording_has_is_named(tmp_path: Path, rate: int) -> None:
+    cut = write_cut(tmp_path, "fast", noise(0.5, rate=16_000), "text", "en", rate=rate)
+    with pytest.raises(UserError, match=f"fast: implausible sampling rate {rate} Hz: convert"):
+        read(cut)
+
+
+@pytest.mark.parametrize("resampled", [False, True])
+def test_a_rate_that_is_not_the_files_is_named(tmp_path: Path, resampled: bool) -> None:
+    cut = write_cut(tmp_path, "slow", noise(0.5, rate=8_000), "text", "en", rate=8_000)
+    cut.recording.sampling_rate = 24_000  # of as many samples: so it would last a third
+    cut.recording.duration = cut.duration = cut.duration / 3
+    cut = cut.resample(16_000) if resampled else cut
+    with pytest.raises(UserError, match=r"slow: .*slow\.wav has 8000 Hz, but its manifest says 24000 Hz"):
+        read(cut)

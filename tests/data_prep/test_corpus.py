@@ -184,6 +184,14 @@ def test_a_file_cut_short_is_rejected(tmp_path, suffix, make_cut):
         make_cut(utterance(short), max_seconds=30)
 
 
+@pytest.mark.parametrize("make_cut", [cut_from_utterance, cut_from_header])
+@pytest.mark.parametrize("rate", [3_999, 384_001, 2_000_000_000])
+def test_a_rate_that_no_recording_has_is_rejected(tmp_path, rate, make_cut):
+    soundfile.write(tmp_path / "a.wav", tone(rate=160_000), rate)
+    with pytest.raises(Rejected, match=rf"^implausible sampling rate: {rate} Hz|^too short"):
+        make_cut(utterance(tmp_path / "a.wav"), max_seconds=100)
+
+
 @pytest.mark.parametrize("suffix", ["opus", "vorbis.ogg"])
 def test_ogg_cut_anywhere_is_rejected(tmp_path, suffix):
     whole, short = tmp_path / f"whole.{suffix}", tmp_path / f"short.{suffix}"
