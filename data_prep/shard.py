@@ -22,6 +22,7 @@ from data_prep.audio_files import SAMPLING_RATE, Rejected
 from data_prep.command_line import Refused
 from data_prep.recordings import check_samples
 from speechllm_pl.core import shar
+from speechllm_pl.core.audio_folder import no_file
 from speechllm_pl.core.audio_sources import unsafe_source
 from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.core.promised_audio import broken_promise
@@ -87,6 +88,8 @@ def _check_ends(cut: Cut) -> None:
     sources = cut.recording.sources if isinstance(cut, MonoCut) and cut.recording else ()
     paths = (Path(str(source.source)) for source in sources if source.type == "file")
     for path in paths:
+        if ".tar/" not in str(path) and (why := no_file(path)):
+            raise Rejected(f"missing: {path} {why}")
         if ".tar/" not in str(path) and (broken := broken_promise(path)):
             raise Rejected(f"truncated: {broken}")
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from speechllm_pl.core.errors import LOST, UserError
+from speechllm_pl.core.errors import LOST, UserError, printable
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HARMLESS = (
@@ -51,7 +51,7 @@ def main() -> None:
             _stopped(error)
         message = _user_error(error)
         if message is not None:
-            print(f"error: {_rank()}{message}", file=sys.stderr)
+            print(f"error: {_rank()}{printable(message)}", file=sys.stderr)
             _end(2)
         if _processes() == 1:
             raise

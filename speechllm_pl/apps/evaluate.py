@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from speechllm_pl.apps.ranks import ranks
 from speechllm_pl.apps.recognition import Precision, Recognized, recognize
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
@@ -135,7 +135,7 @@ def _refuse_above(max_wer: float | None, systems: dict[str, System]) -> None:
 def _tell_skipped(recognized: Recognized) -> None:
     if recognized.skipped:
         some = ", ".join(recognized.skipped[:5])
-        print(f"{len(recognized.skipped)} recordings could not be read: {some}", file=sys.stderr)
+        print(f"{len(recognized.skipped)} recordings could not be read: {printable(some)}", file=sys.stderr)
 
 
 def _write(folder: Path, systems: dict[str, System]) -> None:

@@ -1,6 +1,7 @@
 """`speechllm transcribe`: audio files in, text out."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -10,13 +11,17 @@ from lhotse.cut import Cut
 
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Precision, recognize
+from speechllm_pl.core.audio_folder import audio_files, no_file
 from speechllm_pl.core.audio_sources import runs_in_shell
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.sampling_rates import implausible_rate
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.restore import restore
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of a byte in a file's name that is no UTF-8; JSON has it as an escape."""
 
 AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".aif"}
 
@@ -45,8 +50,10 @@ def transcribe(
         precision: of the computation; default is that of training.
         llm: folder or name of the LLM, where it has moved since training.
     """
+    paths, missing = find_audio(files)
     module = restore(checkpoint, llm=llm, device=device_of(device))
-    cuts, refused = _open_all(_expand(files), language, max_seconds)
+    cuts, refused = _open_all(paths, language, max_seconds)
+    refused = missing + refused
     texts: dict[str, str] = {}
     if cuts:
         recognized = recognize(module, cuts, max_duration, precision=precision)
@@ -54,7 +61,7 @@ def transcribe(
             texts[id_] = hypothesis.text
             if hypothesis.truncated:
                 why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"
-                print(f"warning: {id_}: the text {why}", file=sys.stderr)
+                print(f"warning: {printable(id_)}: the text {why}", file=sys.stderr)
         refused += [f"{id_}: cannot be decoded" for id_ in recognized.skipped]
     for cut in cuts:
         if cut.id in texts:
@@ -63,25 +70,34 @@ def transcribe(
         raise UserError(f"{len(refused)} of {len(cuts) + len(refused)} files refused: " + "; ".join(refused))
 
 
-def _expand(files: list[str]) -> list[Path]:
-    """Folders stand for the audio files below them.
+def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
+    """Folders stand for the audio files below them → files, and what was refused, which is told at once.
+
+    What is no file in a folder is left out and named.
 
     Raises:
-        UserError: a path does not exist, or a folder holds no audio.
+        UserError: nothing is left.
     """
     paths: list[Path] = []
-    for name in files:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO)
-            if not inside:
-                raise UserError(f"folder {name} holds no audio files ({', '.join(sorted(AUDIO))})")
-            paths += inside
-        elif path.is_file():
-            paths.append(path)
+    refused: list[str] = []
+    for name in names:
+        why = no_file(name)
+        if why == "a folder":
+            found = audio_files(Path(name), AUDIO)
+            for skipped in found.skipped:
+                print(f"left out {printable(skipped)}", file=sys.stderr)
+            paths += found.files
+            why = "" if found.files else f"holds no audio files ({', '.join(sorted(AUDIO))})"
+            refused += [f"folder {name} {why}"] if why else []
+        elif why:
+            refused.append(f"audio file {name} {why if why == 'does not exist' else f'is no file ({why})'}")
         else:
-            raise UserError(f"audio file {name} does not exist")
-    return paths
+            paths.append(Path(name))
+    if not paths:
+        raise UserError("; ".join(refused) + ": correct the paths")
+    for each in refused:
+        print(f"left out {printable(each)}", file=sys.stderr)
+    return paths, refused
 
 
 def _open_all(paths: list[Path], language: str, max_seconds: float) -> tuple[list[Cut], list[str]]:
@@ -139,5 +155,5 @@ def _recording(path: Path) -> Recording:
 def _line(cut: Cut, text: str, format: str) -> str:
     if format == "json":
         row = {"file": cut.id, "seconds": round(cut.duration, 3), "text": text}
-        return json.dumps(row, ensure_ascii=False)
-    return f"{cut.id}: {text}"
+        return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(row, ensure_ascii=False))
+    return f"{printable(cut.id)}: {printable(text)}"

@@ -1,6 +1,7 @@
 """What may go wrong, in the words of whoever can mend it."""
 
 import re
+import unicodedata
 
 
 class UserError(ValueError):
@@ -17,3 +18,21 @@ LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE
 def in_one_line(error: Exception) -> str:
     """What an exception of any library says."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """With control characters, line ends, halves of surrogates and changes of direction as escapes.
+
+    A file's name can hold any of them: on a terminal they would move the cursor, or pass for another line.
+    """
+    return "".join(character if _is_shown(character) else _escaped(character) for character in text)
+
+
+def _is_shown(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") and not (
+        "\u202a" <= character <= "\u202e" or "\u2066" <= character <= "\u2069"
+    )
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

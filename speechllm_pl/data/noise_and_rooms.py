@@ -1,7 +1,6 @@
 """Recordings of noise and of rooms' impulse responses, for augmentation."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +10,9 @@ from lhotse import Recording, RecordingSet, load_manifest
 from lhotse.cut import Cut
 from tqdm import tqdm
 
+from speechllm_pl.core.audio_folder import audio_files
 from speechllm_pl.core.audio_sources import runs_in_shell, unsafe_source
-from speechllm_pl.core.errors import UserError, in_one_line
+from speechllm_pl.core.errors import UserError, in_one_line, printable
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
@@ -50,8 +50,10 @@ def recordings_of(folder: str | None, manifest: str | None, used_by: str) -> tup
 
 def _audio_files(folder: Path) -> list[Path]:
     """In an order that does not depend on the disk; links are followed."""
-    files = [Path(where, name) for where, _, names in os.walk(folder, followlinks=True) for name in names]
-    return sorted(path for path in files if path.suffix.lower() in AUDIO_FILES)
+    found = audio_files(folder, AUDIO_FILES)
+    for skipped in found.skipped:
+        log.warning("left out %s", printable(skipped))
+    return found.files
 
 
 def _listed(manifest: str) -> list[Recording]:

@@ -11,6 +11,7 @@ from lhotse.augmentation import Resample
 from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut, MixedCut
 
+from speechllm_pl.core.audio_folder import no_file
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.resampling import steady
@@ -49,10 +50,10 @@ def read(cut: Cut) -> np.ndarray:
     """`(N,)` float32 samples, mono, 16 kHz.
 
     Raises:
-        UserError: there are none, some are not finite, the file was cut off, or its sampling rate is not plausible
-            or not what the manifest says.
+        UserError: there are none, some are not finite, the file is none or was cut off, or its sampling rate is not
+            plausible or not what the manifest says.
     """
-    _refuse_cut_off(cut)
+    _refuse_files(cut)
     samples, finite = decoded(cut) or (None, False)
     if samples is None:
         _refuse_rates(cut)
@@ -66,9 +67,12 @@ def read(cut: Cut) -> np.ndarray:
     return samples
 
 
-def _refuse_cut_off(cut: Cut) -> None:
-    """What decodes without an error although its end is missing. The names of others spare opening their files."""
+def _refuse_files(cut: Cut) -> None:
+    """What is no file, on which a reader would wait for ever; and what decodes without an error although its end is
+    missing. The names of others spare opening their files."""
     for path in files_of(cut):
+        if why := no_file(path):
+            raise UserError(f"{cut.id}: audio file {path} cannot be read: {why}")
         if not path.lower().endswith((".flac", ".mp3")) and (broken := broken_promise(Path(path))):
             raise UserError(f"{cut.id}: {path} is truncated, {broken}")
 

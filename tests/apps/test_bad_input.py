@@ -1,7 +1,10 @@
 """Bad input through the real commands: one line that names the thing and the remedy, status 2, no traceback."""
 
+import contextlib
 import gzip
 import json
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +140,71 @@ def test_files_and_folders_without_audio_are_named(speechllm, ctc: Path, tmp_pat
     empty.mkdir()
     assert f"{missing} does not exist" in speechllm("transcribe", missing, "--checkpoint", ctc).error()
     assert f"{empty} holds no audio" in speechllm("transcribe", empty, "--checkpoint", ctc).error()
+
+
+def test_a_path_that_does_not_exist_costs_that_path_only_and_is_told_first(
+    speechllm, ctc: Path, corpus: Path, tmp_path: Path, monkeypatch
+) -> None:
+    missing, good = tmp_path / "missing.wav", corpus / "test-0.wav"
+    done = speechllm("transcribe", missing, good, "--checkpoint", ctc)
+    assert f"1 of 2 files refused: audio file {missing} does not exist" in done.error()
+    assert done.out.startswith(f"{good}: ")
+    monkeypatch.setattr("speechllm_pl.apps.transcribe.restore", None)  # no model is loaded
+    assert f"{missing} does not exist" in speechllm("transcribe", missing, "--checkpoint", ctc).error()
+
+
+def test_what_is_no_file_in_a_folder_is_skipped_and_named(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    good = tmp_path / "sub" / "good.wav"
+    good.parent.mkdir()
+    good.write_bytes((corpus / "test-0.wav").read_bytes())
+    os.mkfifo(tmp_path / "fifo.wav")
+    (tmp_path / "loop.wav").symlink_to("loop.wav")
+    (tmp_path / "null.wav").symlink_to("/dev/null")
+    (tmp_path / "gone.wav").symlink_to("nowhere")
+    (tmp_path / "sub" / "back").symlink_to(tmp_path)
+    with socket.socket(socket.AF_UNIX) as taken, contextlib.chdir(tmp_path):
+        taken.bind("socket.wav")
+    done = speechllm("transcribe", tmp_path, "--checkpoint", ctc)
+    assert done.status == 0, done.err
+    assert done.out.startswith(f"{good}: ")
+    assert len(done.out.splitlines()) == 1
+    for name, why in {
+        "fifo.wav": "a FIFO",
+        "loop.wav": "a link that leads nowhere",
+        "null.wav": "a device",
+        "gone.wav": "a link that leads nowhere",
+        "socket.wav": "a socket",
+        "sub/back": "a link back to a folder",
+    }.items():
+        assert f"left out {tmp_path / name}: {why}" in done.err
+    line = speechllm("transcribe", good, tmp_path / "fifo.wav", "--checkpoint", ctc).error()
+    assert f"{tmp_path / 'fifo.wav'} is no file (a FIFO)" in line
+
+
+def test_a_manifests_fifo_is_never_opened(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    first, second = CutSet.from_file(corpus / "test.jsonl.gz")
+    os.mkfifo(tmp_path / "fifo.wav")
+    first.recording.sources[0].source = str(tmp_path / "fifo.wav")
+    CutSet.from_cuts([first, second]).to_file(tmp_path / "cuts.jsonl.gz")
+    done = speechllm(
+        "evaluate", "--checkpoint", ctc, "--cuts", tmp_path / "cuts.jsonl.gz", "--output", tmp_path / "scores"
+    )
+    assert f"1 recordings could not be read: {first.id}" in done.err
+
+
+def test_names_cannot_write_to_the_terminal(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    names = ["a\nb.wav", "c\x1b[2Jd.wav", "e\u2028f.wav", "größe ß.wav"]
+    for name in names:
+        (tmp_path / name).write_bytes((corpus / "test-0.wav").read_bytes())
+    done = speechllm("transcribe", tmp_path, "--checkpoint", ctc)
+    assert done.status == 0, done.err
+    shown = {line.removeprefix(f"{tmp_path}/").split(": ")[0] for line in done.out.splitlines()}
+    assert shown == {"a\\nb.wav", "c\\x1b[2Jd.wav", "e\\u2028f.wav", "größe ß.wav"}
+    rows = speechllm("transcribe", tmp_path, "--checkpoint", ctc, "--format", "json").out.split("\n")
+    assert {Path(json.loads(row)["file"]).name for row in rows if row} == set(names)
+    odd = tmp_path / "\udcff\x1b.wav"  # a byte that is no UTF-8
+    odd.write_text("no audio")
+    assert "\\udcff\\x1b.wav: not audio" in speechllm("transcribe", odd, "--checkpoint", ctc).error()
 
 
 # checkpoints
