@@ -72,6 +72,12 @@ class Summary:
         lines += [f"  {count:>6}  {kind}" for kind, count in self.rejected.most_common()]
         return "\n".join(lines)
 
+    def strangers(self) -> list[str]:
+        """Languages that dev or test has and train lacks."""
+        of_train = {language for split, language in self.utterances if split.startswith("train")}
+        others = {language for split, language in self.utterances if not split.startswith("train")}
+        return sorted(others - of_train) if of_train else []
+
     def to_json(self) -> bytes:
         rows = [[*key, count, self.seconds[key]] for key, count in self.utterances.items()]
         return json.dumps({"kept": rows, "rejected": self.rejected}).encode()
@@ -152,6 +158,8 @@ def _publish(pieces: Sequence[Path], summary: Summary, output: Path, manifests: 
         file.write(b"split\tid\tpath\treason\tsource\n")
         join_files([piece / "quarantine.tsv" for piece in pieces], file)
     print(summary.table())
+    if strangers := summary.strangers():
+        print(f"no training utterance, though dev or test has some: {', '.join(strangers)}")
     rejected = summary.rejected.total()
     if rejected:
         print(f"rejected recordings: {output / 'quarantine.tsv'}")

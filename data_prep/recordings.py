@@ -23,6 +23,7 @@ from data_prep.audio_files import (
     resample,
     write_audio,
 )
+from speechllm_pl.core.channels import channels_cancel
 from speechllm_pl.core.sampling_rates import HIGHEST_HZ, LOWEST_HZ
 
 SILENCE = 2e-4
@@ -106,6 +107,8 @@ def cut_from_utterance(
     source = (copy, 0.0, None) if reused and copy else (path, utterance.start, utterance.end)
     audio = read_audio(*source, max_seconds=max_seconds)
     _check_rate(audio.sampling_rate, rates)
+    if channels_cancel(audio.samples):
+        raise Rejected("channels cancel: their mean is nearly silent, though they are not; keep one of them")
     samples = audio.samples.mean(axis=0)  # (T,)
     check_samples(samples, audio.sampling_rate)
     check_transcript(utterance.text, samples.size / audio.sampling_rate)

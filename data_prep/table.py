@@ -10,6 +10,7 @@ program stops and says why.
 """
 
 import argparse
+import codecs
 import csv
 import functools
 import hashlib
@@ -75,6 +76,9 @@ def read_table(path: Path) -> Iterator[Row | BrokenLine]:
         raise UserError(f"table {path} must be one of {', '.join(TABLE_SUFFIXES)}")
     if path.stat().st_size == 0:
         raise UserError(f"table {path} is empty")
+    with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            raise UserError(f"table {path} is written in UTF-16: save it as UTF-8")
     if path.suffix.lower() == ".jsonl":
         return _read_jsonl(path)
     return _read_columns(path)
@@ -128,7 +132,8 @@ def _read_columns(path: Path) -> Iterator[Row | BrokenLine]:
 
 def _csv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter=_delimiter(file.readline()))
+        file.seek(0)
         while True:
             first = reader.line_num + 1
             try:
@@ -143,6 +148,13 @@ def _csv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
                 where = f"{path}:{first}" + (f"-{reader.line_num}" if reader.line_num > first else "")
                 reason = "not UTF-8" if isinstance(error, UnicodeEncodeError) else error
                 yield where, BrokenLine(f"{where}: {reason}")
+
+
+def _delimiter(header: str) -> str:
+    """A comma, or the semicolon that spreadsheets write where the comma is the decimal sign."""
+    text, known = header.strip(), COLUMNS["text"]
+    cells = {mark: [cell.strip('" ').lower() for cell in text.split(mark)] for mark in ",;"}
+    return ";" if set(cells[";"]) & {*known} and not set(cells[","]) & {*known} else ","
 
 
 def _column(header: str) -> str | None:
@@ -251,6 +263,7 @@ def utterances(
     Raises:
         UserError: the table cannot be read; a broken line when `strict`; nothing names the language.
     """
+    of_paths: dict[int, int] = {}  # hash of an id that was made from a path → hash of that path
     for row in read_table(source.table):
         if isinstance(row, BrokenLine):
             if strict:
@@ -258,6 +271,8 @@ def utterances(
             yield Rejection(source.split or "", "", str(source.table), f"broken line: {row}")
             continue
         utterance_id = _id(row)
+        if "id" not in row and of_paths.setdefault(hash(utterance_id), hash(row.get("path"))) != hash(row.get("path")):
+            utterance_id = _id(row, with_suffix=True)  # a.flac beside a.wav
         row_split = row.get("split", source.split)
         if row_split is None:
             row_split = "dev" if _uniform(utterance_id, seed) < dev_fraction else split
@@ -277,13 +292,14 @@ def utterances(
         yield Utterance(utterance_id, path, text, code, row.get("speaker", "unknown"), row_split, start, end)
 
 
-def _id(row: Row) -> str:
-    """The row's id; without one its path without suffix, with the times if it is a stretch; "" without
+def _id(row: Row, with_suffix: bool = False) -> str:
+    """The row's id; without one its path, mostly without suffix, with the times if it is a stretch; "" without
     either."""
     if "id" in row or "path" not in row:
         return row.get("id", "")
     path = Path(row["path"])
-    name = path.stem if path.is_absolute() else path.with_suffix("").as_posix()
+    whole = path if with_suffix else path.with_suffix("")
+    name = whole.name if path.is_absolute() else whole.as_posix()
     times = [row[column] for column in ("start", "end") if column in row]
     return "-".join([name, *times])
 
@@ -350,7 +366,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="accents were typed as apostrophes: write Italian e' as è and so on",
     )
-    parser.add_argument("--strict", action="store_true", help="stop at a broken line of the table")
+    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
     parser.add_argument(
         "--copy-audio",
         action="store_true",
@@ -376,7 +392,8 @@ def main(argv: list[str] | None = None) -> None:
         copy_all=args.copy_audio,
     )
     total = sum(count_lines(source.table) for source in sources)
-    prepare(rows, args.output, jobs=args.jobs, max_seconds=args.max_seconds, make_cut=make_cut, total=total)
+    work = {"jobs": args.jobs, "max_seconds": args.max_seconds, "make_cut": make_cut, "total": total}
+    prepare(rows, args.output, **work, strict=args.strict)
     strange.tell()
 
 

@@ -12,6 +12,7 @@ from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut, MixedCut
 
 from speechllm_pl.core.audio_folder import no_file
+from speechllm_pl.core.channels import channels_cancel
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.resampling import steady
@@ -59,7 +60,10 @@ def read(cut: Cut) -> np.ndarray:
         _refuse_rates(cut)
         if cut.sampling_rate != SAMPLING_RATE:
             cut = cut.resample(SAMPLING_RATE)
-        samples = np.atleast_2d(cut.load_audio()).mean(axis=0).astype(np.float32)
+        channels = np.atleast_2d(cut.load_audio())
+        if channels_cancel(channels):
+            raise UserError(f"{cut.id}: the channels cancel each other: keep one of them")
+        samples = channels.mean(axis=0).astype(np.float32)
     if samples.size == 0:
         raise UserError(f"{cut.id}: the recording is empty")
     if not finite and not np.isfinite(samples).all():

@@ -166,3 +166,10 @@ def test_a_rate_that_is_not_the_files_is_named(tmp_path: Path, resampled: bool) 
     cut = cut.resample(16_000) if resampled else cut
     with pytest.raises(UserError, match=r"slow: .*slow\.wav has 8000 Hz, but its manifest says 24000 Hz"):
         read(cut)
+
+
+def test_channels_that_cancel_are_named(tmp_path: Path) -> None:
+    path, half = tmp_path / "anti.wav", noise(0.5)
+    soundfile.write(path, np.stack([half, -half], axis=1), 16_000)
+    with pytest.raises(UserError, match="anti: the channels cancel each other"):
+        read(Recording.from_file(path, recording_id="anti").to_cut().with_id("anti"))

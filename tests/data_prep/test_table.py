@@ -14,6 +14,7 @@ import soundfile
 from lhotse import CutSet
 
 from data_prep import table
+from data_prep.command_line import Refused
 from speechllm_pl.core.errors import UserError
 
 REAL_DATA = Path(os.environ.get("SPEECHLLM_DATA", "../shared/data"))
@@ -384,3 +385,60 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.stderr
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+# ---------------------------------------------------------------- nothing is lost unnoticed
+
+
+def test_recordings_that_differ_in_their_suffix_are_two(tmp_path):
+    write_tone(tmp_path / "audio" / "a.wav", frequency=300)
+    write_tone(tmp_path / "audio" / "a.flac", frequency=600)
+    cuts = prepare(
+        write_rows(tmp_path / "t.csv", [{"path": "a.wav", "text": "x"}, {"path": "a.flac", "text": "y"}]),
+        "--language",
+        "en",
+    )
+    assert {name: Path(cut["cut"].recording.sources[0].source).name for name, cut in cuts.items()} == {
+        "a": "a.wav",
+        "a.flac": "a.flac",
+    }
+    assert not quarantine(tmp_path / "t.csv")
+
+
+def test_semicolons_separate_as_commas_do(tmp_path, audio):
+    (tmp_path / "t.csv").write_text('id;text;language\na;"one; two, three";en\nb;four, five;en\n')
+    cuts = prepare(tmp_path / "t.csv")
+    assert {name: cut["supervision"].text for name, cut in cuts.items()} == {"a": "one two three", "b": "four five"}
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".csv", ".jsonl"])
+def test_utf_16_is_named(tmp_path, audio, suffix):
+    (tmp_path / f"t{suffix}").write_text("id\ttext\na\tone\n", encoding="utf-16")
+    with pytest.raises(UserError, match="written in UTF-16: save it as UTF-8"):
+        prepare(tmp_path / f"t{suffix}", "--language", "en")
+
+
+def test_strict_stops_at_missing_audio(tmp_path, audio):
+    path = write_rows(tmp_path / "t.csv", [{"id": "a", "text": "one"}, {"id": "gone", "text": "two"}])
+    assert list(prepare(path, "--language", "en")) == ["a"]
+    with pytest.raises(Refused, match="gone: missing: no such audio file"):
+        prepare(path, "--language", "en", "--strict")
+
+
+def test_a_language_that_train_lacks_is_told(tmp_path, audio, capsys):
+    rows = [
+        {"id": "a", "text": "one", "language": "en", "split": "train"},
+        {"id": "b", "text": "eins", "language": "de", "split": "dev"},
+    ]
+    prepare(write_rows(tmp_path / "t.csv", rows))
+    assert "no training utterance, though dev or test has some: de" in capsys.readouterr().out
+
+
+def test_channels_that_cancel_are_named(tmp_path):
+    (tmp_path / "audio").mkdir()
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    soundfile.write(tmp_path / "audio" / "a.wav", np.stack([tone, -tone], 1), 16000)
+    soundfile.write(tmp_path / "audio" / "b.wav", np.stack([tone, 0 * tone], 1), 16000)
+    path = write_rows(tmp_path / "t.csv", [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
+    assert list(prepare(path, "--language", "en")) == ["b"]
+    assert quarantine(path)["a"].startswith("channels cancel")
