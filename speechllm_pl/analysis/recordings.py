@@ -10,8 +10,11 @@ import soundfile
 
 from speechllm_pl.models.features import SAMPLING_RATE
 
-SILENT_DBFS = -60.0
-"""Level below which a recording has nothing to hear."""
+SILENT_DBFS = -75.0
+"""Level below which a recording has nothing to hear: a few steps of 16 bits."""
+
+QUIET_DBFS = -60.0
+"""Level below which speech can be heard only when it is made louder."""
 
 DEAD_SHARE = 0.5
 """Of a recording in which no sample differs from the one before, for a tenth of a second or more."""
@@ -39,6 +42,7 @@ FLOOR_DB = -120.0
 
 LIMITS = {
     "silent": f"below −{-SILENT_DBFS:g} dBFS",
+    "quiet": f"below −{-QUIET_DBFS:g} dBFS",
     "constant": f"{100 * DEAD_SHARE:g} % in stretches of {DEAD_SECONDS:g} s without any change",
     "clipped": f"{100 * CLIPPED_SHARE:g} % of the samples at full scale or on flat tops of the peak",
     "DC offset": f"a mean of {OFFSET:g} of full scale",
@@ -83,6 +87,8 @@ def faults(measures: Measures) -> dict[str, tuple[float, str]]:
     if measures.dead >= DEAD_SHARE:
         return {"constant": (measures.dead, f"{100 * measures.dead:.0f} % of it does not move")}
     found = {}
+    if measures.level < QUIET_DBFS:
+        found["quiet"] = (-measures.level, f"level {measures.level:.0f} dBFS")
     if measures.clipped >= CLIPPED_SHARE:
         found["clipped"] = (measures.clipped, f"{100 * measures.clipped:.2f} % of the samples are cut off")
     if abs(measures.offset) >= OFFSET:

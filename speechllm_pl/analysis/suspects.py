@@ -56,6 +56,7 @@ KINDS = {
     "empty": Kind("No transcript", "has no transcript", "have no transcript", False),
     "unreadable": Kind("Unreadable", "cannot be read", "cannot be read", True),
     "silent": Kind("Silent", "is silent", "are silent", True),
+    "quiet": Kind("Quiet", "is very quiet", "are very quiet", True),
     "constant": Kind("Constant", "hardly ever moves", "hardly ever move", True),
     "clipped": Kind("Clipped", "is clipped", "are clipped", True),
     "offset": Kind("DC offset", "has a DC offset", "have a DC offset", True),
@@ -68,7 +69,7 @@ KINDS = {
     ),
 }
 
-SOUND = ("unreadable", "silent", "constant", "clipped", "offset", "noisy")
+SOUND = ("unreadable", "silent", "quiet", "constant", "clipped", "offset", "noisy")
 
 
 class Found(NamedTuple):

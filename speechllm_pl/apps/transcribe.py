@@ -23,6 +23,9 @@ from speechllm_pl.training.restore import restore
 SURROGATE = re.compile("[\ud800-\udfff]")
 """What Python makes of a byte in a file's name that is no UTF-8; JSON has it as an escape."""
 
+SHORTEST_SECONDS = 0.1
+"""Of a word; a frame of the encoder has 0.08."""
+
 AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".aif"}
 
 
@@ -54,6 +57,9 @@ def transcribe(
     module = restore(checkpoint, llm=llm, device=device_of(device))
     cuts, refused = _open_all(paths, language, max_seconds)
     refused = missing + refused
+    for cut in cuts:
+        if cut.duration < SHORTEST_SECONDS:
+            print(f"warning: {printable(cut.id)}: lasts {cut.duration:.3f} s, too short for a word", file=sys.stderr)
     texts: dict[str, str] = {}
     if cuts:
         recognized = recognize(module, cuts, max_duration, precision=precision)

@@ -47,6 +47,7 @@ def test_each_fault_is_found(clean):
     assert kinds(np.zeros(RATE)) == {"silent"}
     assert kinds(np.full(RATE, 0.2)) == {"constant"}
     assert kinds(random.normal(size=RATE) * 1e-4) == {"silent"}
+    assert kinds(clean * 10 ** (-62 / 20) / clean.std()) == {"quiet"}  # and there is something to hear
     assert kinds(still) == {"constant"}
     assert kinds(clean - 0.02) == {"offset"}
     assert kinds(clean + random.normal(size=len(clean)) * clean.std()) == {"noisy"}

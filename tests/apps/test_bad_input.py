@@ -74,6 +74,7 @@ def test_the_shortest_files_are_transcribed_or_refused(
         assert str(path) in done.error()
     else:
         assert done.out.startswith(f"{path}: ")
+        assert ("too short for a word" in done.err) == (samples < 1600)
 
 
 def truncated(path: Path) -> None:
