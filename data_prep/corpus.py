@@ -116,6 +116,7 @@ def prepare(
     total: int | None = None,
     manifests: Collection[str] = SPLITS,
     strict: bool = False,
+    to_get_dev: str = "prepare the split dev as well",
 ) -> Summary:
     """Check all utterances, write `output`/{split}.jsonl.gz and quarantine.tsv, print the summary.
 
@@ -130,6 +131,7 @@ def prepare(
         manifests: names of all that this corpus may have: of the splits, and of subsets that shall have their own.
             Those for which nothing is found are removed.
         strict: stop at the first rejection.
+        to_get_dev: what to do where there are utterances to train on and none to validate on.
 
     Raises:
         UserError: nothing was usable (the quarantine file is written, manifests are left alone).
@@ -150,6 +152,8 @@ def prepare(
             summary.add_json((piece / "summary.json").read_bytes())
             pieces.append(piece)
     _publish(pieces, summary, output, manifests)
+    if any(split == "train" for split, _ in summary.utterances) and not (output / "dev.jsonl.gz").is_file():
+        print(f"{output} has no dev split, and training needs one to validate on: {to_get_dev}")
     return summary
 
 

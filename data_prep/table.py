@@ -56,6 +56,8 @@ TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl")
 AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".aiff", ".aif")
 """Tried in this order, in lower and upper case, for an id or path that names no file as it stands."""
 
+TO_GET_DEV = "give --dev-fraction 0.05 (with make: PREPARE_ARGS='--dev-fraction 0.05'), or a table of dev"
+
 Row = dict[str, str]
 """Column of `COLUMNS` → cell; an absent or empty cell has no entry."""
 
@@ -393,7 +395,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     total = sum(count_lines(source.table) for source in sources)
     work = {"jobs": args.jobs, "max_seconds": args.max_seconds, "make_cut": make_cut, "total": total}
-    prepare(rows, args.output, **work, strict=args.strict)
+    prepare(rows, args.output, **work, strict=args.strict, to_get_dev=TO_GET_DEV)
     strange.tell()
 
 

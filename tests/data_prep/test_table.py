@@ -442,3 +442,12 @@ def test_channels_that_cancel_are_named(tmp_path):
     path = write_rows(tmp_path / "t.csv", [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
     assert list(prepare(path, "--language", "en")) == ["b"]
     assert quarantine(path)["a"].startswith("channels cancel")
+
+
+def test_what_has_no_dev_split_says_so_with_the_option_that_makes_one(tmp_path, audio, capsys):
+    path = write_rows(tmp_path / "t.csv", [{"id": name, "text": "one"} for name in "abc"])
+    prepare(path, "--language", "en")
+    assert "has no dev split, and training needs one to validate on: give --dev-fraction" in capsys.readouterr().out
+    rows = [{"id": "a", "text": "one", "split": "train"}, {"id": "b", "text": "two", "split": "dev"}]
+    prepare(write_rows(path, rows), "--language", "en")
+    assert "no dev split" not in capsys.readouterr().out
