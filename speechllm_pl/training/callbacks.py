@@ -30,21 +30,42 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
+from speechllm_pl.training.checkpoints import newest_complete
 from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.resumption import CHANGED, changes, keep_former
 
 PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse", "sentencepiece", "jiwer")
 
 
 class RunRecord(SaveConfigCallback):
-    """Writes the resolved configuration, versions, git commit, seed and command of a fit into the run folder."""
+    """Writes the resolved configuration, versions, git commit, seed and command of a fit into the run folder.
 
+    A run that goes on first tells what of its configuration has changed; the former one stays (config.1.yaml).
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Of `fit` alone: a test of the run must not replace the record of its training."""
+        if stage == "fit" and newest_complete(Path(trainer.default_root_dir, "checkpoints")) is None:
+            self.save_config(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Only now: what a checkpoint has refused never came into force."""
+        if trainer.ckpt_path is not None:
+            self._tell_changes(Path(trainer.ckpt_path).parent.parent / "config.yaml")
+        self.save_config(trainer, pl_module, "fit")
+
+    @rank_zero_only
+    def _tell_changes(self, former: Path) -> None:
+        if former.is_file():
+            text = self.parser.dump(self.config, skip_none=False)
+            for change in changes(former.read_text(encoding="utf-8"), text):
+                rank_zero_info(f"{CHANGED}{change}")
+
+    @rank_zero_only
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        if stage != "fit":  # a test of the run must not replace the record of its training
-            return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
-        (folder / "config.yaml").write_text(text)
+        keep_former(folder / "config.yaml", self.parser.dump(self.config, skip_none=False))
         record = {
             "command": sys.argv,
             "seed": self.config.get("seed_everything"),

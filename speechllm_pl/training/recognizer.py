@@ -27,6 +27,7 @@ from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.placement import Placed
+from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
 from speechllm_pl.training.schedules import Schedule
 from speechllm_pl.training.shards import refuse_other_keys
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm
@@ -108,6 +109,13 @@ class Recognizer(Placed):
             torch.backends.cuda.enable_flash_sdp(False)
         self._tell_unknown_characters()
 
+    def on_train_start(self) -> None:
+        """What the configuration says of the optimiser holds, not what it said when a checkpoint was written."""
+        if self.trainer.ckpt_path is not None:
+            optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+            for change in apply_settings(cast(Any, optimizer), cast(Any, scheduler), self._optimizer_settings):
+                rank_zero_info(f"{CHANGED}{change}")
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The loss as a *sum* over this rank's tokens; `on_before_optimizer_step` divides once by all of them."""
         torch.manual_seed(batch.seed)  # the same draws whichever rank has this batch, however often it resumed
@@ -167,6 +175,7 @@ class Recognizer(Placed):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameter_groups())
+        self._optimizer_settings = settings_of(optimizer)
         total_steps = self.trainer.estimated_stepping_batches
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -257,12 +266,23 @@ class Recognizer(Placed):
             raise UserError(
                 "the checkpoint holds weights alone, from which no run goes on: give a step=….ckpt of it (--ckpt_path)"
             )
-        ours = _optimizer_name(self.make_optimizer(self.parameter_groups()))  # the trainer has none yet
+        optimizer = self.make_optimizer(self.parameter_groups())  # the trainer has none yet
+        ours = _optimizer_name(optimizer)
         theirs = checkpoint[RECORD].get("optimizer", "one of an earlier version")
         if ours != theirs:
             raise UserError(
                 f"the checkpoint was trained with {theirs}, whose state means nothing to {ours}: resume with the"
                 " former optimiser, or start anew in another folder (RUN=)"
+            )
+        sizes = [
+            [len(group["params"]) for group in groups]
+            for groups in (checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups)
+        ]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"other parts of the model are trained here ({sum(sizes[1])} tensors) than in the checkpoint"
+                f" ({sum(sizes[0])}): give model.ctc_weight, freeze_encoder and train_llm as its run had them"
+                " (config.yaml beside it), or start anew in another folder (RUN=)"
             )
 
     def check_keys(self, found: Iterable[str]) -> None:
@@ -382,7 +402,7 @@ def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
         ours, theirs = tokenizer.vocab_size - 1, CtcTokenizer.from_bytes(model).vocab_size - 1
         raise UserError(
             f"the tokenizer ({ours} pieces) is not the one that the checkpoint was trained with ({theirs} pieces):"
-            " give the tokenizer of that run (--model.tokenizer), or train anew"
+            " give the tokenizer of that run (--model.tokenizer), or train anew in another folder (RUN=)"
         )
 
 
@@ -395,7 +415,10 @@ def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: s
     for key, value in _flat(ours).items():
         found = _flat(theirs).get(key)
         if key not in MAY_DIFFER and value != found:
-            raise UserError(f"{whose} has {key} {found}, but this run {value}: give it the same, or train anew")
+            raise UserError(
+                f"{whose} has {key} {found}, but this run {value}: give it the same, or train anew in another folder"
+                " (RUN=)"
+            )
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
