@@ -14,7 +14,7 @@ from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.recognizer import Recognizer, not_finite
 from speechllm_pl.training.restore import restore
 
 
@@ -107,6 +107,8 @@ def _restored(path: str, llm: str | None, device: str, stages: set[str]) -> Reco
 
 def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]) -> System:
     hypotheses = recognized.hypotheses(system)
+    if problem := not_finite(recognized.ids, hypotheses, system):
+        raise UserError(problem)
     texts = [hypothesis.text for hypothesis in hypotheses]
     utterances = score(recognized.ids, recognized.languages, recognized.texts, texts)
     if not utterances:

@@ -18,6 +18,7 @@ from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.sampling_rates import implausible_rate
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
+from speechllm_pl.training.recognizer import not_finite
 from speechllm_pl.training.restore import restore
 
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -64,6 +65,9 @@ def transcribe(
     if cuts:
         recognized = recognize(module, cuts, max_duration, precision=precision)
         for id_, hypothesis in zip(recognized.ids, recognized.hypotheses(module.stage), strict=True):
+            if problem := not_finite([id_], [hypothesis], module.stage):
+                refused.append(problem)
+                continue
             texts[id_] = hypothesis.text
             if hypothesis.truncated:
                 why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"

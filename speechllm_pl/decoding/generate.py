@@ -6,7 +6,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.decoding import Hypothesis, Meaningless
 from speechllm_pl.decoding.position_limit import lowered, positions_below
 from speechllm_pl.models.conformer import FRAME_SECONDS
 from speechllm_pl.models.llm import LlmTokenizer
@@ -21,6 +21,9 @@ EXTRA_TOKENS = 10
 LOOP_PHRASE = 8
 LOOP_TIMES = 8
 LOOP_TOKENS = 24
+
+NEVER = 2**62
+"""More tokens than any text has."""
 
 
 def token_caps(frames: Tensor) -> Tensor:
@@ -63,6 +66,27 @@ class RowEnds(transformers.StoppingCriteria):
         return self.ends <= length
 
 
+class FiniteLogits(transformers.LogitsProcessor):
+    """Changes nothing; sees where what a token is chosen from is not finite.
+
+    Args:
+        rows: of the batch.
+
+    Attributes:
+        until: `(B,)` how many tokens of each row were chosen from finite logits before the first that was not.
+    """
+
+    def __init__(self, rows: int, device: torch.device):
+        self.until = torch.full((rows,), NEVER, device=device)
+        self._written = 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
+        most = scores.amax(-1)  # NaN where one is
+        self.until = torch.where(most.isfinite(), self.until, self.until.clamp(max=self._written))
+        self._written += 1
+        return scores
+
+
 @torch.no_grad()
 def generate(
     model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer, *, in_lockstep: bool = False
@@ -76,13 +100,14 @@ def generate(
     caps, limit = token_caps(audio.frames), model.most_positions
     if limit is not None:
         caps = lowered(caps, columns.mask.sum(1), limit)
-    ends = RowEnds(caps)
+    ends, finite = RowEnds(caps), FiniteLogits(len(caps), caps.device)
     llm = cast(Any, model.llm)
     with positions_below(limit, llm):
         ids = llm.generate(
             inputs_embeds=columns.embeddings.to(llm.dtype),
             attention_mask=columns.mask,
             max_new_tokens=max(1, int(caps.max())),
+            logits_processor=transformers.LogitsProcessorList([finite]),
             stopping_criteria=transformers.StoppingCriteriaList([ends]),
             do_sample=False,
             num_beams=1,
@@ -93,12 +118,15 @@ def generate(
             eos_token_id=model.eos_id,
             pad_token_id=tokenizer.pad_id,
         )
-    rows = zip(ids.tolist(), ends.ends.tolist(), ends.looped.tolist(), strict=True)
-    return [_hypothesis(row[:end], looped, model.eos_id, tokenizer) for row, end, looped in rows]
+    rows = zip(ids.tolist(), ends.ends.tolist(), ends.looped.tolist(), finite.until.tolist(), strict=True)
+    return [_hypothesis(row[:end], looped, model.eos_id, tokenizer, until) for row, end, looped, until in rows]
 
 
-def _hypothesis(ids: list[int], looped: bool, eos_id: int, tokenizer: LlmTokenizer) -> Hypothesis:
+def _hypothesis(
+    ids: list[int], looped: bool, eos_id: int, tokenizer: LlmTokenizer, finite_until: int = NEVER
+) -> Hypothesis:
     """Of what was written up to a row's end, its loop included; padding after the end token may look like a loop."""
     ended = eos_id in ids
     text = ids[: ids.index(eos_id)] if ended else ids
-    return Hypothesis(tokenizer.decode(text), truncated=not ended, looped=looped and not ended)
+    kind = Hypothesis if finite_until >= len(text) + ended else Meaningless
+    return kind(tokenizer.decode(text), truncated=not ended, looped=looped and not ended)

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
 from speechllm_pl.training.consolidated import OF_WEIGHTS_ALONE, RECORD, is_consolidated, read_consolidated
+from speechllm_pl.training.digests import DIGESTS, digests_of, refuse_damage, refuse_not_finite
 from speechllm_pl.training.shards import RECORD_FILE, join_shards
 
 BEST = "best.ckpt"
@@ -52,7 +53,7 @@ def write_file(checkpoint: dict[str, Any], path: Path) -> None:
     temporary = partial_name(path)
     with named_errors(path):
         try:
-            write(checkpoint, temporary)
+            write({**checkpoint, DIGESTS: digests_of(checkpoint)}, temporary)
             rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -73,7 +74,7 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
         optimizer: whether its state is needed, which is twice as large as the weights.
 
     Raises:
-        UserError: missing, unreadable, not ours, or of the wrong stage.
+        UserError: missing, unreadable, damaged, not ours, of the wrong stage, or with weights that are not finite.
     """
     checkpoint = read_record(path)
     if stage is not None and checkpoint[RECORD]["stage"] != stage:
@@ -81,6 +82,9 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
         raise UserError(f"checkpoint {path} is of {found}, but one of {STAGES[stage]} is needed here")
     if Path(path).is_dir() and not is_consolidated(Path(path)):
         join_shards(Path(path), checkpoint, optimizer=optimizer)
+    elif Path(path).is_file():
+        refuse_damage(Path(path), checkpoint, checkpoint.get(DIGESTS))
+    refuse_not_finite(Path(path), checkpoint.get("state_dict", {}))
     return checkpoint
 
 
@@ -94,8 +98,12 @@ def read_record(path: str | Path) -> dict[str, Any]:
             return read_consolidated(path)
         checkpoint = torch.load(path / RECORD_FILE if path.is_dir() else path, map_location="cpu", weights_only=True)
         checkpoint[RECORD]["stage"]
+    except UserError:
+        raise
     except Exception as error:  # torch.load raises a dozen kinds
         raise UserError(f"{path} is not a checkpoint of this project, or is damaged") from error
+    if path.is_dir():
+        refuse_damage(path, checkpoint, checkpoint.get(DIGESTS))
     return checkpoint
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import llm_digest
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename
+from speechllm_pl.training.digests import DIGESTS, STATE, digests_of, refuse_damage
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "speechllm.json", "tokenizer.model"
 RECORD = "speechllm"
@@ -44,11 +46,14 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
             part.save_pretrained(partial / LLM)
         if llm:
             settings["llm_digest"] = llm_digest(str(partial / LLM))
-        (partial / TOKENIZER).write_bytes(record["settings"]["tokenizer"])
+        tokenizer = record["settings"]["tokenizer"]
+        (partial / TOKENIZER).write_bytes(tokenizer)
         kept = {key: record[key] for key in ("stage", "precision") if key in record}  # earlier ones lack the latter
-        text = json.dumps({**kept, "settings": settings}, indent=2, ensure_ascii=False)
+        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+        save_file(tensors, partial / WEIGHTS)
+        digests = digests_of(_digested({**kept, "settings": {**settings, "tokenizer": tokenizer}}, tensors))
+        text = json.dumps({**kept, "settings": settings, DIGESTS: digests}, indent=2, ensure_ascii=False)
         (partial / CONFIG).write_text(text + "\n", encoding="utf-8")
-        save_file({name: tensor.contiguous().clone() for name, tensor in state.items()}, partial / WEIGHTS)
         rename(partial, folder)
 
 
@@ -57,9 +62,21 @@ def is_consolidated(path: Path) -> bool:
 
 
 def read_consolidated(folder: Path) -> dict[str, Any]:
-    """The same entries as a checkpoint has for restoring a model."""
+    """The same entries as a checkpoint has for restoring a model.
+
+    Raises:
+        UserError: they are not what was saved.
+    """
     record = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     record["settings"]["tokenizer"] = (folder / TOKENIZER).read_bytes()
+    state, digests = load_file(folder / WEIGHTS), record.pop(DIGESTS, None)
+    refuse_damage(folder, _digested(record, state), digests)
     if (folder / LLM).is_dir():
         record["settings"]["llm"] = str(folder / LLM)
-    return {**OF_WEIGHTS_ALONE, RECORD: record, "state_dict": load_file(folder / WEIGHTS)}
+    return {**OF_WEIGHTS_ALONE, RECORD: record, "state_dict": state}
+
+
+def _digested(record: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
+    """What digests are of: all but where the LLM is, which a user may put elsewhere. Names go by the alphabet."""
+    settings = {key: value for key, value in sorted(record["settings"].items()) if key not in ("llm", "llm_revision")}
+    return {RECORD: {**dict(sorted(record.items())), "settings": settings}, STATE: state}

@@ -139,8 +139,15 @@ class Recognizer(Placed):
         return self.score_batch(batch)
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
-        """→ a row an utterance: its id and each system's text."""
+        """→ a row an utterance: its id and each system's text.
+
+        Raises:
+            UserError: a text means nothing.
+        """
         found = self._recognized(batch)
+        for system, hypotheses in found.items():
+            if problem := not_finite(batch.ids, hypotheses, system):
+                raise UserError(problem)
         return [
             {"id": id_, **{system: hypotheses[row].text for system, hypotheses in found.items()}}
             for row, id_ in enumerate(batch.ids)
@@ -336,6 +343,8 @@ class Recognizer(Placed):
             texts = [hypothesis.text for hypothesis in hypotheses]
             self._rates_of(system).update(score(batch.ids, batch.languages, batch.texts, texts))
             _warn_if_truncated(batch, hypotheses, self.global_rank)
+            if problem := not_finite(batch.ids, hypotheses, system):
+                log.warning(problem)  # and each word counts as wrong: a long run survives a bad recording
         return found
 
     def _recognized(self, batch: Batch) -> dict[str, list[Hypothesis]]:
@@ -424,6 +433,17 @@ def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: s
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     encoder = {f"encoder.{name}": value for name, value in settings["encoder"].items()}
     return {**settings, **encoder, "encoder": None}
+
+
+def not_finite(ids: Iterable[str], hypotheses: Iterable[Hypothesis], system: str) -> str:
+    """The line about texts that mean nothing, as their logits are not finite; empty when there is none."""
+    broken = [id_ for id_, hypothesis in zip(ids, hypotheses, strict=True) if not hypothesis.finite]
+    if not broken:
+        return ""
+    return (
+        f"the {system} logits of {len(broken)} recordings are not finite, so no text was recognised:"
+        f" {', '.join(broken[:5])}; try --precision 32-true, or another checkpoint of the run"
+    )
 
 
 def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) -> None:

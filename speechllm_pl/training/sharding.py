@@ -259,7 +259,7 @@ class ShardedStrategy(ModelParallelStrategy):
         tensors = {MODEL + name: value for name, value in module.state_dict().items() if module.is_saved(name)}
         for optimizer in self.optimizers:
             tensors |= optimizer_tensors(self._names(), _plain(optimizer))
-        load_shards(path, tensors)
+        load_shards(path, tensors, self._writing)
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
             _restore_groups(_plain(optimizer), saved)
 

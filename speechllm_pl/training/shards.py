@@ -15,9 +15,20 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load as load_distributed
 from torch.distributed.checkpoint.state_dict_saver import save as save_distributed
+from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
+from speechllm_pl.training.digests import (
+    DIGESTS,
+    FILE,
+    broken,
+    damaged,
+    difference,
+    digests_of,
+    file_digests,
+    not_finite,
+)
 
 RECORD_FILE = "record.pt"
 """Everything but tensors of model and optimiser."""
@@ -46,20 +57,35 @@ def save_shards(
         _wait(group)
         writer = HuggingFaceStorageWriter(str(temporary), save_distributed=True)
         save_distributed(tensors, storage_writer=writer, process_group=group)
+        digests = _digests_of_files(temporary, group)
         if first:
-            write(record, temporary / RECORD_FILE)
+            write({**record, DIGESTS: digests_of(record) | digests}, temporary / RECORD_FILE)
             rename(temporary, target)
     _wait(group)
 
 
-def load_shards(path: Path, tensors: dict[str, Tensor]) -> None:
+def _digests_of_files(folder: Path, group: dist.ProcessGroup | None) -> dict[str, str]:
+    """Of all files of tensors; each rank reads what it wrote, which it has in memory still."""
+    if not dist.is_initialized():
+        return file_digests(folder.glob("*.safetensors"))
+    own = file_digests(folder.glob(f"shard-{dist.get_rank() + 1:05d}-*.safetensors"))
+    found = _of_ranks(own, group)
+    return {name: digest for digests in found for name, digest in digests.items()}
+
+
+def load_shards(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Fill `tensors` in place from a checkpoint folder, however many ranks wrote it.
 
     The optimiser's state is left alone where it is not asked for, or the run had not taken a step to have one.
 
+    Args:
+        group: in which ranks agree; all of them by default.
+
     Raises:
-        UserError: it lacks one of them, or has others.
+        UserError: it lacks one of them, has others, is damaged, or has weights that are not finite. On all ranks.
     """
+    place = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else ()
+    _refuse_together(_damage(path, _saved_digests(path), *place), group)
     reader = HuggingFaceStorageReader(str(path))
     found = set(reader.read_metadata().state_dict_metadata)
     if not all(any(name.startswith(OPTIMIZER) for name in names) for names in (tensors, found)):
@@ -67,10 +93,58 @@ def load_shards(path: Path, tensors: dict[str, Tensor]) -> None:
         found = {name for name in found if name.startswith(MODEL)}
     refuse_other_keys(set(tensors), found)
     load_distributed(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
+    weights = {name: _local(tensor) for name, tensor in tensors.items() if name.startswith(MODEL)}
+    _refuse_together(broken(path, name) if (name := not_finite(weights)) else "", group)
+
+
+def _damage(path: Path, digests: dict[str, str] | None, rank: int = 0, ranks: int = 1) -> str:
+    """What to tell of the files of a folder, of which this rank reads its share; empty when they are what was saved.
+
+    Args:
+        digests: of all that was saved; None if it is of an earlier version.
+    """
+    names = sorted(name for name in digests or () if name.startswith(FILE))[rank::ranks]
+    files = (path / name.removeprefix(FILE) for name in names)
+    found = file_digests(file for file in files if file.exists())
+    problem = difference({name: (digests or {})[name] for name in names}, found)
+    return damaged(path, problem) if problem else ""
+
+
+def _saved_digests(path: Path) -> dict[str, str] | None:
+    return torch.load(path / RECORD_FILE, map_location="cpu", weights_only=True).get(DIGESTS)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _refuse_together(problem: str, group: dist.ProcessGroup | None) -> None:
+    """
+    Raises:
+        UserError: any rank has a problem. On all of them, or the others would wait for it.
+    """
+    problems = list(filter(None, _of_ranks(problem, group)))
+    if problems:
+        raise UserError(problems[0])
+
+
+def _of_ranks(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
+    """Every rank's."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group)
+    return values
 
 
 def join_shards(path: Path, checkpoint: dict[str, Any], *, optimizer: bool) -> None:
-    """Add to the record of a folder what a single file would hold besides; the optimiser's state where asked for."""
+    """Add to the record of a folder what a single file would hold besides; the optimiser's state where asked for.
+
+    Raises:
+        UserError: a file is not what was saved.
+    """
+    if problem := _damage(path, checkpoint.get(DIGESTS)):
+        raise UserError(problem)
     found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     tensors = {
         name: torch.empty(cast(Any, m).size, dtype=cast(Any, m).properties.dtype)

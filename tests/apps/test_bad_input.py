@@ -237,6 +237,26 @@ def test_a_checkpoint_of_another_project_is_refused(speechllm, corpus: Path, tmp
     assert f"{path} is not a checkpoint of this project" in line
 
 
+@pytest.mark.parametrize("stage", ["ctc", "llm"])
+def test_text_from_logits_that_are_not_finite_is_an_error(
+    speechllm, ctc: Path, llm: Path, corpus: Path, tmp_path: Path, stage: str
+) -> None:
+    """Of weights that are finite, and too large to compute with."""
+    found = torch.load(ctc if stage == "ctc" else llm, weights_only=True)
+    name = {"ctc": "model.head.weight", "llm": "model.projector.linear.weight"}[stage]
+    found["state_dict"][name][:] = 3e38
+    torch.save(found, tmp_path / "huge.ckpt")
+    audio = corpus / "test-0.wav"
+    done = speechllm("transcribe", audio, "--checkpoint", tmp_path / "huge.ckpt")
+    assert f"the {stage} logits of 1 recordings are not finite" in done.error()
+    assert str(audio) in done.error()
+    assert done.out == ""
+    given = ("--cuts", corpus / "test.jsonl.gz", "--output", tmp_path / "scores")
+    line = speechllm("evaluate", "--checkpoint", tmp_path / "huge.ckpt", *given).error()
+    assert f"the {stage} logits of 2 recordings are not finite, so no text was recognised: test-" in line
+    assert not (tmp_path / "scores").exists()
+
+
 def test_a_checkpoint_of_the_wrong_stage_is_refused(
     speechllm, ctc: Path, llm: Path, llm_folder: Path, small_config: Path, tmp_path: Path
 ) -> None:

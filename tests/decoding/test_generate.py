@@ -1,6 +1,7 @@
 """Generation with an LLM that is a table of what follows what, so that every transcript is known beforehand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,15 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.decoding import Hypothesis
-from speechllm_pl.decoding.generate import EXTRA_TOKENS, TOKENS_PER_SECOND, RowEnds, _hypothesis, generate, token_caps
+from speechllm_pl.decoding.generate import (
+    EXTRA_TOKENS,
+    TOKENS_PER_SECOND,
+    FiniteLogits,
+    RowEnds,
+    _hypothesis,
+    generate,
+    token_caps,
+)
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import LlmTokenizer
@@ -206,3 +215,29 @@ def test_what_people_repeat_is_no_loop(phrase: str, times: int) -> None:
     ids = [sorted(set(words)).index(word) for word in words]
     criterion = RowEnds(torch.tensor([99]))
     assert not any(criterion(torch.tensor([ids[:length]]), None) for length in range(1, len(ids) + 1))
+
+
+def test_text_from_logits_that_are_not_finite_is_marked(tokenizer: LlmTokenizer) -> None:
+    """Up to its end token, that is: what a row is fed afterwards does not matter."""
+    llm = chain({BOS: ONE, ONE: TWO, TWO: EOS})
+    asked: list[int] = []
+
+    def spoil(_: Any, __: Any, logits: torch.Tensor) -> None:
+        asked.append(len(asked))
+        if asked[-1] == 2:
+            logits[1, :, 40] = torch.nan
+
+    llm.lm_head.register_forward_hook(spoil)
+    found = hypotheses(llm, [5, 9], tokenizer)
+    assert [hypothesis.finite for hypothesis in found] == [True, False]
+    seen = FiniteLogits(3, torch.device("cpu"))
+    for bad in (None, 1, 2, 1):
+        scores = torch.zeros(3, SIZE)
+        scores[:, 7] = -torch.inf  # a token that cannot be
+        if bad is not None:
+            scores[bad] = torch.inf
+        assert seen(torch.zeros(3, 1), scores) is scores
+    assert seen.until.tolist()[1:] == [1, 2]
+    assert _hypothesis([ONE, EOS], False, EOS, tokenizer, int(seen.until[2])).finite
+    assert not _hypothesis([ONE, EOS], False, EOS, tokenizer, int(seen.until[1])).finite
+    assert _hypothesis([ONE, EOS], False, EOS, tokenizer, int(seen.until[0])).finite

@@ -38,3 +38,13 @@ def test_random_logits_decode_as_a_loop_over_frames_does(ctc_tokenizer: CtcToken
         path = [max(range(len(frame)), key=frame.__getitem__) for frame in logits[row, : frames[row]].tolist()]
         kept = [b for a, b in itertools.pairwise([0, *path]) if b not in (0, a)]
         assert hypothesis.text == ctc_tokenizer.decode(kept)
+
+
+def test_text_from_logits_that_are_not_finite_is_marked(ctc_tokenizer: CtcTokenizer) -> None:
+    logits = logits_of([3, 0, 4, 4], ctc_tokenizer.vocab_size).repeat(4, 1, 1)
+    logits[0, 1, 5] = torch.nan
+    logits[1, 2, 5] = torch.inf
+    logits[2, 3, 5] = torch.nan  # beyond its length
+    logits[3, 3, 5] = -torch.inf  # a class that cannot be
+    found = greedy_ctc(logits, torch.tensor([4, 4, 3, 4]), ctc_tokenizer)
+    assert [hypothesis.finite for hypothesis in found] == [False, False, True, True]
