@@ -29,6 +29,7 @@ def evaluate(
     num_workers: int | Literal["auto"] = "auto",
     llm: str | None = None,
     max_wer: float | None = None,
+    max_unread: float = 0.0,
     allow_command_sources: bool = False,
 ) -> None:
     """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
@@ -45,13 +46,16 @@ def evaluate(
         num_workers: processes that read audio ahead, for each device; auto is as many as there are CPUs for beside a
             GPU, and none beside a CPU, which reading takes a few per cent of.
         llm: folder or name of the LLM, where it has moved since training.
-        max_wer: fail (status 2) when a system's average WER is above this fraction.
+        max_wer: fail (status 2) when a system's average WER is above this fraction, or recordings could not be read.
+        max_unread: the share of recordings, 0 to 1, that may be unread where `max_wer` is given.
         allow_command_sources: run the shell commands and open the addresses that the manifest names instead of files;
             for a manifest that you trust.
 
     Raises:
-        UserError: bad input, or an average WER above `max_wer`.
+        UserError: bad input, an average WER above `max_wer`, or a share of unread recordings above `max_unread`.
     """
+    if not 0 <= max_unread <= 1:
+        raise UserError(f"--max_unread {max_unread} is a share: give 0 to 1")
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
     if not checkpoints:
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
@@ -80,7 +84,7 @@ def evaluate(
                     systems[system] = _judged(recognized, system, module.stage, {**how, "checkpoint": path})
     if rank.is_first:
         _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
-        _refuse_above(max_wer, systems)
+        _refuse_above(max_wer, max_unread, systems)
 
 
 @dataclass(frozen=True)
@@ -127,11 +131,25 @@ def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]
     return System(entry, utterances, truncated)
 
 
-def _refuse_above(max_wer: float | None, systems: dict[str, System]) -> None:
+def _refuse_above(max_wer: float | None, max_unread: float, systems: dict[str, System]) -> None:
+    if max_wer is None:
+        return
     for name, system in systems.items():
-        wer = system.entry["average"]["wer"]
-        if max_wer is not None and wer > max_wer:
+        wer, unread = system.entry["average"]["wer"], system.entry["unreadable"]
+        if len(unread) > max_unread * (len(unread) + len(system.utterances)):
+            raise UserError(
+                f"{name}: {_unread(system.entry)} could not be read, such as {unread[0]}, so its WER passes no"
+                f" max_wer: check the paths in the manifest, or allow a share (--max_unread, now {max_unread:g})"
+            )
+        if wer > max_wer:
             raise UserError(f"{name}: average WER {wer:.3f} is above max_wer {max_wer}")
+
+
+def _unread(entry: dict[str, Any]) -> str:
+    """`1 of 20 recordings (5.0 %)`"""
+    unread = len(entry["unreadable"])
+    total = unread + sum(counts["utterances"] for counts in entry["languages"].values())
+    return f"{unread} of {total} recordings ({100 * unread / total:.1f} %)"
 
 
 def _tell_skipped(recognized: Recognized) -> None:
@@ -183,6 +201,7 @@ def score_table(scores: dict[str, Any]) -> str:
         factor = entry["real_time_factor"]
         lines.append(
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
+            f"; {_unread(entry)} not read"
             + ("" if factor is None else f"; real-time factor {factor:.3f} ({_where(entry)})")
         )
     lines.append("average: plain mean over languages; inside a language, counts are pooled")

@@ -412,6 +412,24 @@ def test_evaluating_runs_no_command_unless_it_is_told_to(speechllm, ctc: Path, c
     assert "could not be read" not in done.err
 
 
+def test_a_gate_on_the_error_rate_fails_on_unread_recordings(
+    speechllm, ctc: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Or a corpus that has gone missing would pass it."""
+    cuts = list(CutSet.from_file(corpus / "test.jsonl.gz"))
+    cuts[0].recording.sources[0].source = str(tmp_path / "gone.wav")
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    given = ["evaluate", "--checkpoint", ctc, "--cuts", tmp_path / "cuts.jsonl.gz", "--output", tmp_path]
+    done = speechllm(*given, "--max_wer", 9)
+    assert f"1 of 2 recordings (50.0 %) could not be read, such as {cuts[0].id}" in done.error()
+    assert "--max_unread" in done.error()
+    assert "; 1 of 2 recordings (50.0 %) not read" in done.out  # the table's
+    assert speechllm(*given, "--max_wer", 9, "--max_unread", 0.5).status == 0
+    assert speechllm(*given, "--max_wer", 9, "--max_unread", 0.49).status == 2
+    assert speechllm(*given).status == 0
+    assert "--max_unread 1.5" in speechllm(*given, "--max_wer", 9, "--max_unread", 1.5).error()
+
+
 # devices
 
 
