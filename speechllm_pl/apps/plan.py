@@ -37,6 +37,7 @@ from speechllm_pl.data.loader import workers_of_cpus
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import newest_complete
 from speechllm_pl.training.device_memory import GIB, total_memory
+from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
 from speechllm_pl.training.memory import System
 
 SHAPES = Path("conf/llm")
@@ -182,6 +183,7 @@ def setup_of(
 
     Raises:
         NotKnown: the LLM's shape is not known here, or the precision is none that is trained with.
+        UserError: `fit` would refuse the strategy.
     """
     model, trainer, data = config.model.init_args, config.trainer, config.data
     if trainer.precision not in AUTOCAST:
@@ -190,7 +192,8 @@ def setup_of(
     devices = _devices(trainer.devices)
     if gpus is None:
         gpus = (devices or 1) * int(trainer.num_nodes)
-    strategy, settings = _strategy(trainer.strategy)
+    strategy, settings, kind = _strategy(trainer.strategy)
+    refuse_quantized_shards(model.get("quantize") or "none", kind)
     return Setup(
         system=system_of(model),
         max_duration=data.max_seconds if data.max_duration == "auto" else data.max_duration,
@@ -270,15 +273,15 @@ def llm_shape(name: str) -> transformers.PretrainedConfig:
         ) from None
 
 
-def _strategy(strategy: Any) -> tuple[Sharding, dict[str, Any]]:
-    """What the trainer's strategy does with weights, and its settings."""
-    from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
+def _strategy(strategy: Any) -> tuple[Sharding, dict[str, Any], type]:
+    """What the trainer's strategy does with weights, its settings and its class."""
+    from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 
     if isinstance(strategy, str):
-        return ("fsdp" if "fsdp" in strategy else "ddp"), {}
+        return ("fsdp", {}, FSDPStrategy) if "fsdp" in strategy else ("ddp", {}, DDPStrategy)
     kind = _class(strategy.class_path)
     sharded = issubclass(kind, ModelParallelStrategy | FSDPStrategy)
-    return ("fsdp" if sharded else "ddp"), dict(strategy.get("init_args") or {})
+    return ("fsdp" if sharded else "ddp"), dict(strategy.get("init_args") or {}), kind
 
 
 def _class(path: str) -> Any:

@@ -150,7 +150,7 @@ class LlmFinetuning(Recognizer):
     def setup(self, stage: str) -> None:
         """Before any weight of the LLM is read."""
         super().setup(stage)
-        refuse_quantized_shards(self.quantize, self.trainer.strategy)
+        refuse_quantized_shards(self.quantize, type(self.trainer.strategy))
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, SpeechDataModule):
             datamodule.llm_input = self.llm_input()
@@ -346,13 +346,18 @@ class LlmFinetuning(Recognizer):
         return self.text_tokens(self.llm_tokenizer.encode(texts))
 
 
-def refuse_quantized_shards(quantize: Quantization, strategy: Strategy) -> None:
+def refuse_quantized_shards(quantize: Quantization, strategy: type[Strategy] | Strategy) -> None:
     """
+    Args:
+        quantize: of the LLM.
+        strategy: of the trainer, made or not: the plan asks as well.
+
     Raises:
         UserError: `strategy` shards the LLM, which its quantised weights cannot be.
     """
-    if quantize != "none" and isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+    kind = strategy if isinstance(strategy, type) else type(strategy)
+    if quantize != "none" and issubclass(kind, FSDPStrategy | ModelParallelStrategy):
         raise UserError(
-            f"quantize {quantize} does not go with FSDP ({type(strategy).__name__}): quantised weights cannot be"
+            f"quantize {quantize} does not go with FSDP ({kind.__name__}): quantised weights cannot be"
             " sharded. Keep them whole on every device (TRAINER=ddp or single), or set --model.quantize none"
         )

@@ -87,6 +87,14 @@ def test_a_model_that_would_not_fit_gathered_is_told_to_be_validated_in_lockstep
     assert re.search(r"validation +[\d.]+ GiB .* ranks in lockstep", together.out)
 
 
+@pytest.mark.parametrize(
+    "strategy", ["fsdp", '{"class_path": "speechllm_pl.training.sharding.ShardedStrategy"}'], ids=["name", "class"]
+)
+def test_what_fit_refuses_is_refused(speechllm: Callable, llm_folder: Path, strategy: str) -> None:
+    given = (*TINY, "--model.llm", llm_folder, "--gpus", 8, "--model.quantize", "nf4", "--trainer.strategy", strategy)
+    assert "quantize nf4 does not go with FSDP" in speechllm("plan", *given).error()
+
+
 def test_an_unknown_llm_gpu_or_precision_is_refused_by_name(speechllm: Callable, llm_folder: Path) -> None:
     assert "conf/llm/nothing" in speechllm("plan", *TINY, "--model.llm", "nobody/nothing").error()
     known = (*TINY, "--model.llm", llm_folder)
