@@ -15,6 +15,8 @@ class Batch(NamedTuple):
     ids: list[str]
     skipped: list[str]  # ids of recordings that were due in this batch and could not be read
     seed: int = 0  # of everything random about it, 63 bits: depends on neither rank nor resume
+    due: int = 0  # recordings, read or not; augmentation may have made fewer utterances of them
+    unread: str = ""  # the last that could not be read: its id, its file, and why
 
     @property
     def padding_share(self) -> float:

@@ -15,6 +15,7 @@ from speechllm_pl.data.augmentation import Augmentation, Concatenate
 from speechllm_pl.data.batches import Buckets, Draw, EpochBatches, Positions
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.identity import difference, identity, refuse_other_data
 from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, cpus_of_rank, loader, start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
@@ -56,6 +57,9 @@ class SpeechDataModule(L.LightningDataModule):
         augmentations: what is done to training utterances, in this order (docs/augmentation.md).
         allow_command_sources: run the shell commands and open the addresses that manifests name instead of files; for
             manifests that you trust.
+        other_data: let a run go on that was trained on other data than this.
+        max_skipped_share: of training utterances that cannot be read, after which the run ends: looked at once 100 were
+            due, and where an epoch ends.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class SpeechDataModule(L.LightningDataModule):
         seed: int = 0,
         augmentations: list[Augmentation] | None = None,
         allow_command_sources: bool = False,
+        other_data: bool = False,
+        max_skipped_share: float = 0.2,
     ):
         super().__init__()
         self.root = Path(root)
@@ -120,6 +126,12 @@ class SpeechDataModule(L.LightningDataModule):
             raise UserError(f"data.timeout_seconds = {timeout_seconds}: give more than 0")
         if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
             raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
+        if not 0 <= max_skipped_share <= 1:
+            raise UserError(f"data.max_skipped_share = {max_skipped_share}: give a share, 0 to 1")
+        self.other_data = other_data
+        self.max_skipped_share = max_skipped_share
+        self._sources: dict[str, Manifest | SharCuts] = {}  # of training, as they were opened
+        self._identities: dict[str, dict[str, Any]] | None = None  # of these
         self._pin_memory = False
         self._cuts: dict[str, Manifest | SharCuts] = {}
         self._mixture: Mixture | None = None
@@ -306,6 +318,29 @@ class SpeechDataModule(L.LightningDataModule):
 
     predict_dataloader = test_dataloader
 
+    def refuse_other_data(self, state: dict[str, Any]) -> str:
+        """Compare the training data with that of a run's state, as `state_dict` had it.
+
+        Returns:
+            What has changed, in words, where it may.
+
+        Raises:
+            UserError: it may not.
+        """
+        former = state.get("sources")
+        if not former:  # of an earlier version
+            return ""
+        if not self.other_data:
+            refuse_other_data(former, self._identity_of_sources())
+        return difference(former, self._identity_of_sources())
+
+    def _identity_of_sources(self) -> dict[str, dict[str, Any]]:
+        if self._identities is None:
+            _ = self.mixture  # which opens them
+            places = {name: str(self.root / source.cuts) for name, source in self.train.items()}
+            self._identities = {name: identity(cuts, places[name]) for name, cuts in self._sources.items()}
+        return self._identities
+
     def state_dict(self) -> dict[str, Any]:
         """Where the run stands in the data: the epoch, its batches done over all ranks, the trainer's count of them."""
         if self._plan is None:
@@ -313,7 +348,13 @@ class SpeechDataModule(L.LightningDataModule):
         progress = cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress
         steps = progress.current.processed
         done = self._plan.batches if progress.is_last_batch else self._plan.done_after(steps)
-        return {"epoch": self._plan.epoch, "batches": done, "steps": steps, "data": self._identity(self._plan)}
+        return {
+            "epoch": self._plan.epoch,
+            "batches": done,
+            "steps": steps,
+            "data": self._identity(self._plan),
+            "sources": self._identity_of_sources(),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = state_dict or None
@@ -350,6 +391,7 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _open_training_cuts(self) -> TrainingCuts:
         sources = {name: self._read(source.cuts) for name, source in self.train.items()}
+        self._sources = sources
         cuts = TrainingCuts(sources, self.max_seconds)
         if cuts.left_out:
             total = len(cuts) + cuts.left_out

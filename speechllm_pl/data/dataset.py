@@ -33,23 +33,26 @@ class SpeechDataset(Dataset):
         self.seed = seed
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
-        utterances, skipped = [], []
+        utterances, skipped, unread = [], [], ""
         expect(len(planned.indices), round(planned.longest * SAMPLING_RATE))
         copies = [0] * len(planned.indices) if planned.copies is None else planned.copies.tolist()
         for index, copy in zip(planned.indices, copies, strict=True):
-            name = f"cut {index}"
+            name, file = f"cut {index}", self._where(index)
             try:
-                reading(f"{name} ({self._where(index)})")
+                reading(f"{name} ({file})")
                 cut = self.cuts[int(index)]
                 name = cut.id
-                reading(f"{name} ({_file_of(cut) or self._where(index)})")
+                file = _file_of(cut) or file
+                reading(f"{name} ({file})")
                 utterances.append(read_utterance(cut, copy))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 log.warning("skipped %s, which cannot be read: %s", name, in_one_line(error))
                 skipped.append(name)
+                unread = f"{name} ({file}): {in_one_line(error)}"
         utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
         reading("")
-        return collate(utterances, skipped)._replace(seed=planned.seed)
+        read = collate(utterances, skipped)
+        return read._replace(seed=planned.seed, due=len(planned.indices), unread=unread)
 
     def _where(self, index: int) -> str:
         """The file that has the cut, as far as that is known without reading it."""

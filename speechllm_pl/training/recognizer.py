@@ -31,6 +31,7 @@ from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_o
 from speechllm_pl.training.schedules import Schedule
 from speechllm_pl.training.shards import refuse_other_keys
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm
+from speechllm_pl.training.unread import Unread
 
 MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", "encoder.dropout")
 SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
@@ -72,6 +73,7 @@ class Recognizer(Placed):
         self.skipped_steps = 0
         self.precision = "32-true"  # of the training that a checkpoint is of; earlier ones do not tell
         self._step = OptimizerStep()
+        self._unread = Unread()
         self.step_loss = 0.0  # of the optimiser step so far, over all ranks
 
     # what a stage is
@@ -125,7 +127,7 @@ class Recognizer(Placed):
             batch = _silence(batch, self.device)
         terms = self.loss_terms(batch)
         loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
-        self._pool(terms, readable)
+        self._pool(terms, readable, batch)
         finite = bool(loss.isfinite())
         self._step.note(ids, finite=finite)
         if not finite:
@@ -257,12 +259,26 @@ class Recognizer(Placed):
         if found != self.stage:
             what = STAGES.get(found, "another project")
             raise UserError(f"the checkpoint is of {what}, but one of {STAGES[self.stage]} is needed here")
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._refuse_other_data(checkpoint)
         self.skipped_steps = checkpoint[RECORD].get("skipped_steps", 0)
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
         if self._trainer is not None and self._trainer.state.fn == "fit":
             self._check_optimizer(checkpoint)
+
+    def _refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
+        """Before its tokenizer, which is another one because the data is.
+
+        Raises:
+            UserError: the run was trained on other data.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SpeechDataModule):
+            change = data.refuse_other_data(checkpoint.get(type(data).__qualname__) or {})
+            if change:
+                rank_zero_info(f"{CHANGED}training data {change}")
 
     def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
         """
@@ -327,10 +343,20 @@ class Recognizer(Placed):
                 f" as <unk>: {' '.join(sorted(unknown)[:20])}; train the tokenizer on them (make tokenizer)"
             )
 
-    def _pool(self, terms: dict[str, WeightedTerm], readable: bool) -> None:
+    def _pool(self, terms: dict[str, WeightedTerm], readable: bool, batch: Batch) -> None:
+        due, skipped = self._step.due, self._step.skipped
         means, self.agreed_signal, self.agreed_save = self._step.pool(
-            terms, counts=readable, signal=self.stop_signal, save=self.save_due
+            terms,
+            counts=readable,
+            signal=self.stop_signal,
+            save=self.save_due,
+            due=batch.due,
+            skipped=len(batch.skipped),
         )
+        self._unread.add(self._step.due - due, self._step.skipped - skipped, batch.unread)
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SpeechDataModule):
+            self._unread.refuse_above(data.max_skipped_share, epoch_ends=self.trainer.is_last_batch)
         self.step_loss = self._step.loss
         for name, mean in means.items():
             self.log(f"train/{name}", mean, batch_size=1)

@@ -25,6 +25,8 @@ class OptimizerStep:
     tokens: float = 0.0  # of the first term, over all ranks
     ids: list[str] = field(default_factory=list)  # of this rank
     broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
+    due: int = 0  # recordings, over all ranks
+    skipped: int = 0  # of these, as they could not be read
 
     @property
     def loss(self) -> float:
@@ -32,7 +34,14 @@ class OptimizerStep:
         return self.total / max(self.tokens, 1.0)
 
     def pool(
-        self, terms: Mapping[str, WeightedTerm], *, counts: bool, signal: int, save: bool
+        self,
+        terms: Mapping[str, WeightedTerm],
+        *,
+        counts: bool,
+        signal: int,
+        save: bool,
+        due: int = 0,
+        skipped: int = 0,
     ) -> tuple[dict[str, float], int, bool]:
         """Add a batch of every rank, in one message together with what else all ranks must agree on.
 
@@ -41,6 +50,7 @@ class OptimizerStep:
             counts: whether this rank's batch counts; false when none of its recordings could be read.
             signal: this rank's, 0 for none.
             save: whether this rank wants a checkpoint.
+            due, skipped: recordings of this rank's batch, and how many of them could not be read.
 
         Returns:
             The mean of each term over all ranks' tokens, the largest signal of any rank, and whether any wants a
@@ -48,8 +58,10 @@ class OptimizerStep:
         """
         own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
         own = torch.stack([value.double() * counts for value in own])
-        pooled = _over_ranks(torch.cat([own, own.new_tensor([signal, save])]))
-        totals, numbers = pooled[:-2:2], pooled[1:-2:2]
+        pooled = _over_ranks(torch.cat([own, own.new_tensor([due, skipped, signal, save])]))
+        totals, numbers = pooled[:-4:2], pooled[1:-4:2]
+        self.due += int(pooled[-4])
+        self.skipped += int(pooled[-3])
         self.tokens += numbers[0]
         self.total += sum(weight * total for (_, weight), total in zip(terms.values(), totals, strict=True))
         means = (total / max(number, 1.0) for total, number in zip(totals, numbers, strict=True))
