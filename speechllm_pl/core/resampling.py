@@ -56,14 +56,15 @@ class SteadyResampler:
 def steady(create: Callable[[int, int], Callable]) -> Callable[[int, int], Callable]:
     """`create`, which makes resamplers of torchaudio, but for rates between which their filters would be large.
 
-    What is returned raises a `UserError` for rates that no recording has.
+    For others, what is returned raises a `UserError` if no recording has them.
     """
 
     def create_steadily(source_hz: int, target_hz: int) -> Callable:
+        if filter_values(source_hz, target_hz) <= MOST_VALUES:
+            return create(source_hz, target_hz)  # whatever they are: rooms are simulated at 1,024,000 Hz
         for hz in (source_hz, target_hz):
             if wrong := implausible_rate(hz):
                 raise UserError(wrong)
-        large = filter_values(source_hz, target_hz) > MOST_VALUES
-        return SteadyResampler(source_hz, target_hz) if large else create(source_hz, target_hz)
+        return SteadyResampler(source_hz, target_hz)
 
     return create_steadily

@@ -135,7 +135,7 @@ class SharedMuon(torch.optim.Muon):
 def shared(stacks: list[Tensor]) -> list[Tensor]:
     """`orthogonalised` each `(N, R, C)`, a part of every stack on each rank."""
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if ranks == 1:
+    if ranks == 1 or not stacks:  # none has a gradient in a step that is left out
         return [orthogonalised(stack) for stack in stacks]
     own = [orthogonalised(_part(stack, dist.get_rank(), ranks)).flatten() for stack in stacks]
     told = torch.empty(ranks * sum(map(len, own)), dtype=torch.bfloat16, device=own[0].device)

@@ -23,6 +23,7 @@ from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.llm import llm_commit, llm_digest, load_llm
 from speechllm_pl.training.checkpoints import RECORD, AtomicCheckpointIO, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.digests import DIGESTS
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.restore import restore
@@ -112,7 +113,7 @@ def test_an_earlier_checkpoint_without_a_digest_is_taken_on_trust_aloud(
     trained: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     checkpoint = torch.load(trained, weights_only=True)
-    del checkpoint[RECORD]["settings"]["llm_revision"]
+    del checkpoint[RECORD]["settings"]["llm_revision"], checkpoint[DIGESTS]
     checkpoint[RECORD]["settings"]["llm_digest"] = ""
     torch.save(checkpoint, tmp_path / "earlier.ckpt")
     module = restore(tmp_path / "earlier.ckpt")

@@ -214,7 +214,7 @@ def spoil_mls(folder: Path, language: str, suffix: str) -> dict[str, str]:
     )
     return {
         fast: "wrong sampling rate" if suffix == ".flac" else "missing",
-        short: "unreadable",
+        short: "unreadable" if suffix == ".flac" else "truncated",
         empty: "empty",
         slow: "wrong sampling rate",
         missing: "missing",

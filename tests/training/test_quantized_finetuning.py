@@ -13,6 +13,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.training.digests import DIGESTS
 from speechllm_pl.training.llm_finetuning import LlmFinetuning, refuse_quantized_shards
 from speechllm_pl.training.restore import restore
 
@@ -72,7 +73,7 @@ def test_checkpoints_from_before_quantisation_are_taken_as_without(
 ) -> None:
     def older(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, weights_only=True)
-        del checkpoint[RECORD]["settings"]["quantize"]
+        del checkpoint[RECORD]["settings"]["quantize"], checkpoint[DIGESTS]
         torch.save(checkpoint, path)
         return read_checkpoint(path)
 
