@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import write_cut
-from lhotse import MonoCut
+from stuck_cut import StuckCut
 from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
@@ -224,15 +224,6 @@ def test_a_worker_that_is_killed_is_noticed_long_before_the_timeout(corpus: Path
 
 
 # if no batch comes
-
-
-class StuckCut(MonoCut):
-    """Reading it does not end, as of a file on a disk that does not answer."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "supervisions":
-            time.sleep(3600)
-        return super().__getattribute__(name)
 
 
 def test_a_stuck_process_is_named_with_its_cut_and_file(tmp_path: Path) -> None:
