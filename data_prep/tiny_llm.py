@@ -49,6 +49,7 @@ PAD, BOS, EOS, UNK, FILLER = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID, FILLER_ID = range(len(SPECIAL_TOKENS))
 IGNORED = -100  # a label without loss
 LONGEST_TOKEN = 8  # letters: from few texts, longer tokens are compounds too rare to be learned from speech
+FEW = 200  # transcripts, with fewer of which an LLM learns them, and not to write
 DRAWN_TOGETHER = 512  # sequences sorted by length at a time: enough for batches with little padding
 
 
@@ -75,6 +76,17 @@ def read_texts(manifests: Iterable[Path]) -> dict[str, list[str]]:
     if not texts:
         raise UserError(f"no transcripts in {', '.join(map(str, manifests))}; nothing to train on")
     return {language: list(of_language) for language, of_language in texts.items()}
+
+
+def too_few(texts: dict[str, list[str]]) -> str:
+    """What to do instead, where there is too little text to make an LLM of; empty where there is enough."""
+    count = sum(map(len, texts.values()))
+    if count >= FEW:
+        return ""
+    return (
+        f"{count} different transcripts are too few to make an LLM of, which takes minutes all the same: interrupt it,"
+        f" and give a pretrained one, such as LLM=bloom-560m (from {FEW} on it is worth it)"
+    )
 
 
 class TextPool:
@@ -529,8 +541,11 @@ def main() -> None:
     torch.set_num_threads(1)  # the result then does not depend on the machine's number of cores
     keep_freed_memory()
     torch.backends.cuda.enable_flash_sdp(False)  # its bf16 backward is slow on CPUs, which this switch covers too
+    texts = read_texts(args.manifest)
+    if warning := too_few(texts):
+        print(warning)
     record = build(
-        read_texts(args.manifest),
+        texts,
         args.output,
         dev=read_texts(args.dev_manifest) if args.dev_manifest else None,
         recipe=Recipe(steps=args.steps, vocabulary_size=args.vocabulary, precision=args.precision, seed=args.seed),

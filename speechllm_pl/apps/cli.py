@@ -22,7 +22,8 @@ from speechllm_pl.core.errors import LOST, UserError, printable
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HARMLESS = (
     ".*(srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing"
-    "|metric states have not yet been updated).*"  # of a rank that had no utterance
+    "|metric states have not yet been updated"  # of a rank that had no utterance
+    "|dataloader is not resumable).*"  # ours is, by the data module's state
 )
 """Warnings of the libraries that a user can do nothing about."""
 ADVICE = re.compile("Tip: For seamless|TPU available: False|was configured so validation will run")

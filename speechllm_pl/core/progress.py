@@ -1,5 +1,6 @@
 """How long work shows where it stands."""
 
+import os
 import sys
 from typing import Any
 
@@ -9,7 +10,12 @@ from tqdm import tqdm
 def progress_bar(description: str, total: int | None, **looks: Any) -> tqdm:
     """A bar with rate and time left. In a log file every refresh is a line, so there they are seldom.
 
+    Of processes that do the same side by side, the first one of a machine has a bar, and the others have none.
+
     Args:
         looks: `unit`, `unit_scale`, `initial` … of tqdm.
     """
-    return tqdm(desc=description, total=total, mininterval=0.5 if sys.stderr.isatty() else 30.0, **looks)
+    place = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+    disable = looks.pop("disable", False) or place != "0"
+    interval = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(desc=description, total=total, mininterval=interval, disable=disable, **looks)

@@ -31,6 +31,7 @@ def test_advice_that_helps_nobody_is_left_out_and_nothing_else(
         kernels.error("this kernel is broken")
         library.warning("the installed bitsandbytes was compiled without GPU support")
         rank_zero_warn("Found 3 module(s) in eval mode at the start of training.")
+        rank_zero_warn("You're resuming from a checkpoint that ended mid-epoch and your dataloader is not resumable.")
         rank_zero_warn("GPU available but not used.")
         warnings.warn("the disk is nearly full", stacklevel=1)
 

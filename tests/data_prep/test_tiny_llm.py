@@ -204,6 +204,14 @@ def test_a_missing_and_a_broken_manifest_are_named(tmp_path: Path) -> None:
         tiny_llm.read_texts([tmp_path / "broken.jsonl"])
 
 
+def test_too_little_text_is_told_before_minutes_are_spent_on_it() -> None:
+    enough = {"en": [f"text {number}" for number in range(150)], "de": [f"Text {number}" for number in range(50)]}
+    assert tiny_llm.too_few(enough) == ""
+    enough["de"].pop()
+    assert tiny_llm.too_few(enough).startswith("199 different transcripts are too few to make an LLM of")
+    assert "LLM=" in tiny_llm.too_few(enough)
+
+
 def test_the_program_works_on_ten_digit_words(tmp_path: Path) -> None:
     digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     manifest = write_manifest(tmp_path / "train.jsonl.gz", {"en": digits})
