@@ -46,6 +46,9 @@ class MuonAdamW(Optimizer):
         betas: AdamW's running means.
         momentum: Muon's.
         weight_decay: decoupled, of both.
+
+    Raises:
+        ValueError: one of them is impossible.
     """
 
     def __init__(
@@ -56,6 +59,9 @@ class MuonAdamW(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.01,
     ):
+        torch.optim.AdamW([torch.zeros(1)], lr, betas, weight_decay=weight_decay)  # checks them, unlike a group's
+        if not 0 <= momentum < 1:
+            raise ValueError(f"Invalid momentum value: {momentum}")
         defaults = {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, HIDDEN_MATRICES: False})
         self._divide()

@@ -61,6 +61,7 @@ class Recognizer(Placed):
         super().__init__(activation_checkpointing=activation_checkpointing, compile_encoder=compile_encoder)
         known = isinstance(tokenizer, CtcTokenizer)
         self.tokenizer = tokenizer if known else CtcTokenizer.from_file(tokenizer)
+        refuse_impossible(optimizer)
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.max_skipped_steps = max_skipped_steps
@@ -426,6 +427,17 @@ def _with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 def _optimizer_name(optimizer: torch.optim.Optimizer) -> str:
     """The optimiser's class and its number of parameter groups: what its saved state belongs to."""
     return f"{type(optimizer).__name__} on {len(optimizer.param_groups)} groups"
+
+
+def refuse_impossible(optimizer: OptimizerCallable) -> None:
+    """
+    Raises:
+        UserError: a setting has a value that the optimiser cannot have, such as a negative rate.
+    """
+    try:
+        optimizer([torch.zeros(1)])
+    except ValueError as error:
+        raise UserError(f"model.optimizer: {error}: correct the value") from error
 
 
 def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:

@@ -345,6 +345,19 @@ def test_settings_that_exclude_each_other_are_refused(
 # manifests
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"), [(("lr", -1), "model.optimizer: Invalid learning rate"), (("betas", "[2,0.9]"), "beta")]
+)
+def test_values_that_an_optimizer_cannot_have_are_refused(
+    speechllm, small_config: Path, tmp_path: Path, setting: tuple[str, object], said: str
+) -> None:
+    name, value = setting
+    given = ("--config", CONF / "pretrain_ctc.yaml", "--config", CONF / "size" / "tiny.yaml", "--config", small_config)
+    line = speechllm("fit", *given, "--run", tmp_path, f"--model.optimizer.{name}", value).error()
+    assert said in line
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("command", ["evaluate", "fit"])
 @pytest.mark.parametrize("line", ["{", "{}", '["a list"]', ""], ids=["cut short", "no cut", "a list", "blank"])
 def test_a_broken_line_of_a_manifest_is_numbered(
