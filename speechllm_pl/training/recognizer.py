@@ -345,7 +345,6 @@ class Recognizer(Placed):
             )
 
     def _pool(self, terms: dict[str, WeightedTerm], readable: bool, batch: Batch) -> None:
-        due, skipped = self._step.due, self._step.skipped
         means, self.agreed_signal, self.agreed_save = self._step.pool(
             terms,
             counts=readable,
@@ -354,7 +353,7 @@ class Recognizer(Placed):
             due=batch.due,
             skipped=len(batch.skipped),
         )
-        self._unread.add(self._step.due - due, self._step.skipped - skipped, batch.unread)
+        self._unread.add(self._step.due, self._step.skipped, batch.unread)
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SpeechDataModule):
             self._unread.refuse_above(data.max_skipped_share, epoch_ends=self.trainer.is_last_batch)

@@ -25,7 +25,7 @@ class OptimizerStep:
     tokens: float = 0.0  # of the first term, over all ranks
     ids: list[str] = field(default_factory=list)  # of this rank
     broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
-    due: int = 0  # recordings, over all ranks
+    due: int = 0  # recordings of the batch that was pooled last, over all ranks
     skipped: int = 0  # of these, as they could not be read
 
     @property
@@ -60,8 +60,7 @@ class OptimizerStep:
         own = torch.stack([value.double() * counts for value in own])
         pooled = _over_ranks(torch.cat([own, own.new_tensor([due, skipped, signal, save])]))
         totals, numbers = pooled[:-4:2], pooled[1:-4:2]
-        self.due += int(pooled[-4])
-        self.skipped += int(pooled[-3])
+        self.due, self.skipped = int(pooled[-4]), int(pooled[-3])
         self.tokens += numbers[0]
         self.total += sum(weight * total for (_, weight), total in zip(terms.values(), totals, strict=True))
         means = (total / max(number, 1.0) for total, number in zip(totals, numbers, strict=True))
