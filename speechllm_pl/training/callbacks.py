@@ -34,6 +34,7 @@ from speechllm_pl.training.checkpoints import newest_complete
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
 
+FINISHED = "finished.json"
 PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse", "sentencepiece", "jiwer")
 
 
@@ -98,6 +99,8 @@ class Predictions(L.Callback):
 class Finished(Checkpoint):
     """Writes finished.json into the run folder when a fit ran to its end, and not when it was interrupted.
 
+    Where there was no step left to take, a record of the start that took the last one stays.
+
     Lightning calls checkpoint callbacks last: this is one, so that it comes after `WholeDev`.
     """
 
@@ -106,13 +109,21 @@ class Finished(Checkpoint):
 
     @rank_zero_only
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if finished_before(trainer):
+            return
         record = {
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
             "seconds": round(time.time() - self.started, 1),  # of this start, should the run have been resumed
             "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
         }
-        Path(trainer.default_root_dir, "finished.json").write_text(json.dumps(record, indent=2) + "\n")
+        Path(trainer.default_root_dir, FINISHED).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def finished_before(trainer: L.Trainer) -> bool:
+    """Whether an earlier start of the run came to its end with the same steps."""
+    path = Path(trainer.default_root_dir, FINISHED)
+    return path.is_file() and json.loads(path.read_text())["steps"] == trainer.global_step
 
 
 class LanguageShares(L.Callback):

@@ -1,14 +1,12 @@
 """At the end of a fit: error rates on all of dev, where the validations had a sample of it."""
 
-import json
-from pathlib import Path
-
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 
 from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.training.callbacks import finished_before
 from speechllm_pl.training.interruption import stop
 from speechllm_pl.training.recognizer import Recognizer
 
@@ -35,7 +33,7 @@ class WholeDev(Checkpoint):
         data = _sampled(trainer)
         if data is None or self.done:
             return
-        if trainer.strategy.broadcast(_finished_before(trainer)):
+        if trainer.strategy.broadcast(finished_before(trainer)):
             rank_zero_info(
                 "all steps were taken before, and all of dev was scored (`speechllm validate` does it again)"
             )
@@ -58,12 +56,6 @@ class WholeDev(Checkpoint):
         for logger in trainer.loggers:
             logger.log_metrics(rates, step=trainer.global_step)
         self.done = True
-
-
-def _finished_before(trainer: L.Trainer) -> bool:
-    """Whether an earlier start of the run came to its end with the same steps."""
-    path = Path(trainer.default_root_dir, "finished.json")
-    return path.is_file() and json.loads(path.read_text())["steps"] == trainer.global_step
 
 
 def _sampled(trainer: L.Trainer) -> SpeechDataModule | None:

@@ -88,6 +88,17 @@ def test_the_same_folder_resumes(speechllm, small_config: Path, stage_one: Path,
     assert finished["steps"] == step_of(newest(run))
 
 
+def test_a_finished_run_that_is_started_again_keeps_its_figures(
+    speechllm, small_config: Path, stage_one: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(stage_one, run)
+    figures = (run / "finished.json").read_text()
+    done = speechllm(*arguments("pretrain_ctc", small_config, run), "--trainer.max_epochs", 30)
+    assert done.status == 0, done.err
+    assert (run / "finished.json").read_text() == figures
+
+
 def test_the_recorded_config_runs_again(speechllm, stage_one: Path, tmp_path: Path) -> None:
     again = ["--run", tmp_path, "--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1]
     assert speechllm("fit", "--config", stage_one / "config.yaml", *again).status == 0
