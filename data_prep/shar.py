@@ -51,9 +51,12 @@ class Settings:
 
     codec: str
     shard_size: int  # cuts
+    allow_commands: bool = False  # also read what is no file
 
     def to_dict(self) -> dict[str, int | str]:
-        return {"version": shar.VERSION, "codec": self.codec, "hz": SAMPLING_RATE, "shard_size": self.shard_size}
+        settings: dict[str, int | str] = {"version": shar.VERSION, "codec": self.codec, "hz": SAMPLING_RATE}
+        settings |= {"allow_commands": True} if self.allow_commands else {}  # earlier exports lack it
+        return settings | {"shard_size": self.shard_size}
 
 
 # ---------------------------------------------------------------- all shards
@@ -160,7 +163,9 @@ def _make_all(
     manifest: Path, output: Path, plan: shar.Plan, due: set[int], settings: Settings, jobs: int, strict: bool
 ) -> None:
     work = (
-        functools.partial(make_shard, output, shard, lines, plan.inputs[shard], settings.codec, strict)
+        functools.partial(
+            make_shard, output, shard, lines, plan.inputs[shard], settings.codec, strict, settings.allow_commands
+        )
         for shard, lines in _shards(manifest, settings)
         if shard in due
     )
@@ -320,6 +325,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shard-count", type=int, help="how many tasks share the work (default: SLURM's)")
     parser.add_argument("--strict", action="store_true", help="stop at the first cut that cannot be read")
     parser.add_argument("--retry", action="store_true", help="make shards again that have quarantined cuts")
+    commands = "run shell commands and open addresses that the manifest names instead of files; for one that you trust"
+    parser.add_argument("--allow-command-sources", action="store_true", help=commands)
     return parser
 
 
@@ -333,7 +340,7 @@ def main() -> None:
     if not args.manifest or not args.output:
         raise UserError("give --manifest and --output, or --verify")
     task, tasks = _tasks(args.shard_index, args.shard_count)
-    settings = Settings(args.codec, args.shard_size)
+    settings = Settings(args.codec, args.shard_size, args.allow_command_sources)
     work = {"jobs": args.jobs, "task": task, "tasks": tasks}
     export(args.manifest, args.output, settings, **work, strict=args.strict, retry=args.retry)
 

@@ -1,5 +1,6 @@
 """One shard of a Shar folder: its cuts are read, encoded and written, and it appears when it is complete."""
 
+import functools
 import hashlib
 import io
 import json
@@ -51,15 +52,18 @@ class Encoded(NamedTuple):
 # ---------------------------------------------------------------- one cut
 
 
-def encoded(line: bytes, codec: str) -> Encoded:
+def encoded(line: bytes, codec: str, *, allow_commands: bool = False) -> Encoded:
     """Read a cut and its audio, and encode it.
+
+    Args:
+        allow_commands: also run shell commands and open addresses that the cut names instead of files.
 
     Raises:
         Rejected: with the reason, whatever it is that cannot be used.
     """
     try:
         fields = json.loads(line)
-        if unsafe := unsafe_source(fields):
+        if not allow_commands and (unsafe := unsafe_source(fields)):
             raise Rejected(f"source that is no file: {unsafe}")
         cut = deserialize_item(fields)
         if len(cut.supervisions) != 1:
@@ -191,11 +195,19 @@ class _Hashed:
 
 
 def make_shard(
-    folder: Path, shard: int, lines: Sequence[bytes], input_digest: str, codec: str, strict: bool, done: Callable
+    folder: Path,
+    shard: int,
+    lines: Sequence[bytes],
+    input_digest: str,
+    codec: str,
+    strict: bool,
+    allow_commands: bool,
+    done: Callable,
 ) -> None:
     """Write one shard under other names, rename its files, and record that it is complete.
 
     Args:
+        allow_commands: as `encoded` has it.
         done: called after every cut.
 
     Raises:
@@ -208,7 +220,8 @@ def make_shard(
     characters: set[str] = set()
     rows: list[tuple] = []
     with _opened(partials) as (cuts, audio), tarfile.open(fileobj=cast(BinaryIO, audio), mode="w|") as tar:
-        for cut, content in _usable(lines, codec, strict, rejected, done):
+        encode_line = functools.partial(encoded, codec=codec, allow_commands=allow_commands)
+        for cut, content in _usable(lines, encode_line, strict, rejected, done):
             (supervision,) = cut.supervisions
             line = (json.dumps(cut.to_dict(), ensure_ascii=False) + "\n").encode()
             crc = zlib.crc32(line, zlib.crc32(content))
@@ -232,11 +245,13 @@ def make_shard(
     shar.write_record(folder, shard, record, entries)
 
 
-def _usable(lines: Sequence[bytes], codec: str, strict: bool, rejected: list[str], done: Callable) -> Iterator[Encoded]:
+def _usable(
+    lines: Sequence[bytes], encode_line: Callable[[bytes], Encoded], strict: bool, rejected: list[str], done: Callable
+) -> Iterator[Encoded]:
     """Those that can be used; the others become lines of `rejected`."""
     for line in lines:
         try:
-            yield encoded(line, codec)
+            yield encode_line(line)
         except Rejected as error:
             name = _id_of(line)
             if strict:

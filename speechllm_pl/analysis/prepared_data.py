@@ -72,8 +72,11 @@ class PreparedData:
         return self.language == self.languages.index(code)
 
 
-def open_splits(root: Path) -> dict[str, Sequence[Cut]]:
+def open_splits(root: Path, *, allow_commands: bool = False) -> dict[str, Sequence[Cut]]:
     """Those of train, dev and test that there are, as manifests or in `shar`.
+
+    Args:
+        allow_commands: of manifests also take cuts whose audio comes from shell commands or over the network.
 
     Raises:
         UserError: there is none, or a manifest is broken.
@@ -82,7 +85,7 @@ def open_splits(root: Path) -> dict[str, Sequence[Cut]]:
     for split in SPLITS:
         paths = [root / f"{split}.jsonl.gz", root / f"{split}.jsonl", root / "shar" / split]
         if path := next((path for path in paths if path.exists()), None):
-            found[split] = read_cuts(path)
+            found[split] = read_cuts(path, allow_commands=allow_commands)
     if not found:
         raise UserError(f"{root} has none of train, dev and test.jsonl.gz: prepare the data first, or correct --root")
     return found

@@ -43,6 +43,7 @@ def data_report(
     max_duration: float = 60.0,
     device: str = "cpu",
     llm: str | None = None,
+    allow_command_sources: bool = False,
 ) -> None:
     """Write an HTML page about prepared data, with players, and its figures as JSON beside it.
 
@@ -60,12 +61,14 @@ def data_report(
         max_duration: seconds of audio in a batch for the checkpoint.
         device: where the checkpoint computes: cpu, cuda, cuda:1.
         llm: folder or name of the LLM, where it has moved since training.
+        allow_command_sources: run the shell commands and open the addresses that the manifests name instead of files;
+            for manifests that you trust.
     """
     if sample < 1 or worst < 0 or seed < 0 or not player_seconds > 0 or not max_duration > 0:
         raise UserError("sample, player_seconds and max_duration must be above 0, worst and seed 0 or more")
     path = Path(output) if output else Path(root, "report.html")
     module = restore(checkpoint, llm=llm, device=device) if checkpoint else None
-    data, letters = read_through(open_splits(Path(root)))
+    data, letters = read_through(open_splits(Path(root), allow_commands=allow_command_sources))
     ahead = judged_by_letters(data, letters)
     heard = listen(data, drawn(data, sample, seed), module, max_duration)
     found, limits = suspects(data, letters, ahead, heard, worst)

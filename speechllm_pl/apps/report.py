@@ -19,7 +19,13 @@ WORDS = range(4, 9)
 """Words of an utterance whose alignment fits on a page."""
 
 
-def report(run: str, cuts: str | None = None, utterances: int = 12, llm: str | None = None) -> None:
+def report(
+    run: str,
+    cuts: str | None = None,
+    utterances: int = 12,
+    llm: str | None = None,
+    allow_command_sources: bool = False,
+) -> None:
     """Write report.html, a page that needs nothing else, into the run folder.
 
     Args:
@@ -27,17 +33,21 @@ def report(run: str, cuts: str | None = None, utterances: int = 12, llm: str | N
         cuts: manifest from which the alignment's utterance is taken; default is the test set of the run.
         utterances: how many transcripts to show.
         llm: folder or name of the LLM, where it has moved since training.
+        allow_command_sources: run the shell commands and open the addresses that the manifest names instead of files;
+            for a manifest that you trust.
     """
     if utterances < 0:
         raise UserError(f"utterances {utterances}: give 0 or more")
     found = read_run(Path(run))
-    text = page(found, _alignment(found, cuts, llm), utterances, sys.argv)
+    text = page(found, _alignment(found, cuts, llm, allow_command_sources), utterances, sys.argv)
     path = found.folder / "report.html"
     write_whole(path, text.encode())
     print(f"report: {path}")
 
 
-def _alignment(run: Run, cuts: str | None, llm: str | None) -> tuple[str, str, AlignmentMap] | str:
+def _alignment(
+    run: Run, cuts: str | None, llm: str | None, allow_commands: bool
+) -> tuple[str, str, AlignmentMap] | str:
     """The alignment of one utterance, or why there is none: the page is worth having without it."""
     if "finetune" not in run.stages or not run.stages["finetune"].checkpoint.is_file():
         return "Stage 2 has no checkpoint yet, so there is nothing to align: make finetune"
@@ -46,7 +56,7 @@ def _alignment(run: Run, cuts: str | None, llm: str | None) -> tuple[str, str, A
     if manifest is None:
         return "It is not known which recordings to align: give a manifest with --cuts"
     try:
-        cut = suitable(list(read_cuts(manifest)))
+        cut = suitable(list(read_cuts(manifest, allow_commands=allow_commands)))
         module = restore(stage.checkpoint, llm=llm)
         assert isinstance(module, LlmFinetuning)
         return cut.id, _text(cut), align(module, _samples(cut), _text(cut))

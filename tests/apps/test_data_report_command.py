@@ -1,6 +1,8 @@
 """The real command: `speechllm data report`."""
 
+import gzip
 import json
+import shlex
 from dataclasses import replace
 
 import lightning as L
@@ -122,3 +124,18 @@ def test_the_group_lists_its_programs(speechllm):
         done = speechllm(*arguments)
         assert done.status == 0
         assert "data report" in done.out
+
+
+def test_commands_in_a_manifest_are_run_only_where_that_is_asked_for(speechllm, root):
+    path = root / "dev.jsonl.gz"
+    first, *others = gzip.decompress(path.read_bytes()).decode().splitlines()
+    cut = json.loads(first)
+    source = cut["recording"]["sources"][0]
+    source |= {"type": "command", "source": f"cat {shlex.quote(source['source'])}"}
+    path.write_bytes(gzip.compress("\n".join([json.dumps(cut), *others, ""]).encode()))
+    given = ("data", "report", "--root", root, "--sample", 1000, "--worst", 1)
+    assert "line 1: audio from a source of type 'command'" in speechllm(*given).error()
+    done = speechllm(*given, "--allow-command-sources")
+    assert done.status == 0, done.err
+    figures = json.loads((root / "report.json").read_text())
+    assert (figures["sample"]["decoded"], figures["suspects"]["unreadable"]["count"]) == (144, 0)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import shlex
+import sys
 import zlib
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import soundfile
 from conftest import RATE, speak
 
 from data_prep.shar import Settings, export
+from data_prep.shar import main as packing
 from speechllm_pl.core import shar as folders
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import read_cuts
@@ -126,6 +128,22 @@ def test_packing_into_shar_runs_nothing(corpus: Path, tmp_path: Path, kind: str)
     (_, rejected) = (tmp_path / "shar" / folders.QUARANTINE).read_text().splitlines()
     assert "source that is no file" in rejected
     assert not (tmp_path / "trace").exists()
+
+
+def test_packing_into_shar_runs_commands_where_it_is_told_to(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = cuts_of(corpus)
+    recorded = second["recording"]["sources"][0]["source"]
+    command = with_source(second, type="command", source=f"cat {shlex.quote(recorded)}")
+    path, folder = written(tmp_path / "two.jsonl", [first, command]), tmp_path / "shar"
+    given = ["shar", "--manifest", path, "--output", folder, "--codec", "flac", "--jobs", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, given)])
+    packing()  # which quarantines it; given the option, the same folder is made anew
+    assert [cut.id for cut in read_cuts(folder)] == [first["id"]]
+    monkeypatch.setattr(sys, "argv", [*map(str, given), "--allow-command-sources"])
+    packing()
+    np.testing.assert_array_equal(read(read_cuts(folder)[1]), soundfile.read(recorded, dtype="float32")[0])
 
 
 def test_noise_of_a_command_or_with_a_name_like_one_is_left_out(corpus: Path, tmp_path: Path, caplog) -> None:
