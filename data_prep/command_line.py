@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import UserError, printable
 
 
 class Refused(Exception):
@@ -34,10 +34,10 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(1) from error
     except (UserError, OSError) as error:  # OSError: full disk, no permission
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)

@@ -28,7 +28,7 @@ from data_prep.pieces import compressed, join_files, write_piece
 from data_prep.processes import process_context, process_pool
 from data_prep.recordings import Utterance, cut_from_utterance
 from speechllm_pl.core.atomic_file import replace_atomically
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.progress import progress_bar
 
 SPLITS = ("train", "dev", "test")
@@ -271,8 +271,7 @@ def _checked(
 
 def _quarantine_line(rejection: Rejection) -> bytes:
     fields = (rejection.split, rejection.id, rejection.path, rejection.reason, rejection.source)
-    # A field is one line without tabs, whatever the corpus put into it.
-    return ("\t".join(" ".join(text.split()) for text in fields) + "\n").encode(errors="surrogateescape")
+    return ("\t".join(map(printable, fields)) + "\n").encode()
 
 
 def _sentence(rejection: Rejection) -> str:

@@ -25,7 +25,7 @@ from data_prep.recordings import check_samples
 from speechllm_pl.core import shar
 from speechllm_pl.core.audio_folder import no_file
 from speechllm_pl.core.audio_sources import unsafe_source
-from speechllm_pl.core.errors import in_one_line
+from speechllm_pl.core.errors import in_one_line, printable
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.resampling import steady
 
@@ -256,7 +256,7 @@ def _usable(
             name = _id_of(line)
             if strict:
                 raise Refused(f"--strict: cut {name}: {error}") from error
-            rejected.append(f"{' '.join(name.split())}\t{' '.join(str(error).split())}\n")
+            rejected.append(f"{printable(name)}\t{printable(str(error))}\n")
         done()
 
 

@@ -63,7 +63,7 @@ def read_run(folder: Path) -> Run:
         wanted = ", ".join((*STAGES, scores.name))
         raise UserError(f"run folder {folder} has nothing to report ({wanted}): train first (`make demo`)")
     listing = folder / "hypotheses.jsonl"
-    lines = listing.read_text().splitlines() if listing.is_file() else []
+    lines = listing.read_text().removesuffix("\n").split("\n") if listing.is_file() else []
     hypotheses = [_parsed(line, f"{listing}, line {number}") for number, line in enumerate(lines, start=1)]
     return Run(folder, stages, _read_json(scores), hypotheses)
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import jiwer
 import numpy as np
 
+from speechllm_pl.core.errors import printable
+
 Operation = Literal["equal", "substitute", "delete", "insert"]
 
 
@@ -162,7 +164,7 @@ def marked_words(reference: str, hypothesis: str) -> list[tuple[Operation, str |
 def aligned_listing(utterances: Iterable[ScoredUtterance]) -> str:
     """Every utterance with errors, sorted by id: reference over hypothesis, with S, D or I below each error.
 
-    The first line gives the totals of all utterances, right ones included.
+    The first line gives the totals of all utterances, right ones included. Control characters are escapes.
     """
     utterances = sorted(utterances, key=lambda utterance: utterance.id)
     wrong = [utterance for utterance in utterances if utterance.words.errors]
@@ -174,13 +176,15 @@ def aligned_listing(utterances: Iterable[ScoredUtterance]) -> str:
 def _aligned(utterance: ScoredUtterance) -> str:
     marks = {"equal": "", "substitute": "S", "delete": "D", "insert": "I"}
     columns = []
-    for operation, ours, theirs in marked_words(utterance.reference, utterance.hypothesis):
+    for operation, *words in marked_words(utterance.reference, utterance.hypothesis):
+        ours, theirs = (None if word is None else printable(word) for word in words)
         width = max(len(ours or ""), len(theirs or ""))
         cells = ("*" * width if ours is None else ours, "*" * width if theirs is None else theirs)
         columns.append([cell.ljust(width) for cell in (*cells, marks[operation])])
     rows = zip(("REF:", "HYP:", "    "), zip(*columns, strict=True), strict=True)
     lines = [" ".join((label, *cells)).rstrip() for label, cells in rows]
-    return "\n".join([f"{utterance.id} [{utterance.language}] {_summary(utterance.words)}", *lines])
+    name = printable(f"{utterance.id} [{utterance.language}]")
+    return "\n".join([f"{name} {_summary(utterance.words)}", *lines])
 
 
 def _summary(counts: ErrorCounts) -> str:

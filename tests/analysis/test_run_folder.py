@@ -95,3 +95,9 @@ def test_a_broken_line_is_named(tmp_path):
     (tmp_path / "hypotheses.jsonl").write_text('{"id": "a"}\n{"id": \n')
     with pytest.raises(UserError, match=r"hypotheses\.jsonl, line 2"):
         read_run(tmp_path)
+
+
+def test_a_line_separator_in_a_transcript_ends_no_line(tmp_path):
+    (tmp_path / "scores.json").write_text("{}")
+    (tmp_path / "hypotheses.jsonl").write_text('{"id": "a", "reference": "one\u2028two"}\n')
+    assert [row["reference"] for row in read_run(tmp_path).hypotheses] == ["one\u2028two"]

@@ -216,3 +216,13 @@ def test_listing_aligns_the_wrong_utterances_and_totals_all():
         "HYP: six seven\n"
         "         I\n"
     )
+
+
+def test_listing_cannot_write_to_the_terminal():
+    listing = aligned_listing(score(["a\nb"], ["e\x1bn"], ["one\x1b[2J two"], ["\x07 two"]))
+    assert listing.split("\n\n")[1] == (
+        "a\\nb [e\\x1bn] 1 errors in 2 words (substitutions 1, deletions 0, insertions 0)\n"
+        "REF: one\\x1b[2J two\n"
+        "HYP: \\x07       two\n"
+        "     S\n"
+    )

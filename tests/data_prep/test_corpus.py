@@ -348,10 +348,19 @@ def test_every_entry_is_in_a_manifest_or_in_the_quarantine_in_the_order_given(tm
     assert all(len(row) == 5 for row in rows)
     kinds = [row[3].split(":")[0] for row in rows]
     assert kinds == ["unreadable", "broken line", "duplicate id", "unknown split"]
+    assert rows[1][3] == "broken line: table.tsv:4:\\ttab\\nin it"
     assert summary.rejected.total() + len(dev) + len(train) == len(corpus)
     printed = capsys.readouterr().out
     assert all(kind in printed for kind in kinds)
     assert "rejected: 4" in printed
+
+
+def test_the_quarantine_cannot_write_to_the_terminal_or_begin_a_line(tmp_path, corpus):
+    items = [*corpus[:2], Rejection("train", "a\x1b[2J", "b\u2028c\udcff.wav", "broken\x85line", "d\re")]
+    prepare(items, tmp_path / "out", jobs=1, max_seconds=30)
+    _, row, end = (tmp_path / "out" / "quarantine.tsv").read_bytes().decode().split("\n")
+    assert row.split("\t") == ["train", "a\\x1b[2J", "b\\u2028c\\udcff.wav", "broken\\x85line", "d\\re"]
+    assert end == ""
 
 
 def test_an_interrupted_run_leaves_the_old_manifests_and_can_be_repeated(tmp_path, corpus):

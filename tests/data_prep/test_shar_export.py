@@ -288,6 +288,16 @@ def test_what_cannot_be_read_is_quarantined_with_its_reason(tmp_path: Path, mani
     assert len(list(CutSet.from_shar(in_dir=tmp_path / "out"))) == 10
 
 
+def test_the_quarantine_cannot_write_to_the_terminal(tmp_path: Path, manifest: Path) -> None:
+    line = json.loads(lines_of(manifest)[0]) | {"id": "a\tb\x1b[2J\u2028"}
+    line["recording"]["sources"][0]["source"] = str(tmp_path / "gone")
+    (tmp_path / "odd.jsonl").write_bytes(b"".join(lines_of(manifest)[1:]) + f"{json.dumps(line)}\n".encode())
+    export(tmp_path / "odd.jsonl", tmp_path / "out", FLAC)
+    _, row, _ = (tmp_path / "out" / shar.QUARANTINE).read_text().split("\n")
+    assert row.startswith("a\\tb\\x1b[2J\\u2028\t")
+    assert row.count("\t") == 1
+
+
 def test_strict_stops_at_the_first_that_cannot_be_read(tmp_path: Path, manifest: Path) -> None:
     with pytest.raises(Refused, match=r"--strict: cut \? .*no json"):
         export(broken(manifest, tmp_path), tmp_path / "out", FLAC, strict=True)
