@@ -62,8 +62,8 @@ def main() -> None:
         else:
             print(f"{_rank()}{traceback.format_exc()}", file=sys.stderr)
         _end(1)
-    except KeyboardInterrupt:
-        _interrupted()
+    except KeyboardInterrupt as interruption:
+        _interrupted(*interruption.args)
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
             _interrupted()
@@ -105,8 +105,8 @@ def _stopped(stop: Any) -> NoReturn:
     _end(EXIT_BASE + stop.signum if first else 0)  # Lightning would take another status for a crash
 
 
-def _interrupted() -> NoReturn:
-    print("interrupted: run the same command again to continue", file=sys.stderr)
+def _interrupted(told: str = "run the same command again") -> NoReturn:
+    print(f"interrupted: {told}", file=sys.stderr)
     sys.exit(130)
 
 

@@ -3,14 +3,14 @@
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
 from lhotse.cut import Cut
-from tqdm import tqdm
 
+from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset
@@ -79,7 +79,25 @@ class Recognized:
         return [found for batch in self.batches for found in batch.hypotheses.get(system, [])]
 
 
-@torch.inference_mode()
+@contextlib.contextmanager
+def decoding(module: Recognizer, precision: Precision | None) -> Iterator[Callable[[Batch], RecognizedBatch]]:
+    """While it lasts, what recognizes a batch.
+
+    Args:
+        precision: of the computation; default is that of training.
+    """
+
+    def recognized(batch: Batch) -> RecognizedBatch:
+        found = module.transcribe(_on_device(batch, module.device)) if batch.ids else {}
+        return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found)
+
+    with torch.inference_mode():
+        module.begin_decoding()
+        with _autocast(module, precision or module.precision):
+            yield recognized
+        module.end_decoding()
+
+
 def recognize(
     module: Recognizer,
     cuts: Sequence[Cut],
@@ -98,17 +116,14 @@ def recognize(
         rank, world_size: of the batches this one's share. Batches are the same however many share them.
     """
     recognized = Recognized()
-    module.begin_decoding()
-    started = asked = time.perf_counter()
-    with _autocast(module, precision or module.precision):
+    with decoding(module, precision) as recognized_batch:
+        started = asked = time.perf_counter()
         for batch in _batches(cuts, max_duration, num_workers, rank, world_size, module.device.type == "cuda"):
             recognized.waiting_seconds += time.perf_counter() - asked
-            found = module.transcribe(_on_device(batch, module.device)) if batch.ids else {}
-            recognized.batches.append(RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found))
+            recognized.batches.append(recognized_batch(batch))
             recognized.audio_seconds += batch.seconds
             asked = time.perf_counter()
-    recognized.seconds = time.perf_counter() - started
-    module.end_decoding()
+        recognized.seconds = time.perf_counter() - started
     return recognized
 
 
@@ -132,7 +147,7 @@ def _batches(
     workers = min(num_workers, len(plan) - 1)  # one batch is not worth a process
     read = loader(SpeechDataset(cuts), plan, workers, pin_memory=pin_memory, longest_batch=plan.buckets.longest_batch)
     seconds = [float(durations[planned.indices].sum()) for planned in plan]
-    with tqdm(total=round(sum(seconds), 1), unit="s of audio", disable=True if rank else None) as bar:
+    with progress_bar("decoding", round(sum(seconds)), unit=" s of audio", disable=rank > 0) as bar:
         for batch, done in zip(read, itertools.accumulate(seconds), strict=True):
             yield batch
-            bar.update(round(done, 1) - bar.n)
+            bar.update(round(done) - bar.n)

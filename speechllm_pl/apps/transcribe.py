@@ -1,23 +1,31 @@
 """`speechllm transcribe`: audio files in, text out."""
 
 import json
+import os
 import re
+import signal
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from lhotse import Recording, SupervisionSegment
+import numpy as np
+from lhotse import Recording
 from lhotse.cut import Cut
 
 from speechllm_pl.apps.ranks import device_of
-from speechllm_pl.apps.recognition import Precision, recognize
+from speechllm_pl.apps.recognition import Precision, decoding
 from speechllm_pl.core.audio_folder import audio_files, no_file
 from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError, printable
+from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.sampling_rates import implausible_rate
-from speechllm_pl.data.utterance import read
+from speechllm_pl.data.dataset import collate
+from speechllm_pl.data.utterance import Utterance, read
+from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
+from speechllm_pl.training.interruption import EXIT_BASE
 from speechllm_pl.training.recognizer import not_finite
 from speechllm_pl.training.restore import restore
 
@@ -41,7 +49,7 @@ def transcribe(
     precision: Precision | None = None,
     llm: str | None = None,
 ) -> None:
-    """Print what is said in audio files; one line a file.
+    """Print what is said in audio files; one line a file, when it is there.
 
     Args:
         files: audio files, or folders of them.
@@ -54,30 +62,32 @@ def transcribe(
         precision: of the computation; default is that of training.
         llm: folder or name of the LLM, where it has moved since training.
     """
-    paths, missing = find_audio(files)
+    paths, refused = find_audio(files)
     module = restore(checkpoint, llm=llm, device=device_of(device))
-    cuts, refused = _open_all(paths, language, max_seconds)
-    refused = missing + refused
-    for cut in cuts:
-        if cut.duration < SHORTEST_SECONDS:
-            print(f"warning: {printable(cut.id)}: lasts {cut.duration:.3f} s, too short for a word", file=sys.stderr)
-    texts: dict[str, str] = {}
-    if cuts:
-        recognized = recognize(module, cuts, max_duration, precision=precision)
-        for id_, hypothesis in zip(recognized.ids, recognized.hypotheses(module.stage), strict=True):
-            if problem := not_finite([id_], [hypothesis], module.stage):
-                refused.append(problem)
-                continue
-            texts[id_] = hypothesis.text
-            if hypothesis.truncated:
-                why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"
-                print(f"warning: {printable(id_)}: the text {why}", file=sys.stderr)
-        refused += [f"{id_}: cannot be decoded" for id_ in recognized.skipped]
-    for cut in cuts:
-        if cut.id in texts:
-            print(_line(cut, texts[cut.id], format))
+    done, given = 0, len(paths) + len(refused)
+    try:
+        with decoding(module, precision) as recognized, progress_bar("transcribing", len(paths), unit=" files") as bar:
+            for found in _batches(_utterances(paths, language, max_seconds), max_duration):
+                if isinstance(found, UserError):
+                    refused.append(_left_out(str(found)))
+                    bar.update()
+                    continue
+                hypotheses = recognized(collate(found, skipped=[])).hypotheses[module.stage]
+                for utterance, hypothesis in zip(found, hypotheses, strict=True):
+                    if problem := not_finite([utterance.id], [hypothesis], module.stage):
+                        refused.append(_left_out(problem))
+                    else:
+                        _print(utterance, hypothesis, format)
+                        done += 1
+                bar.update(len(found))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{done} of {given} files are transcribed: give the other files again") from None
+    except BrokenPipeError:  # whoever reads has enough, such as `head`
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else Python complains of what it cannot write at its end
+        sys.exit(EXIT_BASE + signal.SIGPIPE)
     if refused:
-        raise UserError(f"{len(refused)} of {len(cuts) + len(refused)} files refused: " + "; ".join(refused))
+        raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
 
 
 def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
@@ -105,22 +115,41 @@ def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
             paths.append(Path(name))
     if not paths:
         raise UserError("; ".join(refused) + ": correct the paths")
-    for each in refused:
-        print(f"left out {printable(each)}", file=sys.stderr)
-    return paths, refused
+    return paths, [_left_out(each) for each in refused]
 
 
-def _open_all(paths: list[Path], language: str, max_seconds: float) -> tuple[list[Cut], list[str]]:
-    cuts, refused = [], []
+def _left_out(problem: str) -> str:
+    """The problem, which is told."""
+    print_above(f"left out {printable(problem)}", sys.stderr)
+    return problem
+
+
+def _batches(files: Iterable[Utterance | UserError], max_duration: float) -> Iterator[list[Utterance] | UserError]:
+    """Utterances as they follow one another, together as long as `max_duration` seconds with padding; errors alone."""
+    batch: list[Utterance] = []
+    for each in files:
+        if isinstance(each, UserError):
+            yield each
+            continue
+        longest = max(len(utterance.samples) for utterance in (*batch, each))
+        if batch and longest * (len(batch) + 1) > max_duration * SAMPLING_RATE:
+            yield batch
+            batch = []
+        batch.append(each)
+    if batch:
+        yield batch
+
+
+def _utterances(paths: Iterable[Path], language: str, max_seconds: float) -> Iterator[Utterance | UserError]:
+    """Each file is opened when it is asked for."""
     for path in paths:
         try:
-            cuts.append(_cut(path, language, max_seconds))
+            yield Utterance(str(path), _samples(_cut(path, max_seconds)), text="", language=language)
         except UserError as error:
-            refused.append(str(error))
-    return cuts, refused
+            yield error
 
 
-def _cut(path: Path, language: str, max_seconds: float) -> Cut:
+def _cut(path: Path, max_seconds: float) -> Cut:
     recording = _recording(path)
     if recording.duration == 0:
         raise UserError(f"{path}: lasts 0 seconds: record it again")
@@ -133,16 +162,12 @@ def _cut(path: Path, language: str, max_seconds: float) -> Cut:
         raise UserError(f"{path}: {wrong}")
     if recording.sampling_rate != SAMPLING_RATE:
         recording = recording.resample(SAMPLING_RATE)
-    cut = recording.to_cut().with_id(str(path))
-    segment = SupervisionSegment(cut.id, recording.id, 0, cut.duration, text="", language=language)
-    cut.supervisions = [segment]
-    _check_samples(cut)
-    return cut
+    return recording.to_cut().with_id(str(path))
 
 
-def _check_samples(cut: Cut) -> None:
+def _samples(cut: Cut) -> np.ndarray:
     try:
-        read(cut)
+        return read(cut)
     except UserError as error:
         raise UserError(f"{error}: record or convert it again") from error
     except Exception as error:  # whatever a decoder throws
@@ -162,8 +187,16 @@ def _recording(path: Path) -> Recording:
     return recording
 
 
-def _line(cut: Cut, text: str, format: str) -> str:
+def _print(utterance: Utterance, hypothesis: Hypothesis, format: str) -> None:
+    seconds, name = len(utterance.samples) / SAMPLING_RATE, printable(utterance.id)
+    if seconds < SHORTEST_SECONDS:
+        print_above(f"warning: {name}: lasts {seconds:.3f} s, too short for a word", sys.stderr)
+    if hypothesis.truncated:
+        why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"
+        print_above(f"warning: {name}: the text {why}", sys.stderr)
     if format == "json":
-        row = {"file": cut.id, "seconds": round(cut.duration, 3), "text": text}
-        return SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(row, ensure_ascii=False))
-    return f"{printable(cut.id)}: {printable(text)}"
+        row = {"file": utterance.id, "seconds": round(seconds, 3), "text": hypothesis.text}
+        line = SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(row, ensure_ascii=False))
+    else:
+        line = f"{name}: {printable(hypothesis.text)}"
+    print_above(line)

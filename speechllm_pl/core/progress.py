@@ -1,8 +1,9 @@
 """How long work shows where it stands."""
 
+import contextlib
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -19,3 +20,13 @@ def progress_bar(description: str, total: int | None, **looks: Any) -> tqdm:
     disable = looks.pop("disable", False) or place != "0"
     interval = 0.5 if sys.stderr.isatty() else 30.0
     return tqdm(desc=description, total=total, mininterval=interval, disable=disable, **looks)
+
+
+def print_above(line: str, file: TextIO | None = None) -> None:
+    """Print a line at once; on a terminal above the bar, into which it would be written otherwise.
+
+    Args:
+        file: default is stdout.
+    """
+    with tqdm.external_write_mode() if sys.stderr.isatty() else contextlib.nullcontext():
+        print(line, file=file, flush=True)
