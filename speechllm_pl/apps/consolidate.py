@@ -26,13 +26,13 @@ def consolidate(checkpoint: str, output: str, merge: bool = False, llm: str | No
     folder = Path(output)
     found = read_checkpoint(checkpoint)
     if merge:
-        _save_merged(checkpoint, folder, llm)
+        _save_merged(checkpoint, folder, llm, found[RECORD])
     else:
         save_consolidated(folder, found[RECORD], found["state_dict"])
     print(f"{folder}: {sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
-def _save_merged(checkpoint: str, folder: Path, llm: str | None) -> None:
+def _save_merged(checkpoint: str, folder: Path, llm: str | None, record: dict[str, Any]) -> None:
     module = restore(checkpoint, llm=llm)
     if not isinstance(module, LlmFinetuning):
         raise UserError(f"checkpoint {checkpoint} is of stage 1 and has no LLM to merge: leave --merge out")
@@ -42,7 +42,7 @@ def _save_merged(checkpoint: str, folder: Path, llm: str | None) -> None:
     settings = module.settings() | {"lora_r": 0, "train_llm": False, "quantize": "none", "llm_revision": None}
     save_consolidated(
         folder,
-        {"stage": module.stage, "precision": module.precision, "settings": settings},
+        {**record, "precision": module.precision, "settings": settings},
         state,
         llm=(merged, module.llm_tokenizer.tokenizer),
     )

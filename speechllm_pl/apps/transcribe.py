@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from lhotse import Recording
@@ -20,11 +20,15 @@ from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.core.sampling_rates import implausible_rate
+from speechllm_pl.core.text import LANGUAGES
 from speechllm_pl.data.dataset import collate
+from speechllm_pl.data.manifest import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import Utterance, read
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
+from speechllm_pl.training.checkpoints import RECORD, read_record
 from speechllm_pl.training.interruption import EXIT_BASE
 from speechllm_pl.training.recognizer import not_finite
 from speechllm_pl.training.restore import restore
@@ -42,7 +46,7 @@ def transcribe(
     files: list[str],
     checkpoint: str,
     format: Literal["text", "json"] = "text",
-    language: str = "und",
+    language: str = UNKNOWN_LANGUAGE,
     max_seconds: float = 30.0,
     max_duration: float = 60.0,
     device: str = "auto",
@@ -55,7 +59,7 @@ def transcribe(
         files: audio files, or folders of them.
         checkpoint: of either stage.
         format: text, or one JSON object a line.
-        language: code for an instruction that names the language.
+        language: of the recordings, one that was trained on, for an instruction that names it.
         max_seconds: longer files are refused.
         max_duration: seconds of audio a batch.
         device: where to compute: cpu, cuda, cuda:1; auto is a GPU where there is one.
@@ -63,6 +67,8 @@ def transcribe(
         llm: folder or name of the LLM, where it has moved since training.
     """
     paths, refused = find_audio(files)
+    if language != UNKNOWN_LANGUAGE:
+        _check_language(language, read_record(checkpoint)[RECORD])
     module = restore(checkpoint, llm=llm, device=device_of(device))
     done, given = 0, len(paths) + len(refused)
     try:
@@ -88,6 +94,22 @@ def transcribe(
         sys.exit(EXIT_BASE + signal.SIGPIPE)
     if refused:
         raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
+
+
+def _check_language(language: str, record: dict[str, Any]) -> None:
+    """
+    Args:
+        record: of a checkpoint; one of an earlier version does not say what it was trained on.
+
+    Raises:
+        UserError: nobody has taught it this language.
+    """
+    known = record.get("languages") or sorted(LANGUAGES)
+    if language not in known:
+        raise UserError(f"--language {language!r} is unknown: give one of {', '.join(known)}, or leave it out")
+    if not Prompt(record["settings"].get("instruction", "")).names_language:
+        told = "the checkpoint's instruction names no language"
+        print(f"warning: --language {language} has no effect: {told}", file=sys.stderr)
 
 
 def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:

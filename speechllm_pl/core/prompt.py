@@ -36,6 +36,10 @@ class Prompt:
         if fields - {"language"}:
             raise UserError(f"prompt instruction {self.instruction!r}: the only field it may have is {{language}}")
 
+    @property
+    def names_language(self) -> bool:
+        return self.before_audio("a") != self.before_audio("b")
+
     def before_audio(self, language: str) -> str:
         return self.instruction.format(language=language)
 

@@ -98,6 +98,11 @@ class TrainingCuts(Sequence[Cut]):
         """Every character of all the sources' transcripts, once."""
         return "".join(sorted(set().union(*(cuts.characters for cuts in self.sources.values()))))
 
+    @property
+    def language_codes(self) -> list[str]:
+        """Every language that is trained on, sorted."""
+        return sorted({group.language for group in self.groups})
+
     def of_sources(self, known: Callable[[Cuts], np.ndarray]) -> np.ndarray:
         """`(N,)` of what is known of all cuts of each source."""
         return np.concatenate(self._kept(known))

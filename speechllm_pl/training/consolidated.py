@@ -28,7 +28,7 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
     """
     Args:
         folder: to be written; one of this name is replaced.
-        record: stage, precision and settings, as checkpoints hold them.
+        record: stage, precision, languages and settings, as checkpoints hold them.
         state: the tensors.
         llm: a merged LLM and its tokenizer, to be put inside, where the settings look for it.
 
@@ -48,7 +48,7 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
             settings["llm_digest"] = llm_digest(str(partial / LLM))
         tokenizer = record["settings"]["tokenizer"]
         (partial / TOKENIZER).write_bytes(tokenizer)
-        kept = {key: record[key] for key in ("stage", "precision") if key in record}  # earlier ones lack the latter
+        kept = {key: record[key] for key in ("stage", "precision", "languages") if key in record}
         tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
         save_file(tensors, partial / WEIGHTS)
         digests = digests_of(_digested({**kept, "settings": {**settings, "tokenizer": tokenizer}}, tensors))

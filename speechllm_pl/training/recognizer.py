@@ -252,6 +252,9 @@ class Recognizer(Placed):
             checkpoint[RECORD]["precision"] = str(self._trainer.precision)
         if self._trainer is not None and self._trainer.optimizers:
             checkpoint[RECORD]["optimizer"] = _optimizer_name(self._trainer.optimizers[0])
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, SpeechDataModule):
+            checkpoint[RECORD]["languages"] = data.mixture.cuts.language_codes
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if self.is_saved(name)}
 

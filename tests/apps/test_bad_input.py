@@ -129,6 +129,20 @@ def test_a_broken_recording_is_refused_and_the_others_transcribed(
     assert str(broken) not in done.out
 
 
+def test_a_language_that_nobody_knows_is_refused(speechllm, llm: Path, corpus: Path, tmp_path: Path) -> None:
+    """By a checkpoint that does not say which it was trained on: they are those of the project."""
+    given = ("transcribe", corpus / "test-0.wav", "--checkpoint", llm, "--language")
+    for code in ("xx", "", "DE", "de,en"):
+        line = speechllm(*given, code).error()
+        assert f"--language {code!r} is unknown: give one of de, en, es, fr, it, nl, pl, pt, or leave it out" in line
+    found = torch.load(llm, weights_only=True)
+    found["speechllm"]["settings"]["instruction"] = "{language}:"
+    torch.save(found, tmp_path / "told.ckpt")
+    done = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", tmp_path / "told.ckpt", "--language", "de")
+    assert done.status == 0, done.err
+    assert "no effect" not in done.err
+
+
 def test_the_limit_can_be_raised(speechllm, ctc: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.tile(speak("one two"), 4), RATE)

@@ -227,6 +227,22 @@ def test_transcribe_takes_a_folder_and_a_stage_one_checkpoint(speechllm, corpus:
     assert len(done.out.splitlines()) == len(list(corpus.glob("*.wav")))
 
 
+def test_languages_that_were_not_trained_are_refused_and_the_trained_named(
+    speechllm, corpus: Path, stage_one: Path, stage_two: tuple[Path, str], tmp_path: Path, monkeypatch
+) -> None:
+    (first, second), folder = [run / "checkpoints" / "best.ckpt" for run in (stage_one, stage_two[0])], tmp_path / "c"
+    assert speechllm("consolidate", "--checkpoint", second, "--output", folder, "--merge", "true").status == 0
+    audio = corpus / "test-0.wav"
+    for checkpoint in (first, second, folder):
+        given = ("transcribe", audio, "--checkpoint", checkpoint, "--language")
+        with monkeypatch.context() as patched:
+            patched.setattr("speechllm_pl.apps.transcribe.restore", None)  # no model is loaded
+            assert "--language 'pl' is unknown: give one of de, en, or" in speechllm(*given, "pl").error()
+        done = speechllm(*given, "de")
+        assert done.status == 0
+        assert "--language de has no effect: the checkpoint's instruction names no language" in done.err
+
+
 # average and consolidate
 
 
