@@ -151,6 +151,7 @@ def prepare(
                 write_piece(piece, _checked(items, check, bar, manifests, strict))
             summary.add_json((piece / "summary.json").read_bytes())
             pieces.append(piece)
+        bar.total = bar.n  # what it was given is about right
     _publish(pieces, summary, output, manifests)
     if any(split == "train" for split, _ in summary.utterances) and not (output / "dev.jsonl.gz").is_file():
         print(f"{output} has no dev split, and training needs one to validate on: {to_get_dev}")

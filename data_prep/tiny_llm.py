@@ -38,6 +38,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from data_prep.command_line import run
 from speechllm_pl.core.allocator import keep_freed_memory
@@ -540,6 +541,7 @@ def main() -> None:
         raise UserError(f"--steps {args.steps}: must be at least 1")
     torch.set_num_threads(1)  # the result then does not depend on the machine's number of cores
     keep_freed_memory()
+    transformers_logging.disable_progress_bar()  # of saving, which takes no time
     torch.backends.cuda.enable_flash_sdp(False)  # its bf16 backward is slow on CPUs, which this switch covers too
     texts = read_texts(args.manifest)
     if warning := too_few(texts):
@@ -554,7 +556,7 @@ def main() -> None:
     print(f"{args.output}: {record['parameters'] / 1e6:.2f} M parameters, {record['vocabulary']} tokens")
     print(f"pretrained in {record['seconds']:.0f} s, loss {record['loss']['last']:.3f}")
     print(f"copies of {record['held_out_texts']} held-out texts:")
-    print(f"  noisy prefix               WER {clean['wer']:6.1%}   exact {clean['exact']:6.1%}")
+    print(f"  noisy prefix             WER {clean['wer']:6.1%}   exact {clean['exact']:6.1%}")
     print(f"  and {Noise().wrong:.0%} of tokens wrong   WER {wrong['wer']:6.1%}   exact {wrong['exact']:6.1%}")
 
 

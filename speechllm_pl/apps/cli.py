@@ -23,11 +23,18 @@ TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HARMLESS = (
     ".*(srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing"
     "|metric states have not yet been updated"  # of a rank that had no utterance
-    "|dataloader is not resumable).*"  # ours is, by the data module's state
+    "|dataloader is not resumable"  # ours is, by the data module's state
+    "|smaller than the logging interval).*"  # which does not begin anew in each epoch
 )
 """Warnings of the libraries that a user can do nothing about."""
-ADVICE = re.compile("Tip: For seamless|TPU available: False|was configured so validation will run")
-"""What Lightning tells whoever runs it: of its maker's products, of other devices, of what holds by default."""
+ADVICE = re.compile(
+    "Tip: For seamless|TPU available: False|was configured so validation will run|to estimate number of stepping"
+    r"|Restoring states from|\[rank: [1-9]\d*\] Seed set|MEMBER: 1/1$|Starting with 1 processes"
+)
+"""What Lightning tells whoever runs it: of its maker's products, of other devices, of what holds by default, of what it
+is about to do, and of each rank or a single one what holds for all."""
+TALKATIVE = ("pytorch.utilities.rank_zero", "fabric.utilities.seed", "fabric.utilities.distributed")
+"""Lightning's loggers of that."""
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.-]+)")
 """How jsonargparse names what it does not know."""
 OPTIONAL = re.compile(
@@ -44,7 +51,8 @@ def main() -> None:
     processes work together, the one that fails ends them all, and says which one it is.
     """
     warnings.filterwarnings("ignore", message=HARMLESS)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advice)
+    for name in TALKATIVE:
+        logging.getLogger(f"lightning.{name}").addFilter(_is_no_advice)
     try:
         _run_command()
     except Exception as error:
@@ -312,7 +320,8 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
                 raise UserError(f"--ckpt_path last: there is no checkpoint in {config.run}/checkpoints yet")
             if last and str(config.ckpt_path) != str(last):  # a requeued job has the arguments that it began with
                 instead = "" if config.ckpt_path in (None, "last") else f", not {config.ckpt_path}"
-                print(f"resuming {last}{instead}; to start anew give another folder with --run (RUN=)", flush=True)
+                if self.trainer.is_global_zero:
+                    print(f"resuming {last}{instead}; to start anew give another folder with --run (RUN=)", flush=True)
                 config.ckpt_path = str(last)
 
         def _use_best(self) -> None:

@@ -85,7 +85,7 @@ def transcribe(
                     else:
                         _print(utterance, hypothesis, format)
                         done += 1
-                bar.update(len(found))
+                    bar.update()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{done} of {given} files are transcribed: give the other files again") from None
     except BrokenPipeError:  # whoever reads has enough, such as `head`

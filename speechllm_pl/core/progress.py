@@ -8,6 +8,20 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 
+class _Log:
+    """A stream in which nothing can be written over: whatever a bar draws is a line."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip():
+            self.stream.write(f"{line}\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
 def progress_bar(description: str, total: int | None, **looks: Any) -> tqdm:
     """A bar with rate and time left. In a log file every refresh is a line, so there they are seldom.
 
@@ -18,8 +32,11 @@ def progress_bar(description: str, total: int | None, **looks: Any) -> tqdm:
     """
     place = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
     disable = looks.pop("disable", False) or place != "0"
-    interval = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(desc=description, total=total, mininterval=interval, disable=disable, **looks)
+    if sys.stderr.isatty():
+        looks |= {"file": sys.stderr, "mininterval": 0.5}
+    else:
+        looks |= {"file": _Log(sys.stderr), "mininterval": 30.0, "ncols": 100}
+    return tqdm(desc=description, total=total, disable=disable, **looks)
 
 
 def print_above(line: str, file: TextIO | None = None) -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,6 +29,8 @@ TO_DO = np.iinfo(np.uint32).max
 
 TOKENS_PER_SECOND = 5.0
 """Of text in speech, as `speechllm plan` assumes."""
+
+_in_memory: WeakKeyDictionary[Cuts, dict[str, np.ndarray]] = WeakKeyDictionary()
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +94,18 @@ def within_limit(cuts: TrainingCuts, llm_input: LlmInput, factor: float = 1.0) -
 
 
 def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], digest: str) -> np.ndarray:
-    """`(n,)` uint32, from the file where they are kept, or counted now.
+    """`(n,)` uint32, from where they are kept, or counted now.
 
-    Where cuts have an `index_folder`, counts are kept there; one process of a machine counts while the others wait, and
-    an interrupted one is continued. Of several machines the first to finish counts: what others have mapped stays.
+    They are kept in memory or, where cuts have an `index_folder`, in that: one process of a machine counts while the
+    others wait, and an interrupted one is continued. Of several machines the first to finish counts: what others have
+    mapped stays.
     """
     folder = cast(Path | None, getattr(cuts, "index_folder", None))
     if folder is None:
-        return _counted(cuts, tokens, np.full(len(cuts), TO_DO, np.uint32))
+        known = _in_memory.setdefault(cuts, {})
+        if digest not in known:
+            known[digest] = _counted(cuts, tokens, np.full(len(cuts), TO_DO, np.uint32))
+        return known[digest]
     path = folder / f"tokens-{digest}.npy"
     try:
         if not path.exists():

@@ -58,10 +58,15 @@ def test_a_line_stands_above_the_bar_of_a_terminal(monkeypatch: pytest.MonkeyPat
     assert drawn.startswith("counting: 100%")
 
 
-def test_a_line_leaves_the_bar_of_a_log_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_log_each_state_of_the_bar_and_each_other_line_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Stream(is_terminal=False)
     monkeypatch.setattr(sys, "stderr", log)
-    with progress_bar("counting", 3):
-        drawn = log.getvalue()
+    with progress_bar("counting", 3) as bar:
         print_above("one", sys.stderr)
-        assert log.getvalue() == f"{drawn}one\n"
+        bar.update(3)
+    begin, line, end, after = log.getvalue().split("\n")
+    assert begin.startswith("counting:   0%")
+    assert line == "one"
+    assert end.startswith("counting: 100%")
+    assert after == ""
+    assert "\r" not in log.getvalue()

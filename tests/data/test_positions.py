@@ -50,10 +50,12 @@ def large(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     return lambda: read_manifest(path)
 
 
-def test_tokens_of_a_small_manifest_are_counted_in_memory(corpus: Path) -> None:
-    counter = Counter()
-    assert count_tokens(read_manifest(corpus / "train.jsonl.gz"), counter, "x").tolist() == WORDS
+def test_tokens_of_a_small_manifest_are_counted_in_memory_once_for_each_tokenizer(corpus: Path) -> None:
+    cuts, counter = read_manifest(corpus / "train.jsonl.gz"), Counter()
+    assert count_tokens(cuts, counter, "x").tolist() == WORDS
+    assert count_tokens(cuts, counter, "x").tolist() == WORDS
     assert counter.asked == list(SPLITS["train"])
+    assert count_tokens(cuts, lambda texts: [1] * len(texts), "y").tolist() == [1] * len(WORDS)
 
 
 def test_tokens_of_a_large_manifest_are_counted_once_for_each_tokenizer(large: Callable) -> None:

@@ -355,6 +355,14 @@ def test_every_entry_is_in_a_manifest_or_in_the_quarantine_in_the_order_given(tm
     assert "rejected: 4" in printed
 
 
+def test_progress_ends_at_100_percent_of_what_was_there(tmp_path, corpus, capsys):
+    """Whoever counts lines beforehand counts headers and empty ones, too."""
+    prepare(iter(corpus), tmp_path / "out", jobs=1, max_seconds=30, total=len(corpus) + 1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("checking: 100%")
+    assert f" {len(corpus)}/{len(corpus)} " in last
+
+
 def test_the_quarantine_cannot_write_to_the_terminal_or_begin_a_line(tmp_path, corpus):
     items = [*corpus[:2], Rejection("train", "a\x1b[2J", "b\u2028c\udcff.wav", "broken\x85line", "d\re")]
     prepare(items, tmp_path / "out", jobs=1, max_seconds=30)
