@@ -113,7 +113,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (i, i + head_dim/2) of `(B, heads, T, head_dim)` by its position's angle."""
+    """Turn each pair (i, i + head_dim/2) of `(…, T, head_dim)` by its position's angle."""
     cosine, sine = (part.to(x.dtype) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return x * cosine + torch.cat([-second, first], dim=-1) * sine
@@ -152,10 +152,9 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         projected = self.query_key_value(self.norm(x)).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = projected.permute(2, 0, 3, 1, 4)  # each (B, heads, T, head_dim)
-        attended = F.scaled_dot_product_attention(
-            rotate(query, rotation), rotate(key, rotation), value, attn_mask=mask[:, None, None, :]
-        )
+        parts = projected.permute(2, 0, 3, 1, 4)  # (3, B, heads, T, head_dim)
+        query, key = rotate(parts[:2], rotation)
+        attended = F.scaled_dot_product_attention(query, key, parts[2], attn_mask=mask[:, None, None, :])
         return self.dropout(self.output(attended.transpose(1, 2).flatten(2)))
 
 

@@ -47,11 +47,11 @@ class LlmTokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without BOS or EOS."""
-        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without BOS or EOS."""
-        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return list(map(len, self.encode(texts)))
 
     @cached_property
     def digest(self) -> str:

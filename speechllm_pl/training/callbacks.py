@@ -33,6 +33,7 @@ from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.checkpoints import newest_complete
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
+from speechllm_pl.training.step import is_logged
 
 FINISHED = "finished.json"
 PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse", "sentencepiece", "jiwer")
@@ -140,9 +141,8 @@ class LanguageShares(L.Callback):
     ) -> None:
         if self.data is None or not trainer.is_global_zero:
             return
-        interval = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (its connector sets it)
-        if trainer.global_step % interval and not trainer.is_last_batch:
-            return  # two values a language, which would cost every step some milliseconds
+        if not is_logged(trainer, trainer.global_step):
+            return
         for kind, values in zip(("epochs", "hours"), self.data.heard(batch_idx + 1), strict=True):
             for language, value in values.items():
                 pl_module.log(f"data/{kind}/{language}", value, batch_size=1, rank_zero_only=True)

@@ -30,7 +30,7 @@ from speechllm_pl.training.placement import Placed
 from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
 from speechllm_pl.training.schedules import Schedule
 from speechllm_pl.training.shards import refuse_other_keys
-from speechllm_pl.training.step import OptimizerStep, WeightedTerm
+from speechllm_pl.training.step import OptimizerStep, WeightedTerm, is_logged
 from speechllm_pl.training.unread import Unread
 
 MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", "encoder.dropout")
@@ -216,7 +216,8 @@ class Recognizer(Placed):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, norm)
-        self.log("train/gradient_norm", norm, batch_size=1)
+        if is_logged(self.trainer, self.global_step + 1):
+            self.log("train/gradient_norm", norm, batch_size=1)
         self._step = OptimizerStep()
 
     def _skip_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -361,9 +362,10 @@ class Recognizer(Placed):
         if isinstance(data, SpeechDataModule):
             self._unread.refuse_above(data.max_skipped_share, epoch_ends=self.trainer.is_last_batch)
         self.step_loss = self._step.loss
-        for name, mean in means.items():
-            self.log(f"train/{name}", mean, batch_size=1)
-        self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
+        if is_logged(self.trainer, self.global_step + 1):
+            for name, mean in means.items():
+                self.log(f"train/{name}", mean, batch_size=1)
+            self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
 
     def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """Recognise a batch, and add its errors to those of `pooled_rates`."""

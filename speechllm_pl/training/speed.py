@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.training.step import is_logged
 
 MOST_WAITING = 0.05
 """Share of the time beyond which there is something to mend."""
@@ -42,10 +43,11 @@ class Speed(L.Callback):
         self.skipped += len(batch.skipped)
         elapsed = time.perf_counter() - self.started
         waited = getattr(trainer.train_dataloader, "waited_seconds", 0.0)  # in this epoch: each has its own loader
-        rate = self.audio_seconds * trainer.world_size / elapsed
-        pl_module.log("speed/audio_seconds_per_second", rate, prog_bar=True, batch_size=1)
-        pl_module.log("speed/data_waiting_share", waited / elapsed, batch_size=1)
-        pl_module.log("data/skipped", float(self.skipped), batch_size=1)
+        if is_logged(trainer, trainer.global_step):
+            rate = self.audio_seconds * trainer.world_size / elapsed
+            pl_module.log("speed/audio_seconds_per_second", rate, prog_bar=True, batch_size=1)
+            pl_module.log("speed/data_waiting_share", waited / elapsed, batch_size=1)
+            pl_module.log("data/skipped", float(self.skipped), batch_size=1)
         self._judge(trainer, waited - self.waited, elapsed - self.elapsed)
         self.waited, self.elapsed = waited, elapsed
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import NamedTuple
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -77,6 +78,16 @@ class OptimizerStep:
         if self.broken_ids or not isfinite(self.total):
             return "loss", self.broken_ids
         return "gradient", self.ids  # the loss was finite on all ranks, so any batch may be the cause
+
+
+def is_logged(trainer: L.Trainer, step: int) -> bool:
+    """Whether what is logged in a step is written: Lightning takes a millisecond for each value, written or not.
+
+    Args:
+        step: its number, from 1.
+    """
+    interval = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (its connector sets it)
+    return step % interval == 0 or trainer.is_last_batch or step == trainer.max_steps
 
 
 def _over_ranks(values: Tensor) -> list[float]:
