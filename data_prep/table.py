@@ -28,6 +28,7 @@ from data_prep.corpus import SPLITS, Rejection, prepare
 from data_prep.lines import BrokenLine, as_text, count_lines, numbered_lines, tsv_records
 from data_prep.recordings import Utterance, cut_from_utterance
 from data_prep.strange_characters import StrangeCharacters
+from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import LANGUAGES, normalize
 
@@ -52,9 +53,6 @@ SPLIT_NAMES: Mapping[str, str] = {split: split for split in SPLITS} | {
 }
 
 TABLE_SUFFIXES = (".tsv", ".csv", ".jsonl")
-
-AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".aiff", ".aif")
-"""Tried in this order, in lower and upper case, for an id or path that names no file as it stands."""
 
 TO_GET_DEV = "give --dev-fraction 0.05 (with make: PREPARE_ARGS='--dev-fraction 0.05'), or a table of dev"
 
@@ -314,8 +312,8 @@ def _uniform(utterance_id: str, seed: int) -> float:
 
 
 def _find_audio(folder: Path, name: str) -> Path:
-    """`folder`/`name` as it stands or with a suffix of audio files; as it stands when there is none of
-    them."""
+    """`folder`/`name` as it stands or with a suffix of audio files, in lower or upper case; as it stands when there is
+    none of them."""
     candidates = [folder / name]
     candidates += [folder / (name + spelt) for suffix in AUDIO_SUFFIXES for spelt in (suffix, suffix.upper())]
     return next((path for path in candidates if os.path.isfile(path)), candidates[0])

@@ -15,7 +15,7 @@ from lhotse.cut import Cut
 
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Precision, decoding
-from speechllm_pl.core.audio_folder import audio_files, no_file
+from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES, audio_files, no_file
 from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.progress import print_above, progress_bar
@@ -38,8 +38,6 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 
 SHORTEST_SECONDS = 0.1
 """Of a word; a frame of the encoder has 0.08."""
-
-AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".aif"}
 
 
 def transcribe(
@@ -125,11 +123,11 @@ def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
     for name in names:
         why = no_file(name)
         if why == "a folder":
-            found = audio_files(Path(name), AUDIO)
+            found = audio_files(Path(name))
             for skipped in found.skipped:
                 print(f"left out {printable(skipped)}", file=sys.stderr)
             paths += found.files
-            why = "" if found.files else f"holds no audio files ({', '.join(sorted(AUDIO))})"
+            why = "" if found.files else f"holds no audio files ({', '.join(AUDIO_SUFFIXES)})"
             refused += [f"folder {name} {why}"] if why else []
         elif why:
             refused.append(f"audio file {name} {why if why == 'does not exist' else f'is no file ({why})'}")

@@ -2,9 +2,11 @@
 
 import os
 import stat
-from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".aiff", ".aif", ".sph")
+"""Of files that hold audio, the most usual first."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -35,8 +37,8 @@ def no_file(path: str | Path) -> str:
     return KINDS.get(kind, "")
 
 
-def audio_files(folder: Path, suffixes: Collection[str]) -> Found:
-    """Those below `folder` with one of `suffixes`, in any case. Links are followed, but not in circles."""
+def audio_files(folder: Path) -> Found:
+    """Those below `folder` with one of `AUDIO_SUFFIXES`, in any case. Links are followed, but not in circles."""
     files: list[Path] = []
     skipped: list[str] = []
     seen: set[tuple[int, int]] = set()  # folders
@@ -48,7 +50,7 @@ def audio_files(folder: Path, suffixes: Collection[str]) -> Found:
             continue
         seen.add((status.st_dev, status.st_ino))
         for path in (Path(where, name) for name in names):
-            if path.suffix.lower() in suffixes:
+            if path.suffix.lower() in AUDIO_SUFFIXES:
                 if why := no_file(path):
                     skipped.append(f"{path}: {why}")
                 else:

@@ -6,6 +6,7 @@ deserialised when it is asked for.
 """
 
 import contextlib
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -204,6 +205,8 @@ def read_manifest(path: Path, *, allow_commands: bool = False) -> Manifest:
     try:
         manifest = _kept_in_memory(path) if path.stat().st_size < LARGE else _kept_beside(path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no room for the index of manifest {path} beside it: free some there") from error
         raise UserError(f"manifest {path} cannot be read ({error}): prepare the data again") from error
     if not len(manifest):
         raise UserError(f"manifest {path} has no cuts: see the quarantine file beside it")

@@ -18,7 +18,6 @@ from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
 from speechllm_pl.models.features import SAMPLING_RATE
 
-AUDIO_FILES = {".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".sph"}
 TRIES = 10
 """Recordings that may be unreadable in a row before a run ends: the disk has gone then."""
 
@@ -50,7 +49,7 @@ def recordings_of(folder: str | None, manifest: str | None, used_by: str) -> tup
 
 def _audio_files(folder: Path) -> list[Path]:
     """In an order that does not depend on the disk; links are followed."""
-    found = audio_files(folder, AUDIO_FILES)
+    found = audio_files(folder)
     for skipped in found.skipped:
         log.warning("left out %s", printable(skipped))
     return found.files

@@ -1,5 +1,6 @@
 """Manifests: what is read, what is refused with which words, and the index that large ones keep."""
 
+import errno
 import gzip
 import json
 import multiprocessing
@@ -265,6 +266,14 @@ def test_a_line_that_changed_under_a_run_is_named(tmp_path: Path, lines: list[st
 @pytest.mark.usefixtures("kept_beside")
 @pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
 class TestIndex:
+    def test_a_full_disk_is_named_as_such(self, tmp_path: Path, lines, name, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(module, "index_lines", full)
+        with pytest.raises(UserError, match=f"no room for the index of manifest .*{name} beside it"):
+            read_manifest(written(tmp_path, lines, name))
+
     def test_it_is_made_once(self, tmp_path: Path, lines, expected, name, monkeypatch: pytest.MonkeyPatch) -> None:
         path = written(tmp_path, lines, name)
         first = read_manifest(path)
