@@ -72,13 +72,18 @@ def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
     Args:
         device: `auto`, `cpu`, `cuda`, or a single one by number.
         processes: how many to start, a device each; `auto` is one for every GPU, or as many as the CPUs have room for
-            with the threads that each takes. Of no effect under torchrun and srun.
+            with the threads that each takes. Under torchrun and srun it may be left at 1 or `auto`.
 
     Raises:
-        UserError: several processes cannot have a device of this name each.
+        UserError: several processes cannot have a device of this name each, or another number of them was started.
     """
     device = device_of(device)
     started = _started()
+    if started and processes not in (1, "auto", started.here):
+        raise UserError(
+            f"devices {processes}, but {started.here} processes were started on this machine: leave --devices out, or"
+            f" start {processes} (torchrun --nproc-per-node, srun --ntasks-per-node)"
+        )
     here, nodes = (started.here, started.nodes) if started else (_count(device, processes), 1)
     if here * nodes == 1:
         yield Rank(0, 1, 1, device)

@@ -229,3 +229,13 @@ def test_auto_is_every_gpu_or_what_the_cpus_have_room_for(
     assert ranks._count("cuda", "auto") == 5
     assert ranks._count("cuda:3", "auto") == 1
     assert ranks._count("cpu", 3) == 3
+
+
+@pytest.mark.parametrize("started", [of_torchrun, of_srun])
+def test_another_number_of_devices_than_was_started_is_refused(
+    started: Callable[[int], dict[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in started(0).items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UserError, match="devices 4, but 2 processes were started"), ranks.ranks("cpu", 4):
+        pass
