@@ -24,6 +24,7 @@ import os
 import shutil
 import sys
 import zlib
+from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -39,8 +40,9 @@ from tqdm import tqdm
 from data_prep.audio_files import SAMPLING_RATE
 from data_prep.command_line import at_least_one, run
 from data_prep.processes import process_context, process_pool
-from data_prep.shard import CODECS, make_shard, quarantine
+from data_prep.shard import CODECS, hash_of_id, make_shard, quarantine
 from speechllm_pl.core import shar
+from speechllm_pl.core.cut_fields import refuse_repeated
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 
@@ -102,16 +104,17 @@ def export(
 
 
 def _plan(manifest: Path, settings: Settings) -> shar.Plan:
-    inputs, cuts = [], 0
+    inputs, ids = [], array("q")
     for _, lines in _shards(manifest, settings, "reading the manifest"):
         digest = hashlib.sha256(json.dumps(settings.to_dict()).encode())
         for line in lines:
             digest.update(line)
+            ids.append(hash_of_id(line, len(ids)))
         inputs.append(digest.hexdigest()[:32])
-        cuts += len(lines)
-    if not cuts:
+    if not ids:
         raise UserError(f"manifest {manifest} has no cuts")
-    return shar.Plan(cuts, settings.to_dict(), inputs)
+    refuse_repeated(np.frombuffer(ids, np.int64), manifest)
+    return shar.Plan(len(ids), settings.to_dict(), inputs)
 
 
 def _shards(manifest: Path, settings: Settings, description: str = "") -> Iterator[tuple[int, list[bytes]]]:

@@ -25,6 +25,7 @@ from data_prep.recordings import check_samples
 from speechllm_pl.core import shar
 from speechllm_pl.core.audio_folder import no_file
 from speechllm_pl.core.audio_sources import unsafe_source
+from speechllm_pl.core.cut_fields import wrong_field
 from speechllm_pl.core.errors import in_one_line, printable
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.resampling import steady
@@ -65,6 +66,8 @@ def encoded(line: bytes, codec: str, *, allow_commands: bool = False) -> Encoded
         fields = json.loads(line)
         if not allow_commands and (unsafe := unsafe_source(fields)):
             raise Rejected(f"source that is no file: {unsafe}")
+        if wrong := wrong_field(fields):
+            raise Rejected(f"wrong field: {wrong}")
         cut = deserialize_item(fields)
         if len(cut.supervisions) != 1:
             raise Rejected(f"not one supervision: {len(cut.supervisions)}")
@@ -263,8 +266,17 @@ def _usable(
 def _id_of(line: bytes) -> str:
     try:
         return str(json.loads(line)["id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"? ({line[:40].decode(errors='replace').strip()})"
+
+
+def hash_of_id(line: bytes, place: int) -> int:
+    """Of a line that has none, and will be quarantined, that of its place."""
+    try:
+        name = json.loads(line)["id"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        name = None
+    return hash(name if isinstance(name, str) else (place,))
 
 
 @contextmanager

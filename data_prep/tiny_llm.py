@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 
 import jiwer
 import torch
-from lhotse import CutSet
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from torch import Tensor
@@ -41,6 +40,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 from transformers.utils import logging as transformers_logging
 
 from data_prep.command_line import run
+from data_prep.transcripts import supervisions
 from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
@@ -65,15 +65,9 @@ def read_texts(manifests: Iterable[Path]) -> dict[str, list[str]]:
     """
     texts: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
     for manifest in manifests:
-        if not manifest.is_file():
-            raise UserError(f"{manifest}: no such manifest; prepare the corpus first (python -m data_prep.…)")
-        try:
-            for cut in CutSet.from_file(manifest):
-                for supervision in cut.supervisions:
-                    if text := " ".join((supervision.text or "").split()):
-                        texts.setdefault(supervision.language or "", {})[text] = None
-        except Exception as error:  # lhotse lets the errors of gzip, JSON and its own classes through
-            raise UserError(f"{manifest}: not a readable Lhotse cut manifest ({error})") from error
+        for supervision in supervisions(manifest):
+            if text := " ".join((supervision.text or "").split()):
+                texts.setdefault(supervision.language or "", {})[text] = None
     if not texts:
         raise UserError(f"no transcripts in {', '.join(map(str, manifests))}; nothing to train on")
     return {language: list(of_language) for language, of_language in texts.items()}

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from lhotse import CutSet
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from data_prep.command_line import run
+from data_prep.transcripts import supervisions
 from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
 
@@ -30,16 +30,7 @@ def read_transcripts(manifests: Iterable[Path]) -> list[str]:
 
     Raises UserError when a manifest is missing or broken, or when there is no transcript at all.
     """
-    texts = []
-    for manifest in manifests:
-        if not manifest.is_file():
-            raise UserError(f"manifest {manifest} does not exist: prepare the corpus first, or check the path")
-        try:
-            cuts = CutSet.from_jsonl_lazy(manifest)
-            texts += [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
-        except Exception as error:  # gzip, JSON and Lhotse's own classes raise of every kind
-            raise UserError(f"manifest {manifest} is not a readable Lhotse cut set: {error}") from error
-    texts = [" ".join(text.split()) for text in texts]
+    texts = [" ".join((each.text or "").split()) for manifest in manifests for each in supervisions(manifest)]
     texts = [text for text in texts if text]
     if not texts:
         raise UserError(f"no transcripts in {', '.join(map(str, manifests))}: there is nothing to train on")

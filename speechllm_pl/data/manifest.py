@@ -29,6 +29,7 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from speechllm_pl.core.audio_sources import REMEDY, runs_in_shell, unsafe_source
+from speechllm_pl.core.cut_fields import LONGEST_SECONDS, agree, refuse_repeated, wrong_field
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.shared_memory import SharedMemory, shared
@@ -36,7 +37,7 @@ from speechllm_pl.data.shared_memory import SharedMemory, shared
 LARGE = 16 * 2**20
 """Bytes of a manifest from which its index is kept: some 30,000 cuts, or ten times as many when gzipped."""
 
-VERSION = 3
+VERSION = 4
 """Of the index's format."""
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Manifest(Sequence[Cut]):
         """
         for position in range(len(self)):
             line, place = self._line(position)
-            known = _glance(line.decode())
+            known = _glance(line)
             yield self._cut(line, place).supervisions[0].text or "" if known is None else known.text
 
     def select(self, rows: np.ndarray) -> "Manifest":
@@ -234,20 +235,27 @@ def cut_from_line(line: bytes, place: str, *, allow_commands: bool = False, shar
     Raises:
         UserError: it is no cut that can be trained on, or its audio no file; `place` says where it stands.
     """
+    wrong = ""
     try:
         fields = json.loads(line)
         if not allow_commands and (unsafe := unsafe_source(fields, shar=shar)):
             raise UserError(_told(unsafe, place))
+        wrong = wrong_field(fields)
         cut = deserialize_item(fields)
         lasts = 0 < cut.duration < math.inf
     except UserError:
         raise
     except Exception as error:  # lhotse raises whatever the missing field leads to
-        raise UserError(f"{place}: not a Lhotse cut: mend or delete this line, or prepare the data again") from error
+        why = wrong and f", {wrong}"
+        raise UserError(
+            f"{place}: not a Lhotse cut{why}: mend or delete this line, or prepare the data again"
+        ) from error
     if len(getattr(cut, "supervisions", ())) != 1:
         raise UserError(f"{place}: cut {getattr(cut, 'id', '?')} must have exactly one supervision")
     if not lasts:
         raise UserError(f"{place}: cut {cut.id} lasts {cut.duration} seconds: delete this line")
+    if wrong:
+        raise UserError(f"{place}: {wrong}: mend or delete this line")
     return cut
 
 
@@ -257,27 +265,31 @@ def index_lines(lines: Iterable[bytes], path: Path) -> Index:
     Deserialising each would take ten times as long: it is done for lines whose fields have not been met before.
 
     Raises:
-        UserError: a line is no cut, or there are more than 256 languages; the message names `path` and the line.
+        UserError: a line is no cut, or has the id of another one, or there are more than 256 languages; the message
+            names `path` and the line.
     """
-    starts, durations, languages = array("Q", [0]), array("f"), array("B")
+    starts, durations, languages, ids = array("Q", [0]), array("f"), array("B"), array("q")
     characters: set[str] = set()
     numbers: dict[str, int] = {}  # of languages, as they are met
     known: set[tuple] = set()
     unsafe = ""
     for number, line in enumerate(lines, start=1):
-        seen = _glance(line.decode())
-        if seen is None or seen.fields not in known or not 0 < seen.duration < math.inf:
+        seen = _glance(line)
+        if seen is None or seen.fields not in known:
             place = f"{path}, line {number}"
             cut = cut_from_line(line, place, allow_commands=True)
             unsafe = unsafe or _told(unsafe_source(json.loads(line)), place)
             if seen is not None:
                 known.add(seen.fields)
             (supervision,) = cut.supervisions
-            seen = _Glance((), cut.duration, supervision.text or "", supervision.language or UNKNOWN_LANGUAGE)
+            language = supervision.language or UNKNOWN_LANGUAGE
+            seen = _Glance((), cut.id, cut.duration, supervision.text or "", language)
         starts.append(starts[-1] + len(line))
+        ids.append(hash(seen.id))
         durations.append(seen.duration)
         languages.append(_numbered(seen.language, numbers, f"{path}, line {number}"))
         characters.update(seen.text)
+    refuse_repeated(np.frombuffer(ids, np.int64), path)
     codes, languages = _sorted_codes(numbers, np.frombuffer(languages, np.uint8))
     return Index(
         np.frombuffer(starts, np.uint64),
@@ -312,28 +324,43 @@ def _sorted_codes(numbers: dict[str, int], languages: np.ndarray) -> tuple[tuple
 class _Glance(NamedTuple):
     """What is read of an ordinary line without deserialising its cut."""
 
-    fields: tuple  # names of those that it has
+    fields: tuple  # names and types of those that it has
+    id: str
     duration: float
     text: str
     language: str
 
 
-def _glance(line: str) -> _Glance | None:
+def _glance(line: bytes) -> _Glance | None:
     """Nothing, if it is no cut of the ordinary kind."""
     try:
-        cut = json.loads(line)
+        cut = json.loads(text := line.decode())
         (supervision,) = cut["supervisions"]
-        duration, text = cut["duration"], supervision.get("text") or ""
-        language = supervision.get("language") or UNKNOWN_LANGUAGE
         recording = cut.get("recording") or {}
         kinds = _kinds_of_audio(recording)
-        fields = (cut["type"], *cut), tuple(supervision), tuple(recording), kinds
-        ordinary = kinds is not None and not _holds_more(cut.get("custom") or {})
-        if ordinary and isinstance(duration, int | float) and isinstance(text, str) and isinstance(language, str):
-            return _Glance(fields, duration, text, language)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        fields = cut["type"], _form(cut), _form(supervision), _form(recording), kinds
+        halves = "\\ud" in text or "\\uD" in text  # perhaps of surrogate pairs
+        if kinds is not None and not _holds_more(cut.get("custom") or {}) and not halves and _in_range(cut, recording):
+            language = supervision.get("language") or UNKNOWN_LANGUAGE
+            return _Glance(fields, cut["id"], cut["duration"], supervision.get("text") or "", language)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         pass
     return None
+
+
+def _form(fields: dict) -> tuple:
+    """Where lines agree in it, all their values are of the types of the first, which was looked at."""
+    return tuple(fields), tuple(map(type, fields.values()))
+
+
+def _in_range(cut: dict, recording: dict) -> bool:
+    """Whether the values are possible, if they are of the right types."""
+    return (
+        cut["id"] != ""
+        and cut["start"] >= 0
+        and 0 < cut["duration"] <= LONGEST_SECONDS
+        and (not recording or (recording["id"] != "" and recording["num_samples"] > 0 and agree(recording)))
+    )
 
 
 def _kinds_of_audio(recording: dict) -> tuple | None:

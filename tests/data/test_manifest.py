@@ -58,6 +58,11 @@ def changed(line: str, **fields) -> str:
     return json.dumps({**json.loads(line), **fields})
 
 
+def repeated(lines: list[str], times: int) -> list[str]:
+    """The lines several times, each with an id of its own."""
+    return [changed(line, id=f"{number}") for number, line in enumerate(lines * times)]
+
+
 # what is read
 
 
@@ -97,7 +102,7 @@ def test_durations_of_any_sequence_are_those_of_a_manifest(tmp_path: Path, lines
 def test_a_mixed_cut_and_other_letters_are_read_too(tmp_path: Path, lines: list[str], expected: list) -> None:
     """A MixedCut has neither duration nor supervisions at its top level."""
     mixed = expected[3].pad(duration=5.0)
-    other = json.loads(lines[0])
+    other = json.loads(lines[0]) | {"id": "other"}
     other["supervisions"][0]["text"] = "čtyři 😀"
     path = tmp_path / "cuts.jsonl"
     CutSet.from_cuts([expected[0], mixed]).to_file(path)
@@ -124,7 +129,7 @@ def test_a_cut_that_names_no_language_has_an_undetermined_one(tmp_path: Path, li
 
 def test_more_languages_than_there_is_room_for_are_refused(tmp_path: Path, lines: list[str]) -> None:
     def spoken_in(language: str) -> str:
-        cut = json.loads(lines[0])
+        cut = json.loads(lines[0]) | {"id": language}
         cut["supervisions"][0]["language"] = language
         return json.dumps(cut)
 
@@ -160,7 +165,9 @@ def test_what_workers_are_sent_does_not_grow_with_the_cuts(tmp_path: Path, lines
     """Where an index is kept: it is mapped anew."""
     sizes = []
     for times in (1, 100):
-        cuts = TrainingCuts({"": read_manifest(written(tmp_path, lines * times, f"{times}.jsonl"))}, max_seconds=1.5)
+        cuts = TrainingCuts(
+            {"": read_manifest(written(tmp_path, repeated(lines, times), f"{times}.jsonl"))}, max_seconds=1.5
+        )
         assert 0 < cuts.left_out < len(cuts.sources[""])
         received = pickle.loads(pickle.dumps(cuts.sources))[""]
         assert [received[row] for row in (0, len(received) - 1)] == [cuts.sources[""][row] for row in (0, -1)]
@@ -290,7 +297,7 @@ class TestIndex:
         assert sorted(item.name for item in tmp_path.iterdir()) == [name, f"{name}.index"]
 
     def test_it_tells_how_much_there_is(self, tmp_path: Path, lines, expected, name) -> None:
-        path = written(tmp_path, lines * 1000, name)
+        path = written(tmp_path, repeated(lines, 1000), name)
         read_manifest(path)
         (folder,) = path.with_name(f"{name}.index").glob("[!.]*")
         record = json.loads((folder / "index.json").read_text())
