@@ -203,7 +203,7 @@ def _recording(path: Path) -> Recording:
     except Exception as error:  # whatever a decoder throws
         raise UserError(f"{path}: not audio that can be decoded here: convert it to WAV or FLAC") from error
     if broken:
-        raise UserError(f"{path}: truncated, {broken}: copy or record it again")
+        raise UserError(f"{path}: truncated or damaged, {broken}: copy or record it again")
     return recording
 
 

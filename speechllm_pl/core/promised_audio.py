@@ -1,9 +1,13 @@
-"""What the container of an audio file promises. libsndfile takes a WAV, AIFF or Ogg file that was cut off for a short
-recording, so the promise is compared with the file here. (FLAC and MP3 fail in decoding, or have too few samples.)
+"""What the container of an audio file promises.
+
+libsndfile takes a file that was cut off for a short recording, and passes over pages of an Ogg file that are missing or
+damaged, so the promise is compared with the file here. (FLAC and MP3 fail in decoding, or have too few samples.)
 """
 
 import os
+import re
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -11,48 +15,82 @@ from typing import BinaryIO
 UNKNOWN_LENGTH = 0xFFFFFF00
 """Lengths from here on mean that the file was written to a pipe, and the header never filled in."""
 
-OGG_PAGE = 65_307
-"""Bytes of the longest page of an Ogg file."""
-
 SAMPLE_BYTES = {b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8, b"ulaw": 1, b"ULAW": 1, b"alaw": 1, b"ALAW": 1}
 """Of compressions of AIFC that do not store as many bits as the header says."""
 
 PLAIN = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", *SAMPLE_BYTES}
 """Compressions of AIFC in which all samples take as many bytes."""
 
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Each byte with its bits in the other order: Ogg's CRC takes them from the other end than zlib's."""
+
 
 def broken_promise(path: Path) -> str:
-    """What the end of a WAV, AIFF or Ogg file lacks, in words; empty for a whole file and for any other format.
+    """What a WAV, AIFF, Ogg, AU, CAF, W64 or NIST file lacks, in words; empty for a whole file and for other formats.
 
     Raises:
         OSError: the file cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-            missing = _missing_of_wav(file, size)
-        elif head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
-            missing = _missing_of_aiff(file, size, compressed=head[8:12] == b"AIFC")
-        elif head[:4] == b"OggS":
-            return "" if _ends_with_last_page(file, size) else "its last Ogg page is missing"
-        else:
-            return ""
+        start = _after_id3(file.read(10))
+        file.seek(start)
+        head = file.read(16)
+        file.seek(start)
+        if head.startswith(b"OggS"):
+            return _broken_pages(file)
+        missing = _missing(file, head, size)
     return f"{missing} bytes of its end are missing" if missing else ""
 
 
-def _chunks(file: BinaryIO, order: str) -> Iterator[tuple[bytes, int]]:
-    """Names and lengths; the file stands at a chunk's content, and where it is next does not matter."""
-    while len(head := file.read(8)) == 8:
-        name, length = struct.unpack(f"{order}4sI", head)
+def _after_id3(head: bytes) -> int:
+    """Where the file begins behind a tag of any format's, which libsndfile passes over."""
+    if not head.startswith(b"ID3") or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(head[6:10])))
+
+
+def _missing(file: BinaryIO, head: bytes, size: int) -> int:
+    """Bytes of samples."""
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+        return _missing_of_wav(file, size)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return _missing_of_aiff(file, size, compressed=head[8:12] == b"AIFC")
+    if head[:4] == b"caff":
+        return _missing_of_caf(file, size)
+    if head.startswith(b"riff\x2e\x91\xcf\x11"):
+        return _missing_of_w64(file, size)
+    if head[:4] in (b".snd", b"dns."):
+        return _missing_of_au(file, size)
+    if head.startswith(b"NIST_1A"):
+        return _missing_of_nist(file, size)
+    return 0
+
+
+def _chunks(file: BinaryIO, layout: str, *, header: int, align: int, own: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Names and lengths; the file stands at a chunk's content, and where it is next does not matter.
+
+    Args:
+        layout: of a chunk's name and length, as of `struct`.
+        header: bytes before the first chunk.
+        align: chunks begin at multiples of so many bytes.
+        own: bytes by which a length is more than that of the content.
+    """
+    file.seek(header, os.SEEK_CUR)
+    width = struct.calcsize(layout)
+    while len(head := file.read(width)) == width:
+        name, length = struct.unpack(layout, head)
+        length -= own
         start = file.tell()
         yield name, length
-        file.seek(start + length + length % 2)
+        if length < 0:
+            return
+        file.seek(start + length + -length % align)
 
 
 def _missing_of_wav(file: BinaryIO, size: int) -> int:
     long = 0  # what RF64, for files of more than 4 GiB, has instead of the length
-    for name, length in _chunks(file, "<"):
+    for name, length in _chunks(file, "<4sI", header=12, align=2):
         if name == b"ds64" and len(sizes := file.read(16)) == 16:
             long = struct.unpack("<QQ", sizes)[1]
         elif name == b"data":
@@ -64,7 +102,7 @@ def _missing_of_wav(file: BinaryIO, size: int) -> int:
 
 def _missing_of_aiff(file: BinaryIO, size: int, compressed: bool) -> int:
     promised = present = 0  # bytes of samples
-    for name, length in _chunks(file, ">"):
+    for name, length in _chunks(file, ">4sI", header=12, align=2):
         if name == b"COMM":
             promised = _promised_of_aiff(file.read(22), compressed)
         elif name == b"SSND":
@@ -85,12 +123,61 @@ def _promised_of_aiff(header: bytes, compressed: bool) -> int:
     return channels * frames * SAMPLE_BYTES.get(kind, -(-bits // 8)) if kind in PLAIN else 0
 
 
-def _ends_with_last_page(file: BinaryIO, size: int) -> bool:
-    """Whether an Ogg file has the whole of the page that is marked as the last of its stream."""
-    file.seek(max(0, size - OGG_PAGE), os.SEEK_SET)
-    tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS\0")) :]
-    if len(page) < 27 or not page[5] & 4:  # the flag "end of stream"
-        return False
-    lengths = page[27 : 27 + page[26]]
-    return len(page) >= 27 + page[26] + sum(lengths)
+def _missing_of_caf(file: BinaryIO, size: int) -> int:
+    for name, length in _chunks(file, ">4sq", header=8, align=1):
+        if name == b"data":
+            return max(0, file.tell() + length - size)  # less than 0 if the length is unknown
+    return 0
+
+
+def _missing_of_w64(file: BinaryIO, size: int) -> int:
+    for name, length in _chunks(file, "<16sq", header=40, align=8, own=24):
+        if name.startswith(b"data"):
+            return max(0, file.tell() + length - size)
+    return 0
+
+
+def _missing_of_au(file: BinaryIO, size: int) -> int:
+    start, head = file.tell(), file.read(12)
+    if len(head) < 12:
+        return 0
+    begin, length = struct.unpack(">II" if head.startswith(b".snd") else "<II", head[4:])
+    return 0 if length >= UNKNOWN_LENGTH else max(0, start + begin + length - size)
+
+
+def _missing_of_nist(file: BinaryIO, size: int) -> int:
+    start, header = file.tell(), file.read(1024)
+    fields = dict(re.findall(rb"^(\w+) -i (\d{1,12})", header, re.MULTILINE))
+    length = int(fields.get(b"channel_count", b"1"))
+    for name in (b"sample_count", b"sample_n_bytes"):
+        length *= int(fields.get(name, b"0"))
+    begin = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", header)
+    return max(0, start + int(begin[1]) + length - size) if begin and length else 0
+
+
+def _broken_pages(file: BinaryIO) -> str:
+    """What is wrong with the pages of an Ogg file: each has a checksum, and its number in its stream."""
+    numbers: dict[int, int] = {}  # stream → number of its next page
+    ended = False
+    while head := file.read(27):
+        if not head.startswith(b"OggS\0"[: len(head)]):
+            return "" if ended else "what stands between its Ogg pages is no page"
+        lengths = file.read(head[26]) if len(head) == 27 else b""
+        content = file.read(sum(lengths))
+        if len(head) < 27 or len(lengths) < head[26] or len(content) < sum(lengths):
+            return "its last Ogg page is missing"
+        if ended and head[5] & 2:  # the flag "beginning of stream"
+            return "of several recordings one after another only the first would be read"
+        stream, number, checksum = struct.unpack("<III", head[14:26])
+        if _ogg_crc(head[:22] + bytes(4) + head[26:] + lengths + content) != checksum:
+            return f"its Ogg page {number} is damaged"
+        if numbers.get(stream, number) != number:
+            return f"its Ogg page {numbers[stream]} is missing"
+        numbers[stream] = number + 1
+        ended = bool(head[5] & 4)  # the flag "end of stream"
+    return "" if ended else "its last Ogg page is missing"
+
+
+def _ogg_crc(page: bytes) -> int:
+    found = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{found:032b}"[::-1], 2)

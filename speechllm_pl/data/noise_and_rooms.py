@@ -80,7 +80,7 @@ def _opened(candidate: Path | Recording) -> Recording | None:
             candidate.load_audio(duration=min(0.01, candidate.duration))
             return candidate
         if broken := broken_promise(candidate):
-            raise UserError(f"it is truncated, {broken}")
+            raise UserError(f"it is truncated or damaged, {broken}")
         recording = Recording.from_file(candidate, recording_id=candidate.stem)
         if not recording.num_samples:
             raise UserError("it is empty")

@@ -78,7 +78,7 @@ def _refuse_files(cut: Cut) -> None:
         if why := no_file(path):
             raise UserError(f"{cut.id}: audio file {path} cannot be read: {why}")
         if not path.lower().endswith((".flac", ".mp3")) and (broken := broken_promise(Path(path))):
-            raise UserError(f"{cut.id}: {path} is truncated, {broken}")
+            raise UserError(f"{cut.id}: {path} is truncated or damaged, {broken}")
 
 
 def _refuse_rates(cut: Cut) -> None:

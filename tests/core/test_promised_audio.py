@@ -19,6 +19,10 @@ FORMATS = [
     ("AIFF", "PCM_S8"),
     ("AIFF", "FLOAT"),
     ("AIFF", "ALAW"),
+    ("CAF", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("NIST", "PCM_16"),
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
 ]
@@ -50,6 +54,37 @@ def test_a_cut_is_noticed_wherever_it_is(tmp_path: Path, kind: str, subtype: str
     for length in sorted(lengths):
         path.write_bytes(content[:length])
         assert broken_promise(path) or decoded_samples(path) in (0, whole), length
+
+
+def test_a_tag_of_mp3_hides_nothing(tmp_path: Path) -> None:
+    """libsndfile passes over one before a file of any format."""
+    path, tag = tmp_path / "a", b"ID3\4\0\0\0\0\1\5" + bytes(133)
+    for kind, subtype in (("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("OGG", "VORBIS"), ("AU", "PCM_16")):
+        content = tag + written(path, kind, subtype)
+        path.write_bytes(content)
+        assert broken_promise(path) == ""
+        path.write_bytes(content[:-1000])
+        assert broken_promise(path)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_damage_within_an_ogg_file_is_noticed(tmp_path: Path, subtype: str) -> None:
+    """Its decoder passes over what it does not know, and says nothing."""
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(64_000), 16_000, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    _, second, third, fourth, *_ = (at for at in range(len(content)) if content.startswith(b"OggS", at))
+    for begin, end in ((second, third), (third, fourth), (third + 100, third + 200)):
+        path.write_bytes(content[:begin] + content[end:])
+        assert broken_promise(path)
+    for place in (*range(third, third + 40), third + 99):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert broken_promise(path), place
+    path.write_bytes(content + content)
+    assert decoded_samples(path) == 64_000
+    assert "only the first would be read" in broken_promise(path)
+    path.write_bytes(content + b"what another program has appended")
+    assert broken_promise(path) == ""
 
 
 def test_an_aiff_whose_frames_are_not_all_there_is_noticed(tmp_path: Path) -> None:
