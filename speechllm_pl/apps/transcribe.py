@@ -33,8 +33,9 @@ from speechllm_pl.training.interruption import EXIT_BASE
 from speechllm_pl.training.recognizer import not_finite
 from speechllm_pl.training.restore import restore
 
-SURROGATE = re.compile("[\ud800-\udfff]")
-"""What Python makes of a byte in a file's name that is no UTF-8; JSON has it as an escape."""
+RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What `json.dumps` leaves as it is, and no terminal or file can have: control characters, and halves of surrogates, as
+which Python has the bytes of a file's name that are no UTF-8."""
 
 SHORTEST_SECONDS = 0.1
 """Of a word; a frame of the encoder has 0.08."""
@@ -216,7 +217,7 @@ def _print(utterance: Utterance, hypothesis: Hypothesis, format: str) -> None:
         print_above(f"warning: {name}: the text {why}", sys.stderr)
     if format == "json":
         row = {"file": utterance.id, "seconds": round(seconds, 3), "text": hypothesis.text}
-        line = SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", json.dumps(row, ensure_ascii=False))
+        line = RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(row, ensure_ascii=False))
     else:
         line = f"{name}: {printable(hypothesis.text)}"
     print_above(line)

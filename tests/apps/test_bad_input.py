@@ -15,6 +15,7 @@ from conftest import RATE, speak
 from lhotse import CutSet, Recording, SupervisionSegment
 from untrained import save
 
+from speechllm_pl.core.errors import printable
 from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
@@ -208,15 +209,16 @@ def test_a_manifests_fifo_is_never_opened(speechllm, ctc: Path, corpus: Path, tm
 
 
 def test_names_cannot_write_to_the_terminal(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
-    names = ["a\nb.wav", "c\x1b[2Jd.wav", "e\u2028f.wav", "größe ß.wav"]
+    names = ["a\nb.wav", "c\x1b[2Jd.wav", "e\u2028f.wav", "g\x7f\x9bh.wav", "größe ß.wav"]
     for name in names:
         (tmp_path / name).write_bytes((corpus / "test-0.wav").read_bytes())
     done = speechllm("transcribe", tmp_path, "--checkpoint", ctc)
     assert done.status == 0, done.err
     shown = {line.removeprefix(f"{tmp_path}/").split(": ")[0] for line in done.out.splitlines()}
-    assert shown == {"a\\nb.wav", "c\\x1b[2Jd.wav", "e\\u2028f.wav", "größe ß.wav"}
+    assert shown == {"a\\nb.wav", "c\\x1b[2Jd.wav", "e\\u2028f.wav", "g\\x7f\\x9bh.wav", "größe ß.wav"}
     rows = speechllm("transcribe", tmp_path, "--checkpoint", ctc, "--format", "json").out.split("\n")
     assert {Path(json.loads(row)["file"]).name for row in rows if row} == set(names)
+    assert all(row == printable(row) for row in rows)
     odd = tmp_path / "\udcff\x1b.wav"  # a byte that is no UTF-8
     odd.write_text("no audio")
     assert "\\udcff\\x1b.wav: not audio" in speechllm("transcribe", odd, "--checkpoint", ctc).error()
