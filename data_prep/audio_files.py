@@ -24,8 +24,8 @@ FRAME_SECONDS = 0.08
 NEEDS_FFMPEG = {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm"}
 """Containers that libsndfile cannot open."""
 
-MP3_SLACK = 2 * 1152
-"""Samples by which an MP3 header may exceed what is decoded: two frames of encoder delay and padding."""
+MP3_SLACK = 2
+"""Frames by which an MP3 header may exceed what is decoded: encoder delay and padding."""
 
 
 class Rejected(Exception):
@@ -123,9 +123,14 @@ def _decoded(file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
     file.seek(first)
     samples = file.read(last - first, dtype="float32", always_2d=True).T
     missing = (last - first) - samples.shape[1]
-    if missing > (MP3_SLACK if file.format == "MP3" else 0):
+    if missing > (MP3_SLACK * _mp3_frame(file.samplerate) if file.format == "MP3" else 0):
         raise Rejected(f"truncated: the header promises {missing} samples more than there are")
     return samples
+
+
+def _mp3_frame(sampling_rate: int) -> int:
+    """Samples of a frame: below 32 kHz (MPEG 2 and 2.5) they are half as many."""
+    return 1152 if sampling_rate >= 32_000 else 576
 
 
 def _read_with_ffmpeg(path: Path, start: float, end: float | None, max_seconds: float) -> Audio:

@@ -82,6 +82,18 @@ def test_every_format_rate_and_channel_count_loads_as_16_khz_mono(tmp_path, suff
     assert cut.supervisions[0].duration == cut.duration
 
 
+def test_an_mp3_that_lacks_three_frames_is_rejected(tmp_path):
+    """Of 576 samples: at low rates they are half as long as at high ones."""
+    path = tmp_path / "a.mp3"
+    noise = 0.1 * np.random.default_rng(0).standard_normal(24_000)
+    soundfile.write(path, noise, 8000, format="MP3", subtype="MPEG_LAYER_III")
+    assert cut_from_utterance(utterance(path), max_seconds=30).duration == pytest.approx(3, abs=0.08)
+    content = path.read_bytes()
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + content[middle + 3 * len(content) // (24_000 // 576) :])
+    assert reason(utterance(path)).startswith("truncated")
+
+
 def test_downmix_is_the_mean_of_all_channels(tmp_path):
     path = tmp_path / "stereo.wav"
     soundfile.write(path, np.stack([tone(16000, frequency=300), tone(16000, frequency=1000)], 1), 16000)
