@@ -29,10 +29,14 @@ PATIENCE = 600  # seconds that a run may take
 SERVER = multiprocessing.get_context("forkserver")  # of which a process has one, for its loaders as well
 if multiprocessing.parent_process() is None:  # what is forked from it has servers of its own, for loaders alone
     PRELOADED += [
+        "data_prep.table",
         "lightning.pytorch.cli",
+        "speechllm_pl.apps.average",
         "speechllm_pl.apps.consolidate",
         "speechllm_pl.apps.data_report",
         "speechllm_pl.apps.evaluate",
+        "speechllm_pl.apps.fetch",
+        "speechllm_pl.apps.plan",
         "speechllm_pl.apps.report",
         "speechllm_pl.apps.transcribe",
         "speechllm_pl.training.callbacks",
