@@ -101,8 +101,10 @@ def test_what_two_splits_share_is_the_intersection_of_sets(corpus, data, kind):
 
 
 def test_ids_and_texts_that_come_twice_are_counted(corpus, tmp_path):
-    again = [*corpus, *(each for each in corpus if each.id in ("clipped", "leaked"))]
-    data, _ = read_through(open_splits(write_corpus(tmp_path / "data", again)))
+    twice = [each for each in corpus if each.id in ("clipped", "leaked")]
+    texts = [each.__class__(**{**each.__dict__, "id": f"{each.id} again"}) for each in twice]
+    ids = [each.__class__(**{**each.__dict__, "split": "test", "text": f"of {each.id}"}) for each in twice]
+    data, _ = read_through(open_splits(write_corpus(tmp_path / "data", [*corpus, *texts, *ids])))
     found = data_figures.overlaps(data)
     assert (found["ids"]["values"], found["ids"]["utterances"]) == (2, 4)
     assert set(found["ids"]["examples"]) == {"clipped", "leaked"}
