@@ -1,7 +1,8 @@
 """What the container of an audio file promises.
 
-libsndfile takes a file that was cut off for a short recording, and passes over pages of an Ogg file that are missing or
-damaged, so the promise is compared with the file here. (FLAC and MP3 fail in decoding, or have too few samples.)
+libsndfile takes a file that was cut off for a short recording, passes over pages of an Ogg file that are missing or
+damaged, and guesses the length of an MP3 whose first frame does not tell it. So the promise is compared with the file
+here. (FLAC fails in decoding, as does an MP3 that was cut off.)
 """
 
 import os
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import miniaudio
+import soundfile
+
 UNKNOWN_LENGTH = 0xFFFFFF00
 """Lengths from here on mean that the file was written to a pipe, and the header never filled in."""
 
@@ -21,12 +25,15 @@ SAMPLE_BYTES = {b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8, b"ulaw": 1, b"UL
 PLAIN = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", *SAMPLE_BYTES}
 """Compressions of AIFC in which all samples take as many bytes."""
 
+MP3_FRAME = 1152
+"""Samples of a frame of an MP3, at most, by which a guess of its length may be wrong in any case."""
+
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Each byte with its bits in the other order: Ogg's CRC takes them from the other end than zlib's."""
 
 
 def broken_promise(path: Path) -> str:
-    """What a WAV, AIFF, Ogg, AU, CAF, W64 or NIST file lacks, in words; empty for a whole file and for other formats.
+    """What a WAV, AIFF, Ogg, MP3, AU, CAF, W64 or NIST file lacks, in words; empty for a whole one and other formats.
 
     Raises:
         OSError: the file cannot be read.
@@ -39,6 +46,8 @@ def broken_promise(path: Path) -> str:
         file.seek(start)
         if head.startswith(b"OggS"):
             return _broken_pages(file)
+        if path.suffix.lower() == ".mp3" or head[:1] == b"\xff":
+            return _passed_over_in_mp3(path)
         missing = _missing(file, head, size)
     return f"{missing} bytes of its end are missing" if missing else ""
 
@@ -153,6 +162,17 @@ def _missing_of_nist(file: BinaryIO, size: int) -> int:
         length *= int(fields.get(name, b"0"))
     begin = re.match(rb"NIST_1A\n\s*(\d{1,9})\n", header)
     return max(0, start + int(begin[1]) + length - size) if begin and length else 0
+
+
+def _passed_over_in_mp3(path: Path) -> str:
+    """What libsndfile would not read of an MP3 of variable bit rate without the frame that tells its length (Xing)."""
+    try:
+        there, read = miniaudio.mp3_get_info(path.read_bytes()).num_frames, soundfile.info(path).frames
+    except (miniaudio.DecodeError, soundfile.LibsndfileError):  # whoever reads it says so
+        return ""
+    if there <= read + MP3_FRAME:
+        return ""
+    return f"{there - read} of its {there} samples would be passed over, as its first frame tells no length"
 
 
 def _broken_pages(file: BinaryIO) -> str:

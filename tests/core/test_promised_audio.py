@@ -111,3 +111,21 @@ def test_a_wav_that_was_written_to_a_pipe_makes_no_promise(tmp_path: Path) -> No
     place = content.index(b"data") + 4
     path.write_bytes(content[:place] + b"\xff" * 4 + content[place + 4 :])
     assert broken_promise(path) == ""
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "CONSTANT"])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_an_mp3_is_read_to_its_end_or_named(tmp_path: Path, rate: int, mode: str) -> None:
+    """Silence at the end, so that a guess by the first frames of a variable bit rate falls short."""
+    path = tmp_path / "a.mp3"
+    samples = np.r_[0.3 * np.random.default_rng(0).standard_normal(3 * rate), np.zeros(3 * rate)]
+    soundfile.write(path, samples, rate, format="MP3", compression_level=0.5, bitrate_mode=mode)
+    content = path.read_bytes()
+    assert (broken_promise(path), decoded_samples(path)) == ("", 6 * rate)
+    lacking, damaged = content[content.index(content[:2], 4) :], bytearray(content)
+    damaged[2] |= 12  # a sampling rate that no frame has
+    for without_length in (lacking, damaged):
+        path.write_bytes(without_length)
+        whole = decoded_samples(path) > 5.9 * rate
+        assert whole == (mode == "CONSTANT")
+        assert (broken_promise(path) == "") == whole
