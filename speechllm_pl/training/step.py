@@ -81,7 +81,9 @@ class OptimizerStep:
 
 
 def is_logged(trainer: L.Trainer, step: int) -> bool:
-    """Whether what is logged in a step is written: Lightning takes a millisecond for each value, written or not.
+    """Whether a step logs its values: if they are written, or the last ones of an epoch or of the run.
+
+    Lightning takes a millisecond for each value, written or not.
 
     Args:
         step: its number, from 1.
