@@ -1,9 +1,11 @@
 """A run that is killed at any moment, again and again, goes on as one that never was: bit for bit in fp32."""
 
+import functools
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,21 @@ from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
 STEPS = {1: 16, 20: 160}  # of a run, by how often it is killed
 SETTINGS = [(trainer, workers) for trainer in ("cpu", "fsdp") for workers in (0, 2)]
 STUBBORN = 60  # seconds that a job may live on when one of its ranks was killed
+Whole = Callable[[str, int], Path]
+"""Trainer and steps → the folder of a run that nobody killed."""
+
+
+@pytest.fixture(scope="module")
+def whole(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Each run is made once, for any number of loader processes: it must change nothing."""
+
+    @functools.cache
+    def made(trainer: str, steps: int) -> Path:
+        run = tmp_path_factory.mktemp(trainer) / "whole"
+        finish(arguments(small_config, run, trainer, 0, steps), ranks=2)
+        return run
+
+    return made
 
 
 def arguments(small_config: Path, run: Path, trainer: str, workers: int, steps: int) -> list[str]:
@@ -106,9 +123,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def check(small_config: Path, folder: Path, trainer: str, workers: int, kills: int) -> None:
-    whole, killed, steps = folder / "whole", folder / "killed", STEPS[kills]
-    finish(arguments(small_config, whole, trainer, workers, steps), ranks=2)
+def check(small_config: Path, make_whole: Whole, folder: Path, trainer: str, workers: int, kills: int) -> None:
+    killed, steps = folder / "killed", STEPS[kills]
+    whole = make_whole(trainer, steps)
     chance = random.Random(f"{trainer} {workers} {kills}")
     given = arguments(small_config, killed, trainer, workers, steps)
     half_written = 0
@@ -124,11 +141,15 @@ def check(small_config: Path, folder: Path, trainer: str, workers: int, kills: i
 
 
 @pytest.mark.parametrize(("trainer", "workers"), SETTINGS)
-def test_a_killed_run_resumes_exactly(small_config: Path, tmp_path: Path, trainer: str, workers: int) -> None:
-    check(small_config, tmp_path, trainer, workers, kills=1)
+def test_a_killed_run_resumes_exactly(
+    small_config: Path, whole: Whole, tmp_path: Path, trainer: str, workers: int
+) -> None:
+    check(small_config, whole, tmp_path, trainer, workers, kills=1)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("trainer", "workers"), SETTINGS)
-def test_twenty_kills_change_nothing(small_config: Path, tmp_path: Path, trainer: str, workers: int) -> None:
-    check(small_config, tmp_path, trainer, workers, kills=20)
+def test_twenty_kills_change_nothing(
+    small_config: Path, whole: Whole, tmp_path: Path, trainer: str, workers: int
+) -> None:
+    check(small_config, whole, tmp_path, trainer, workers, kills=20)
