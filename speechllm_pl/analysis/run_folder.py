@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.training.configuration import read_configuration
 
 STAGES = ("pretrain_ctc", "finetune")
 """Folders of the two stages inside a run."""
@@ -113,7 +113,7 @@ def manifest_of_tests(folder: Path) -> Path | None:
     config = folder / "config.yaml"
     if not config.is_file():
         return None
-    data = (yaml.safe_load(config.read_text()) or {}).get("data") or {}
+    data = read_configuration(config).get("data") or {}
     return Path(data["root"], data["test"]) if {"root", "test"} <= set(data) else None
 
 

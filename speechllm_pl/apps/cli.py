@@ -196,13 +196,24 @@ def _switches_spelt_out(program: Any, arguments: list[str]) -> list[str]:
 
 
 def _parser_class() -> type:
-    """jsonargparse's parser, with the nearest valid name in its error about an unknown one."""
+    """jsonargparse's parser, with the nearest valid name in its error about an unknown one, and YAML within bounds."""
+    from jsonargparse import _loaders_dumpers
     from lightning.pytorch.cli import LightningArgumentParser
+
+    from speechllm_pl.training.configuration import BoundedLoader
+
+    _loaders_dumpers.yaml_default_loader = BoundedLoader
 
     class Parser(LightningArgumentParser):
         def __init__(self, *arguments: Any, **options: Any):
             # Abbreviations would take a misspelt --trainer.max_epoch for --trainer.max_epochs.
             super().__init__(*arguments, allow_abbrev=False, **options)
+
+        def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
+            try:
+                return super().parse_path(path, *arguments, **options)
+            except (UserError, UnicodeDecodeError) as error:
+                raise UserError(f"{path}: {error}") from error
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             raise UserError(_one_line(message, self))

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import torch
 import transformers
-import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from speechllm_pl.analysis.host_memory import HostMemory, host_memory
@@ -36,6 +35,7 @@ from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.loader import workers_of_cpus
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.training.configuration import read_configuration
 from speechllm_pl.training.device_memory import GIB, total_memory
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
 from speechllm_pl.training.memory import System
@@ -144,7 +144,7 @@ def fitting_duration(config: Any) -> float:
     """
     recorded = Path(config.run, "config.yaml")
     if recorded.is_file() and newest_complete(Path(config.run, "checkpoints")):
-        return yaml.safe_load(recorded.read_text())["data"]["max_duration"]
+        return read_configuration(recorded)["data"]["max_duration"]
     setup = setup_here(config)
     memory = total_memory(setup.gpus // config.trainer.num_nodes)
     seconds = largest_batch(setup, Gpu(memory, None))

@@ -31,6 +31,7 @@ from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.training.configuration import parsed_configuration, read_configuration
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
 from speechllm_pl.training.step import is_logged
@@ -60,7 +61,7 @@ class RunRecord(SaveConfigCallback):
     def _tell_changes(self, former: Path) -> None:
         if former.is_file():
             text = self.parser.dump(self.config, skip_none=False)
-            for change in changes(former.read_text(encoding="utf-8"), text):
+            for change in changes(read_configuration(former), parsed_configuration(text)):
                 rank_zero_info(f"{CHANGED}{change}")
 
     @rank_zero_only

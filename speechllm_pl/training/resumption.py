@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch.optim.lr_scheduler import LambdaLR
 
 CHANGED = "changed on resuming: "
@@ -82,13 +81,9 @@ def keep_former(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def changes(former: str, ours: str) -> list[str]:
-    """What one configuration has otherwise than another, a line each; the optimiser's settings are told elsewhere.
-
-    Args:
-        former, ours: in YAML.
-    """
-    before, after = (dict(_flat(yaml.safe_load(text) or {})) for text in (former, ours))
+def changes(former: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """What one configuration has otherwise than another, a line each; the optimiser's settings are told elsewhere."""
+    before, after = dict(_flat(former)), dict(_flat(ours))
     lines = []
     for name in dict.fromkeys((*before, *after)):
         old, new = before.get(name, "not set"), after.get(name, "not set")

@@ -232,6 +232,31 @@ def test_other_mistakes_are_one_line_too(speechllm, arguments: list[str], named:
     assert named in speechllm(*arguments).error()
 
 
+BOMB = "\n".join(["m0: &m0 [x]", *(f"m{n}: &m{n} [*m{n - 1}, *m{n - 1}]" for n in range(1, 41))]) + "\n"
+
+
+@pytest.mark.parametrize("command", ["fit", "plan", "fetch"])
+@pytest.mark.parametrize(
+    "content",
+    [BOMB.encode(), b"data: " + 1000 * b"[" + 1000 * b"]", b"data: [", b"data: \x80"],
+    ids=["aliases", "levels", "no YAML", "not UTF-8"],
+)
+def test_a_configuration_that_cannot_be_read_is_named(speechllm, tmp_path: Path, command: str, content: bytes) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert str(path) in speechllm(command, "--config", path).error()
+
+
+@pytest.mark.parametrize("setting", ["trainer: {max_epochs: %r}", "data: {augmentations: %r}", "data: %r"])
+def test_a_text_in_a_configuration_is_read_within_bounds_too(speechllm, tmp_path: Path, setting: str) -> None:
+    """jsonargparse takes texts for YAML where no text is wanted."""
+    path = tmp_path / "config.yaml"
+    path.write_text(setting.replace("%r", '"' + BOMB.replace("\n", "\\n") + '"'))
+    message = speechllm("fit", "--config", path).error()
+    assert str(path) in message
+    assert len(message) < 10 * len(BOMB)
+
+
 # help
 
 
