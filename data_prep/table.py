@@ -15,6 +15,7 @@ import csv
 import functools
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -336,9 +337,12 @@ def _seconds(row: Row, column: str) -> float | None:
     if column not in row:
         return None
     try:
-        return float(row[column])
+        seconds = float(row[column])
     except ValueError:
-        raise Rejected(f"broken line: {column} {row[column]!r} is not a number of seconds") from None
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise Rejected(f"broken line: {column} {row[column]!r} is not a number of seconds")
+    return seconds
 
 
 # ---------------------------------------------------------------- the command line

@@ -296,6 +296,15 @@ def test_a_broken_line_is_quarantined_with_its_place_or_stops_a_strict_run(tmp_p
         prepare(path, "--language", "en", "--strict")
 
 
+@pytest.mark.parametrize("column", ["start", "end"])
+@pytest.mark.parametrize("seconds", ["inf", "-Infinity", "1e400", "nan", "soon"])
+def test_times_that_are_no_number_of_seconds_are_quarantined(tmp_path, audio, column, seconds):
+    rows = [{"id": "a", "text": "one", column: ""}, {"id": "b", "text": "two", column: seconds}]
+    path = write_rows(tmp_path / "t.csv", rows)
+    assert list(prepare(path, "--language", "en")) == ["a"]
+    assert quarantine(path) == {"b": f"broken line: {column} '{seconds}' is not a number of seconds"}
+
+
 def test_every_bad_recording_or_row_has_a_line_in_the_quarantine(tmp_path, audio):
     rng = np.random.default_rng(0)
     soundfile.write(audio / "whole.wav", rng.normal(size=16000) * 0.1, 16000)
