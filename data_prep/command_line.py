@@ -17,9 +17,26 @@ def add_standard_arguments(
     parser: argparse.ArgumentParser, max_seconds: str = "reject longer utterances (default: %(default)s)"
 ) -> None:
     """Add --output, --jobs, and --max-seconds with the help `max_seconds`."""
-    parser.add_argument("--output", type=Path, required=True, help="folder for the manifests, for example data/mine")
+    parser.add_argument(
+        "--output", type=_utf_8_path, required=True, help="folder for the manifests, for example data/mine"
+    )
     parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--max-seconds", type=float, default=30.0, help=max_seconds)
+
+
+def _utf_8_path(text: str) -> Path:
+    if not is_utf_8(text):
+        raise argparse.ArgumentTypeError("its name is not UTF-8, which is all that manifests and libsndfile can hold")
+    return Path(text)
+
+
+def is_utf_8(path: Path | str) -> bool:
+    """Whether a path is: bytes that are not are halves of surrogate pairs in Python."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def at_least_one(text: str) -> int:

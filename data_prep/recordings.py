@@ -23,6 +23,7 @@ from data_prep.audio_files import (
     resample,
     write_audio,
 )
+from data_prep.command_line import is_utf_8
 from speechllm_pl.core.channels import channels_cancel
 from speechllm_pl.core.sampling_rates import HIGHEST_HZ, LOWEST_HZ
 
@@ -148,6 +149,8 @@ def _existing_path(utterance: Utterance) -> Path:
         raise Rejected("no transcript")
     if not os.path.isfile(utterance.path):  # unlike Path.is_file, says no to impossible names too
         raise Rejected("missing: no such audio file")
+    if not is_utf_8(utterance.path):
+        raise Rejected("path not UTF-8: rename the file or its folder, a manifest cannot name it")
     return Path(utterance.path)
 
 

@@ -30,7 +30,8 @@ from data_prep.lines import BrokenLine, as_text, count_lines, numbered_lines, ts
 from data_prep.recordings import Utterance, cut_from_utterance
 from data_prep.strange_characters import StrangeCharacters
 from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.cut_fields import LONGEST_SECONDS
+from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.text import LANGUAGES, normalize
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -236,7 +237,7 @@ def _tables_of_splits(folder: Path) -> list[Path]:
     named = [table for table in tables if table.stem.lower() in SPLIT_NAMES]
     for table in tables:
         if table not in named:
-            print(f"not read: {table} (its name is no split; give it as --table to read it alone)")
+            print(f"not read: {printable(str(table))} (its name is no split; give it as --table to read it alone)")
     return sorted(named, key=lambda table: SPLITS.index(SPLIT_NAMES[table.stem.lower()]))
 
 
@@ -340,7 +341,7 @@ def _seconds(row: Row, column: str) -> float | None:
         seconds = float(row[column])
     except ValueError:
         seconds = math.nan
-    if not math.isfinite(seconds):
+    if not abs(seconds) <= LONGEST_SECONDS:  # nor is NaN
         raise Rejected(f"broken line: {column} {row[column]!r} is not a number of seconds")
     return seconds
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -297,12 +298,33 @@ def test_a_broken_line_is_quarantined_with_its_place_or_stops_a_strict_run(tmp_p
 
 
 @pytest.mark.parametrize("column", ["start", "end"])
-@pytest.mark.parametrize("seconds", ["inf", "-Infinity", "1e400", "nan", "soon"])
+@pytest.mark.parametrize("seconds", ["inf", "-Infinity", "1e400", "1e307", "nan", "soon"])
 def test_times_that_are_no_number_of_seconds_are_quarantined(tmp_path, audio, column, seconds):
     rows = [{"id": "a", "text": "one", column: ""}, {"id": "b", "text": "two", column: seconds}]
     path = write_rows(tmp_path / "t.csv", rows)
     assert list(prepare(path, "--language", "en")) == ["a"]
     assert quarantine(path) == {"b": f"broken line: {column} '{seconds}' is not a number of seconds"}
+
+
+def test_recordings_in_a_folder_that_is_not_utf_8_are_quarantined(tmp_path, audio):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    shutil.copytree(audio, folder / "audio")
+    rows = [{"id": "kept", "path": audio / "a.wav", "text": "one"}, {"id": "a", "path": "a.wav", "text": "two"}]
+    path = write_rows(folder / "t.csv", rows)
+    table.main(["--table", str(path), "--language", "en", "--jobs", "1", "--output", str(tmp_path / "out")])
+    assert [cut.id for cut in CutSet.from_file(tmp_path / "out" / "train.jsonl.gz")] == ["kept"]
+    (line,) = (tmp_path / "out" / "quarantine.tsv").read_text().splitlines()[1:]
+    _, name, where, reason, _ = line.split("\t")
+    assert (name, where) == ("a", f"{tmp_path}/caf\\udce9/audio/a.wav")
+    assert reason == "path not UTF-8: rename the file or its folder, a manifest cannot name it"
+
+
+def test_an_output_folder_that_is_not_utf_8_is_refused(tmp_path, audio, capsys):
+    path = write_rows(tmp_path / "t.csv", [{"id": "a", "text": "one"}])
+    with pytest.raises(SystemExit):
+        table.main(["--table", str(path), "--output", os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")])
+    assert "--output: its name is not UTF-8" in capsys.readouterr().err
 
 
 def test_every_bad_recording_or_row_has_a_line_in_the_quarantine(tmp_path, audio):
