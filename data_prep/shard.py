@@ -29,6 +29,7 @@ from speechllm_pl.core.cut_fields import wrong_field
 from speechllm_pl.core.errors import in_one_line, printable
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.resampling import steady
+from speechllm_pl.core.sampling_rates import false_rate, rate_of_files
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
@@ -91,14 +92,19 @@ def _check_name(name: str, codec: str) -> None:
 
 
 def _check_ends(cut: Cut) -> None:
-    """Of its files: what a header promises must be there."""
-    sources = cut.recording.sources if isinstance(cut, MonoCut) and cut.recording else ()
+    """Of its files: what a header promises must be there, and what the manifest says must be so."""
+    recording = cut.recording if isinstance(cut, MonoCut) else None
+    sources = recording.sources if recording else ()
     paths = (Path(str(source.source)) for source in sources if source.type == "file")
     for path in paths:
-        if ".tar/" not in str(path) and (why := no_file(path)):
+        if ".tar/" in str(path):
+            continue
+        if why := no_file(path):
             raise Rejected(f"missing: {path} {why}")
-        if ".tar/" not in str(path) and (broken := broken_promise(path)):
+        if broken := broken_promise(path):
             raise Rejected(f"truncated: {broken}")
+        if wrong := false_rate(str(path), rate_of_files(recording)):
+            raise Rejected(f"false sampling rate: {wrong}")
 
 
 def _samples(cut: Cut) -> np.ndarray:

@@ -34,7 +34,7 @@ def decoded(cut: Cut) -> Decoded | None:
     if not isinstance(cut, MonoCut) or cut.recording is None or cut.recording.transforms:
         return None
     (source, *others) = cut.recording.sources
-    if others or source.type not in ("file", "memory"):
+    if others or source.type not in ("file", "memory") or cut.recording.sampling_rate != SAMPLING_RATE:
         return None
     whole = cut.start == 0 and cut.duration == cut.recording.duration
     try:

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 from lhotse import Recording
-from lhotse.augmentation import Resample
 from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut, MixedCut
 
@@ -16,7 +14,7 @@ from speechllm_pl.core.channels import channels_cancel
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.resampling import steady
-from speechllm_pl.core.sampling_rates import implausible_rate
+from speechllm_pl.core.sampling_rates import false_rate, implausible_rate, rate_of_files
 from speechllm_pl.data.recording import decoded
 from speechllm_pl.models.features import SAMPLING_RATE
 
@@ -82,25 +80,14 @@ def _refuse_files(cut: Cut) -> None:
 
 
 def _refuse_rates(cut: Cut) -> None:
-    """Lhotse takes a file's samples for those of the rate that the manifest says: speech would be fast or slow."""
+    """Such as no recording has, and such as the files do not have."""
     for recording in _recordings(cut):
-        transforms = recording.transforms or []
-        before = next((each.source_sampling_rate for each in transforms if isinstance(each, Resample)), None)
-        said = before or recording.sampling_rate
+        said = rate_of_files(recording)
         if wrong := implausible_rate(said):
             raise UserError(f"{cut.id}: {wrong}")
         for path in _files(recording):
-            found = _rate_of(path)
-            if found and found != said:
-                raise UserError(f"{cut.id}: {path} has {found} Hz, but its manifest says {said} Hz: prepare it again")
-
-
-def _rate_of(path: str) -> int:
-    """In Hz; 0 for a file that libsndfile cannot open."""
-    try:
-        return soundfile.info(path).samplerate
-    except (soundfile.LibsndfileError, OSError):
-        return 0
+            if wrong := false_rate(path, said):
+                raise UserError(f"{cut.id}: {wrong}")
 
 
 def files_of(cut: Cut) -> list[str]:

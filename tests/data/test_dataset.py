@@ -168,6 +168,17 @@ def test_a_rate_that_is_not_the_files_is_named(tmp_path: Path, resampled: bool) 
         read(cut)
 
 
+@pytest.mark.parametrize("suffix", ["flac", "wav"])
+def test_a_rate_that_is_not_that_of_a_16_khz_file_is_named(tmp_path: Path, suffix: str) -> None:
+    """Nor is it passed over where the samples are as many as the manifest says."""
+    path = tmp_path / f"fast.{suffix}"
+    soundfile.write(path, noise(0.5, rate=16_000), 16_000)
+    recording = Recording.from_file(path, recording_id="fast")
+    recording.sampling_rate, recording.duration = 8_000, 2 * recording.duration
+    with pytest.raises(UserError, match=rf"fast: .*fast\.{suffix} has 16000 Hz, but its manifest says 8000 Hz"):
+        read(recording.to_cut())
+
+
 def test_channels_that_cancel_are_named(tmp_path: Path) -> None:
     path, half = tmp_path / "anti.wav", noise(0.5)
     soundfile.write(path, np.stack([half, -half], axis=1), 16_000)

@@ -74,6 +74,24 @@ def broken(manifest: Path, folder: Path) -> Path:
 # what is written
 
 
+@pytest.mark.parametrize("resampled", [False, True])
+@pytest.mark.parametrize(("rate", "said"), [(16_000, 8_000), (8_000, 16_000), (22_050, 24_000)])
+def test_a_rate_that_is_not_the_files_is_quarantined(tmp_path: Path, rate: int, said: int, resampled: bool) -> None:
+    cut = write_cut(tmp_path, "false", speechlike(1.0, rate=rate), "one", "en", rate=rate)
+    cut.recording.sampling_rate = said
+    cut.recording.duration = cut.duration = rate / said
+    cut = cut.resample(16_000) if resampled else cut
+    right = write_cut(tmp_path, "right", speechlike(1.0, rate=rate), "one", "en", rate=rate).resample(16_000)
+    CutSet.from_cuts([cut, right]).to_file(tmp_path / "train.jsonl")
+    export(tmp_path / "train.jsonl", tmp_path / "out", FLAC)
+    assert [cut.id for cut in CutSet.from_shar(in_dir=tmp_path / "out")] == ["right"]
+    (line,) = (tmp_path / "out" / shar.QUARANTINE).read_text().splitlines()[1:]
+    name, reason = line.split("\t")
+    path = tmp_path / "false.wav"
+    assert name == "false"
+    assert reason == f"false sampling rate: {path} has {rate} Hz, but its manifest says {said} Hz: prepare it again"
+
+
 @pytest.mark.parametrize("codec", ["flac", "opus"])
 def test_stock_lhotse_reads_what_was_exported(tmp_path: Path, manifest: Path, codec: str) -> None:
     export(manifest, tmp_path / "out", Settings(codec, 3))
