@@ -275,10 +275,9 @@ def utterances(
         utterance_id = _id(row)
         if "id" not in row and of_paths.setdefault(hash(utterance_id), hash(row.get("path"))) != hash(row.get("path")):
             utterance_id = _id(row, with_suffix=True)  # a.flac beside a.wav
-        row_split = row.get("split", source.split)
+        row_split = _named_split(row, source)
         if row_split is None:
             row_split = "dev" if _uniform(utterance_id, seed) < dev_fraction else split
-        row_split = SPLIT_NAMES.get(row_split.lower(), row_split)
         path = _find_audio(source.audio, row.get("path") or row["id"]) if utterance_id else source.audio
         code = row.get("language", source.language or language)
         try:
@@ -292,6 +291,28 @@ def utterances(
             continue
         strange.add(text, code, utterance_id)
         yield Utterance(utterance_id, path, text, code, row.get("speaker", "unknown"), row_split, start, end)
+
+
+def _named_split(row: Row, source: Source) -> str | None:
+    name = row.get("split", source.split)
+    return name and SPLIT_NAMES.get(name.lower(), name)
+
+
+def will_lack_dev(sources: Iterable[Source], *, split: str, dev_fraction: float) -> bool:
+    """Whether there are rows to train on and none to validate on: all are read if so, else up to the first one.
+
+    Raises:
+        UserError: a table cannot be read.
+    """
+    of_others = "dev" if dev_fraction > 0 else split
+    splits = set()
+    for source in sorted(sources, key=lambda source: source.split != "dev"):
+        for row in read_table(source.table):
+            if not isinstance(row, BrokenLine):
+                splits.add(_named_split(row, source) or of_others)
+            if "dev" in splits:
+                return False
+    return "train" in splits
 
 
 def _id(row: Row, with_suffix: bool = False) -> str:
@@ -389,6 +410,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--dev-fraction {args.dev_fraction} is not between 0 and 1")
     strange = StrangeCharacters()
     sources = find_sources(args.table, args.audio)
+    if will_lack_dev(sources, split=args.split, dev_fraction=args.dev_fraction):
+        print(f"no row is of dev, and training needs some to validate on: {TO_GET_DEV}", flush=True)
     rows = _all_utterances(args, sources, strange)
     make_cut = functools.partial(
         cut_from_utterance,

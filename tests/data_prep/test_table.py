@@ -482,3 +482,38 @@ def test_what_has_no_dev_split_says_so_with_the_option_that_makes_one(tmp_path, 
     rows = [{"id": "a", "text": "one", "split": "train"}, {"id": "b", "text": "two", "split": "dev"}]
     prepare(write_rows(path, rows), "--language", "en")
     assert "no dev split" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("splits", "arguments", "told"),
+    [
+        (["", ""], [], True),
+        (["train", "test"], [], True),
+        (["train", "dev"], [], False),
+        (["train", "Validation"], [], False),
+        (["train", ""], ["--dev-fraction", "0.05"], False),
+        (["train", "train"], ["--dev-fraction", "0.05"], True),
+        (["train", ""], ["--split", "dev"], False),
+        (["test", "test"], [], False),
+    ],
+)
+def test_a_table_without_rows_of_dev_is_told_before_a_recording_is_opened(
+    tmp_path, audio, capsys, monkeypatch, splits, arguments, told
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(table, "prepare", stop)
+    rows = [{"id": name, "text": "one", "split": split} for name, split in zip("ab", splits, strict=True)]
+    with pytest.raises(KeyboardInterrupt):
+        prepare(write_rows(tmp_path / "t.csv", rows), "--language", "en", *arguments)
+    line = "no row is of dev, and training needs some to validate on: give --dev-fraction"
+    assert (line in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("names", "told"), [(("train", "test"), True), (("train", "dev"), False), (("test",), False)])
+def test_a_folder_of_tables_without_one_of_dev_is_told_too(tmp_path, names, told):
+    for name in names:
+        write_rows(tmp_path / f"{name}.tsv", [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
+    sources = table.find_sources(tmp_path, tmp_path)
+    assert table.will_lack_dev(sources, split="train", dev_fraction=0.05) == told
