@@ -42,6 +42,9 @@ class ConformerConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "dropout" and value < 1:
+                raise UserError(f"encoder: {name} {value} must be at least 1")
         if self.dim % (2 * self.num_heads):
             raise UserError(f"encoder: dim {self.dim} must be a multiple of 2 * num_heads = {2 * self.num_heads}")
         if self.kernel_size % 2 == 0:

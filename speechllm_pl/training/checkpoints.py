@@ -1,9 +1,10 @@
 """Reading and writing checkpoints: atomically, without pickled code, and with the frozen LLM named, not copied."""
 
+import contextlib
 import glob
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
 from speechllm_pl.training.consolidated import OF_WEIGHTS_ALONE, RECORD, is_consolidated, read_consolidated
-from speechllm_pl.training.digests import DIGESTS, digests_of, refuse_damage, refuse_not_finite
+from speechllm_pl.training.digests import DIGESTS, damaged, digests_of, refuse_damage, refuse_not_finite
+from speechllm_pl.training.recorded import is_of_a_version, wrong_record, wrong_tensors
 from speechllm_pl.training.shards import RECORD_FILE, join_shards
 
 BEST = "best.ckpt"
@@ -37,7 +39,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Whatever the arguments: on the CPU, and without running pickled code."""
-        return read_checkpoint(path, optimizer=True)
+        checkpoint = read_checkpoint(path, optimizer=True)
+        if not is_of_a_version(checkpoint):
+            raise UserError(damaged(Path(path), "it is of no version of Lightning"))
+        return checkpoint
 
 
 def save_at_once(checkpoint: dict[str, Any], path: Path, write_to: Write) -> None:
@@ -74,17 +79,21 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
         optimizer: whether its state is needed, which is twice as large as the weights.
 
     Raises:
-        UserError: missing, unreadable, damaged, not ours, of the wrong stage, or with weights that are not finite.
+        UserError: missing, unreadable, damaged or edited, not ours, of the wrong stage, or with weights that are not
+            finite.
     """
     checkpoint = read_record(path)
     if stage is not None and checkpoint[RECORD]["stage"] != stage:
         found = STAGES[checkpoint[RECORD]["stage"]]
         raise UserError(f"checkpoint {path} is of {found}, but one of {STAGES[stage]} is needed here")
     if Path(path).is_dir() and not is_consolidated(Path(path)):
-        join_shards(Path(path), checkpoint, optimizer=optimizer)
-    elif Path(path).is_file():
+        with _read_as_checkpoint(Path(path)):
+            join_shards(Path(path), checkpoint, optimizer=optimizer)
+    if problem := wrong_tensors(checkpoint.get("state_dict")):
+        raise UserError(damaged(Path(path), problem))
+    if Path(path).is_file():
         refuse_damage(Path(path), checkpoint, checkpoint.get(DIGESTS))
-    refuse_not_finite(Path(path), checkpoint.get("state_dict", {}))
+    refuse_not_finite(Path(path), checkpoint["state_dict"])
     return checkpoint
 
 
@@ -93,18 +102,32 @@ def read_record(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist: train first (make pretrain-ctc, make finetune)")
-    try:
+    with _read_as_checkpoint(path):
         if is_consolidated(path):
-            return read_consolidated(path)
-        checkpoint = torch.load(path / RECORD_FILE if path.is_dir() else path, map_location="cpu", weights_only=True)
-        checkpoint[RECORD]["stage"]
+            checkpoint = read_consolidated(path)
+        else:
+            record_file = path / RECORD_FILE if path.is_dir() else path
+            checkpoint = torch.load(record_file, map_location="cpu", weights_only=True)
+        if problem := wrong_record(checkpoint):
+            raise UserError(damaged(path, problem))
+        if path.is_dir() and not is_consolidated(path):
+            refuse_damage(path, checkpoint, checkpoint.get(DIGESTS))
+    return checkpoint
+
+
+@contextlib.contextmanager
+def _read_as_checkpoint(path: Path) -> Iterator[None]:
+    """What is none makes torch, safetensors and JSON raise errors of a dozen kinds.
+
+    Raises:
+        UserError: instead of any of them.
+    """
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # torch.load raises a dozen kinds
+    except Exception as error:
         raise UserError(f"{path} is not a checkpoint of this project, or is damaged") from error
-    if path.is_dir():
-        refuse_damage(path, checkpoint, checkpoint.get(DIGESTS))
-    return checkpoint
 
 
 def newest_complete(folder: Path) -> Path | None:

@@ -41,7 +41,7 @@ from speechllm_pl.training.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.recognizer import Recognizer, check_tokenizer, refuse_other_settings
 from speechllm_pl.training.schedules import Schedule, WarmupExponential
-from speechllm_pl.training.shards import refuse_other_keys
+from speechllm_pl.training.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.step import WeightedTerm
 
 
@@ -237,7 +237,9 @@ class LlmFinetuning(Recognizer):
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings({"encoder": asdict(self.encoder)}, settings, f"checkpoint {path}")
         state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        refuse_other_keys(set(self.speech.state_dict()), state)
+        ours = self.speech.state_dict()
+        refuse_other_keys(set(ours), state)
+        refuse_other_shapes(ours, state)
         self.speech.load_state_dict(state)
         rank_zero_info(f"encoder and CTC head from {path}")
 

@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -24,12 +24,14 @@ from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.training.background import BackgroundWriter
 from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
+from speechllm_pl.training.digests import damaged
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.placement import Placed
+from speechllm_pl.training.recorded import wrong_optimizer_state, wrong_progress
 from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
 from speechllm_pl.training.schedules import Schedule
-from speechllm_pl.training.shards import refuse_other_keys
+from speechllm_pl.training.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm, is_logged
 from speechllm_pl.training.unread import Unread
 
@@ -294,6 +296,9 @@ class Recognizer(Placed):
             raise UserError(
                 "the checkpoint holds weights alone, from which no run goes on: give a step=….ckpt of it (--ckpt_path)"
             )
+        path = Path(str(self.trainer.ckpt_path))
+        if problem := wrong_progress(checkpoint):
+            raise UserError(damaged(path, problem))
         optimizer = self.make_optimizer(self.parameter_groups())  # the trainer has none yet
         ours = _optimizer_name(optimizer)
         theirs = checkpoint[RECORD].get("optimizer", "one of an earlier version")
@@ -312,21 +317,26 @@ class Recognizer(Placed):
                 f" ({sum(sizes[0])}): give model.ctc_weight, freeze_encoder and train_llm as its run had them"
                 " (config.yaml beside it), or start anew in another folder (RUN=)"
             )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if problem := wrong_optimizer_state(checkpoint["optimizer_states"][0], parameters):
+            raise UserError(damaged(path, problem))
 
-    def check_keys(self, found: Iterable[str]) -> None:
+    def check_tensors(self, found: Mapping[str, Tensor]) -> None:
         """
         Raises:
-            UserError: the names in a checkpoint are not those that are saved of this module.
+            UserError: the names or the shapes in a checkpoint are not those that are saved of this module.
         """
-        refuse_other_keys({name for name in self.state_dict() if self.is_saved(name)}, found)
+        ours = {name: tensor for name, tensor in self.state_dict().items() if self.is_saved(name)}
+        refuse_other_keys(set(ours), found)
+        refuse_other_shapes(ours, found)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `on_save_checkpoint` kept.
 
         Raises:
-            UserError: a key is missing or unexpected.
+            UserError: a key is missing or unexpected, or a tensor has another shape.
         """
-        self.check_keys(state_dict)
+        self.check_tensors(state_dict)
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     # parts

@@ -7,8 +7,10 @@ import torch
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.digests import damaged
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.recorded import wrong_settings
 
 
 def restore(path: str | Path, *, llm: str | None = None, device: str | torch.device = "cpu") -> Recognizer:
@@ -19,13 +21,15 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
         llm: folder or name of the LLM, where it has moved since training.
 
     Raises:
-        UserError: the checkpoint or its LLM is missing, damaged or not what it was, or there is no such device.
+        UserError: the checkpoint or its LLM is missing, damaged, edited or not what it was, or there is no such device.
     """
     checkpoint = read_checkpoint(path)
     settings = checkpoint[RECORD]["settings"]
+    stage = {"ctc": CtcPretraining, "llm": LlmFinetuning}[checkpoint[RECORD]["stage"]]
+    if problem := wrong_settings(stage, settings, checkpoint["state_dict"]):
+        raise UserError(damaged(Path(path), problem))
     if llm is not None:
         settings |= {"llm": llm, "llm_revision": None}
-    stage = {"ctc": CtcPretraining, "llm": LlmFinetuning}[checkpoint[RECORD]["stage"]]
     module = stage.from_settings(settings)
     module.configure_model()
     module.load_state_dict(checkpoint["state_dict"])

@@ -266,7 +266,7 @@ class ShardedStrategy(ModelParallelStrategy):
     def _load_whole(self, checkpoint: dict[str, Any]) -> None:
         module = cast(Any, self.lightning_module)
         state = checkpoint["state_dict"]
-        module.check_keys(state)
+        module.check_tensors(state)
         with torch.no_grad():
             _fill({name: value for name, value in module.state_dict().items() if name in state}, state)
             for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):

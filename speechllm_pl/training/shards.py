@@ -5,7 +5,7 @@ which is read with `weights_only`.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -206,6 +206,20 @@ def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
             raise UserError(
                 f"the checkpoint {what} {some} ({len(keys)} in all): it was made with other model settings;"
                 " use those of its run (config.yaml beside it)"
+            )
+
+
+def refuse_other_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        UserError: names the first tensor of both that has another shape in the checkpoint.
+    """
+    for name in expected.keys() & found.keys():
+        ours, theirs = tuple(expected[name].shape), tuple(found[name].shape)
+        if ours != theirs:
+            raise UserError(
+                f"the checkpoint's {name} has the shape {theirs}, but its settings make it {ours}: it was edited;"
+                " take another copy of it"
             )
 
 

@@ -57,7 +57,7 @@ def test_settings_and_one_kind_of_weights_are_fetched(hub: Callable[..., Hub], t
 
 def test_a_run_that_goes_on_has_its_commit_fetched(hub: Callable[..., Hub], tmp_path: Path) -> None:
     """The one that it began with, though the hub has a newer one."""
-    settings = {"llm": "org/name", "llm_revision": "abc"}
+    settings = {"tokenizer": b"model", "encoder": {}, "llm": "org/name", "llm_digest": "", "llm_revision": "abc"}
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     torch.save(
         {RECORD: {"stage": "llm", "settings": settings}}, tmp_path / "run" / "checkpoints" / "step=00000001.ckpt"

@@ -295,7 +295,9 @@ def _write_on_a_full_disk(path: Path) -> str:
 
 def test_a_full_disk_leaves_the_previous_checkpoint_and_no_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    AtomicCheckpointIO().save_checkpoint({RECORD: {"stage": "ctc"}, "weights": torch.arange(5)}, path)
+    record = {"stage": "ctc", "settings": {"tokenizer": b"a model", "encoder": {}}}
+    weights = {"weights": torch.arange(5)}
+    AtomicCheckpointIO().save_checkpoint({RECORD: record, "state_dict": weights}, path)
     before = path.read_bytes()
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as other_process:
         message = other_process.submit(_write_on_a_full_disk, path).result()
@@ -304,7 +306,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_partial_file(tmp_path
     assert len(message.splitlines()) == 1
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["last.ckpt"]
-    assert torch.equal(read_checkpoint(path)["weights"], torch.arange(5))
+    assert torch.equal(read_checkpoint(path)["state_dict"]["weights"], torch.arange(5))
 
 
 def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
