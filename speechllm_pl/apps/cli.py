@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from speechllm_pl.core.errors import LOST, UserError, printable
+from speechllm_pl.core.errors import LOST, UserError, in_one_line, printable
 
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 HARMLESS = (
@@ -267,6 +267,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from lightning.pytorch.callbacks import LearningRateMonitor
     from lightning.pytorch.cli import LightningCLI
 
+    from speechllm_pl.apps.missing_values import refuse_missing_values
     from speechllm_pl.apps.pinned_llm import pin_llm
     from speechllm_pl.apps.plan import fitting_duration
     from speechllm_pl.apps.val_duration import fitting_val_duration
@@ -305,6 +306,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
 
         def before_instantiate_classes(self) -> None:
             config = self.config[str(self.subcommand)]
+            refuse_missing_values(config.model)
             pin_llm(config)
             if self.subcommand == "fit" and config.data.max_duration == "auto":
                 config.data.max_duration = fitting_duration(config)
@@ -317,6 +319,18 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
                     class_path="lightning.pytorch.loggers.TensorBoardLogger",
                     init_args=Namespace(save_dir=config.run, name="", version="logs"),
                 )
+
+        def instantiate_classes(self) -> None:
+            """
+            Raises:
+                UserError: of a value that no class takes, which is seen no sooner.
+            """
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                if _user_error(error) is not None:
+                    raise
+                raise UserError(f"the configuration cannot be used: {in_one_line(error)}") from error
 
         def instantiate_trainer(self, **arguments: Any) -> Any:
             plugins = [*(self.config_init[str(self.subcommand)].trainer.plugins or []), AtomicCheckpointIO()]

@@ -339,6 +339,7 @@ def _glance(line: bytes) -> _Glance | None:
         recording = cut.get("recording") or {}
         kinds = _kinds_of_audio(recording)
         fields = cut["type"], _form(cut), _form(supervision), _form(recording), kinds
+        hash(fields)  # a type that is a list has none
         halves = "\\ud" in text or "\\uD" in text  # perhaps of surrogate pairs
         if kinds is not None and not _holds_more(cut.get("custom") or {}) and not halves and _in_range(cut, recording):
             language = supervision.get("language") or UNKNOWN_LANGUAGE

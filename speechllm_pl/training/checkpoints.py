@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from speechllm_pl.core.audio_folder import no_file
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.atomic import named_errors, partial_name, remove, rename, write
 from speechllm_pl.training.consolidated import OF_WEIGHTS_ALONE, RECORD, is_consolidated, read_consolidated
@@ -102,6 +103,8 @@ def read_record(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist: train first (make pretrain-ctc, make finetune)")
+    if (why := no_file(path)) not in ("", "a folder"):
+        raise UserError(f"checkpoint {path} is no file ({why}): correct the path")
     with _read_as_checkpoint(path):
         if is_consolidated(path):
             checkpoint = read_consolidated(path)

@@ -30,7 +30,10 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
         raise UserError(damaged(Path(path), problem))
     if llm is not None:
         settings |= {"llm": llm, "llm_revision": None}
-    module = stage.from_settings(settings)
+    try:
+        module = stage.from_settings(settings)
+    except UserError as error:
+        raise UserError(f"checkpoint {path}: {error}") from error
     module.configure_model()
     module.load_state_dict(checkpoint["state_dict"])
     module.precision = checkpoint[RECORD].get("precision", module.precision)

@@ -516,3 +516,32 @@ def test_a_wrong_augmentation_is_told_before_training(
     arguments = fit("pretrain_ctc", small_config, tmp_path / "run", "--config", tmp_path / "augment.yaml")
     assert named in speechllm(*arguments).error()
     assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_values_that_no_class_takes_are_named(speechllm, small_config: Path, tmp_path: Path) -> None:
+    """In a file: options on the command line are looked at by jsonargparse."""
+    path = tmp_path / "wrong.yaml"
+    for text, said in {
+        "model: {init_args: {encoder: null}}": "model.init_args.encoder is null: give it values, or leave it out",
+        "model: {init_args: {spec_augment: false}}": "model.init_args.spec_augment is False: give it values",
+        "model: {init_args: {optimizer: null}}": "model.init_args.optimizer is null: give it values",
+        "trainer: {strategy: unknown}": "the configuration cannot be used: You selected an invalid strategy name",
+    }.items():
+        path.write_text(text)
+        assert said in speechllm(*fit("pretrain_ctc", small_config, tmp_path / "run", "--config", path)).error()
+
+
+def test_a_checkpoint_that_is_no_file_is_never_opened(speechllm, corpus: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.ckpt")
+    (tmp_path / "zero.ckpt").symlink_to("/dev/zero")
+    for path, why in ((tmp_path / "fifo.ckpt", "a FIFO"), (tmp_path / "zero.ckpt", "a device")):
+        line = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", path).error()
+        assert f"checkpoint {path} is no file ({why}): correct the path" in line
+
+
+def test_the_checkpoint_of_a_broken_tokenizer_is_named(speechllm, ctc: Path, corpus: Path, tmp_path: Path) -> None:
+    found = torch.load(ctc, weights_only=True)
+    found["speechllm"]["settings"]["tokenizer"] = b"junk"
+    torch.save(found, path := tmp_path / "junk.ckpt")
+    line = speechllm("transcribe", corpus / "test-0.wav", "--checkpoint", path).error()
+    assert f"checkpoint {path}: tokenizer is not a SentencePiece model" in line

@@ -104,6 +104,13 @@ def test_packing_into_shar_quarantines_it(cuts: list[dict], tmp_path: Path, kind
 
 
 @pytest.mark.usefixtures("any_size")
+def test_a_type_that_is_none_is_named_by_its_line(cuts: list[dict], tmp_path: Path) -> None:
+    for change in (set_to("type", to=[]), set_to("recording", "sources", 0, "type", to=[])):
+        with pytest.raises(UserError, match=r"cuts\.jsonl, line 3: "):
+            read_cuts(with_third(tmp_path, cuts, change))
+
+
+@pytest.mark.usefixtures("any_size")
 def test_values_of_other_types_that_mean_the_same_are_read(cuts: list[dict], tmp_path: Path) -> None:
     for place, change in enumerate(
         (

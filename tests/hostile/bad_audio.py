@@ -158,7 +158,7 @@ def _cut(draw: random.Random) -> Bad:
         [draw.choice(places), draw.choice(places) + draw.choice([-1, 1, 2, 5, 20]), draw.randrange(len(of.content))]
     )
     at = min(max(at, 0), len(of.content) - 1)
-    return Bad(f"{of.format} cut", of.content[:at], of.suffix, of)
+    return Bad(f"cut: {of.format}", of.content[:at], of.suffix, of)
 
 
 def _flipped(draw: random.Random) -> Bad:
@@ -167,7 +167,7 @@ def _flipped(draw: random.Random) -> Bad:
     reach = draw.choice([64, 256, len(content)])
     for _ in range(draw.choice([1, 1, 2, 8])):
         content[draw.randrange(min(reach, len(content)))] ^= 1 << draw.randrange(8)
-    return Bad(f"{of.format} flipped", bytes(content), of.suffix, of)
+    return Bad(f"flipped: {of.format}", bytes(content), of.suffix, of)
 
 
 def _overwritten(draw: random.Random) -> Bad:
@@ -177,7 +177,7 @@ def _overwritten(draw: random.Random) -> Bad:
     length = draw.choice([1, 4, 16, 512, 4096])
     lost = bytes(length) if draw.random() < 0.5 else draw.randbytes(length)
     content = of.content[:begin] + lost + of.content[begin + length :]
-    return Bad(f"{of.format} overwritten", content, of.suffix, of)
+    return Bad(f"overwritten: {of.format}", content, of.suffix, of)
 
 
 def _removed(draw: random.Random) -> Bad:
@@ -186,7 +186,7 @@ def _removed(draw: random.Random) -> Bad:
     places = boundaries(of)
     begin, end = sorted(draw.choice(places) if draw.random() < 0.5 else draw.randrange(len(of.content)) for _ in "ab")
     headless = begin < 4 or (of.format in ("mp3", "vorbis", "opus") and begin < 300)
-    return Bad(f"{of.format} with a gap", of.content[:begin] + of.content[end:], of.suffix, None if headless else of)
+    return Bad(f"with a gap: {of.format}", of.content[:begin] + of.content[end:], of.suffix, None if headless else of)
 
 
 def _wrapped(draw: random.Random) -> Bad:
@@ -196,7 +196,7 @@ def _wrapped(draw: random.Random) -> Bad:
         [b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10), b"TAG" + bytes(125), draw.randbytes(100), of.content]
     )
     before = draw.random() < 0.3
-    return Bad(f"{of.format} wrapped", junk + of.content if before else of.content + junk, of.suffix, of)
+    return Bad(f"wrapped: {of.format}", junk + of.content if before else of.content + junk, of.suffix, of)
 
 
 def _false_header(draw: random.Random) -> Bad:
@@ -207,7 +207,7 @@ def _false_header(draw: random.Random) -> Bad:
     value = draw.choice([0, 1, 0x7F, 0x80, 2 ** (8 * width - 1), 2 ** (8 * width) - 1, 15_999, 0x10000, 2**31 - 1])
     order = draw.choice(["big", "little"])
     field = (value % 2 ** (8 * width)).to_bytes(width, order)
-    return Bad(f"{of.format} false header", of.content[:at] + field + of.content[at + width :], of.suffix, of)
+    return Bad(f"false header: {of.format}", of.content[:at] + field + of.content[at + width :], of.suffix, of)
 
 
 def _made_header(draw: random.Random) -> Bad:
@@ -221,7 +221,7 @@ def _made_header(draw: random.Random) -> Bad:
     length = draw.choice([len(samples), len(samples), 0, 2**31, 2**32 - 1])
     form = struct.pack("<HHIIHH", tag, channels, rate, rate * block % 2**32, block, bits)
     body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", length) + samples
-    return Bad("made-up wav header", b"RIFF" + struct.pack("<I", len(body)) + body, ".wav")
+    return Bad("made-up header: wav", b"RIFF" + struct.pack("<I", len(body)) + body, ".wav")
 
 
 def _noise(draw: random.Random) -> Bad:
@@ -229,7 +229,7 @@ def _noise(draw: random.Random) -> Bad:
         [b"", b"RIFF", b"fLaC", b"OggS", b"FORM", b"ID3", b"\xff\xfb\x90\x64", b"NIST_1A\n   1024\n", b"caff"]
     )
     suffix = draw.choice([".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aiff", ".sph", "", ".xyz"])
-    return Bad("random bytes", magic + draw.randbytes(draw.choice([0, 1, 11, 44, 1000, 100_000])), suffix)
+    return Bad("random bytes: any", magic + draw.randbytes(draw.choice([0, 1, 11, 44, 1000, 100_000])), suffix)
 
 
 def _not_finite(draw: random.Random) -> Bad:
@@ -238,7 +238,7 @@ def _not_finite(draw: random.Random) -> Bad:
         [np.nan, np.inf, -np.inf, 3e38, 1e-40]
     )
     format = draw.choice(["wav-float", "aifc-float"])
-    return Bad(f"{format} not finite", encoded(samples[:, None], format), ".wav")
+    return Bad(f"not finite: {format}", encoded(samples[:, None], format), ".wav")
 
 
 def _odd(draw: random.Random) -> Bad:
@@ -247,7 +247,7 @@ def _odd(draw: random.Random) -> Bad:
     format = draw.choice(["wav", "wav24", "wav-float", "aiff", "flac" if rate < 65_536 else "au", "caf", "w64"])
     frames = draw.choice([1, 2, 100, rate // 10, rate, rate])
     of = whole(format, rate, draw.choice([1, 1, 2, 3, 6, 8]), frames)
-    return Bad(f"{of.format} odd", of.content, draw.choice([of.suffix, ".flac", ".mp3", ""]), of)
+    return Bad(f"odd: {of.format}", of.content, draw.choice([of.suffix, ".flac", ".mp3", ""]), of)
 
 
 def _some(draw: random.Random) -> Whole:
@@ -306,7 +306,7 @@ def _named(bench: Bench, draw: random.Random, folder: Path) -> Trial:
         right = (ours["file"], ours["text"]) == (str(path), good["text"])
         return ("text", "") if right else ("wrong", f"it is not {path!r} with the good one's text")
 
-    return Trial("name", "speechllm", arguments, (printable(str(path)), printable(str(folder))), judge)
+    return Trial("name: any", "speechllm", arguments, (printable(str(path)), printable(str(folder))), judge)
 
 
 def _no_file(bench: Bench, draw: random.Random, folder: Path) -> Trial:
@@ -314,7 +314,7 @@ def _no_file(bench: Bench, draw: random.Random, folder: Path) -> Trial:
     path = folder / "bad.wav"
     kind, make = draw.choice(list(NO_FILES.items()))
     make(path)
-    of = Bad(kind, b"", ".wav")
+    of = Bad(f"no file: {kind}", b"", ".wav")
     asked = draw.choice([*COMMANDS, "folder"])
     if asked in COMMANDS:
         return COMMANDS[asked](bench, of, path)
@@ -326,7 +326,7 @@ def _no_file(bench: Bench, draw: random.Random, folder: Path) -> Trial:
         heard = list(heard_samples(folder)) == [str(folder / "good.wav")]
         return ("set aside", "") if told and heard else ("lost", "it is not left out by name, or nothing else is heard")
 
-    return Trial(f"{kind}, in a folder", "speechllm", arguments, (str(path),), judge)
+    return Trial(f"no file: {kind}, in a folder", "speechllm", arguments, (str(path),), judge)
 
 
 def _socket(path: Path) -> None:

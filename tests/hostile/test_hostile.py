@@ -3,14 +3,19 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import bad_audio
+import bad_checkpoints
+import bad_configs
+import bad_manifests
+import bad_tables
 import pytest
 from bench import Bench, saved
 from command import SERVER
+from hypothesis import HealthCheck, given, settings
 from trials import Result, tried
 
 from speechllm_pl.core.tokenizer import CtcTokenizer
@@ -18,9 +23,13 @@ from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
-SUBJECTS = {"audio": bad_audio.trial}
-OF_SAMPLE = {"audio": 50}
-OF_ALL = {"audio": 2000}
+SEEDED = {"audio": bad_audio.trial, "checkpoints": bad_checkpoints.trial}
+DRAWN = {"manifests": bad_manifests, "tables": bad_tables, "configs": bad_configs}
+SUBJECTS = (*SEEDED, *DRAWN)
+"""What is made from a seed, and what Hypothesis draws and shrinks."""
+
+OF_SAMPLE = {"audio": 20, "checkpoints": 8, "manifests": 10, "tables": 8, "configs": 4}
+OF_ALL = {"audio": 1000, "checkpoints": 300, "manifests": 300, "tables": 300, "configs": 100}
 """Inputs of each subject."""
 
 
@@ -48,9 +57,7 @@ def bench(
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_sample_ends_as_it_may(pool: ProcessPoolExecutor, bench: Bench, subject: str) -> None:
-    makes = [partial(SUBJECTS[subject], bench, seed) for seed in range(OF_SAMPLE[subject])]
-    problems = [result.problem for result in pool.map(tried, makes) if result.problem]
-    assert not problems, "\n\n".join(problems)
+    _try(pool, bench, subject, OF_SAMPLE[subject])
 
 
 @pytest.mark.long
@@ -58,13 +65,59 @@ def test_a_sample_ends_as_it_may(pool: ProcessPoolExecutor, bench: Bench, subjec
 def test_all_end_as_they_may(
     pool: ProcessPoolExecutor, bench: Bench, subject: str, capsys: pytest.CaptureFixture
 ) -> None:
-    seeds = {pool.submit(tried, partial(SUBJECTS[subject], bench, seed)): seed for seed in range(OF_ALL[subject])}
-    results: dict[int, Result] = {}
-    for done in as_completed(seeds):
-        results[seeds[done]] = done.result()
-        if len(results) % 100 == 0 or len(results) == len(seeds):
-            ends = Counter(result.ended for result in results.values())
-            with capsys.disabled():
-                print(f"{subject}: {len(results)} of {len(seeds)} inputs, {dict(ends.most_common())}")
-    problems = [f"seed {seed}: {results[seed].problem}" for seed in sorted(results) if results[seed].problem]
-    assert not problems, "\n\n".join([f"{len(problems)} problems", *problems[:20]])
+    results: list[Result] = []
+    try:
+        _try(pool, bench, subject, OF_ALL[subject], results)
+    finally:
+        with capsys.disabled():
+            print(f"\n{subject}: {len(results)} inputs\n{_counted(results)}")
+    assert len(results) >= OF_ALL[subject]
+
+
+def _try(
+    pool: ProcessPoolExecutor, bench: Bench, subject: str, inputs: int, results: list[Result] | None = None
+) -> None:
+    """Try so many inputs of a subject; `results` get how each ended."""
+    results = [] if results is None else results
+    if subject in SEEDED:
+        found = pool.map(tried, [partial(SEEDED[subject], bench, seed) for seed in range(inputs)])
+        for result in found:
+            results.append(result)
+        problems = [f"seed {seed}: {result.problem}" for seed, result in enumerate(results) if result.problem]
+        assert not problems, "\n\n".join([f"{len(problems)} problems", *problems[:20]])
+        return
+
+    @settings(
+        max_examples=inputs,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(DRAWN[subject].INPUTS)
+    def ends_as_it_may(drawn: object) -> None:
+        result = pool.submit(tried, partial(DRAWN[subject].trial, bench, drawn)).result()
+        results.append(result)
+        if result.problem:
+            raise _problem(f"{result.ended}, {result.kind}")(result.problem)
+
+    ends_as_it_may()
+
+
+@cache
+def _problem(how: str) -> type[AssertionError]:
+    """An error of its own for each, so that Hypothesis shrinks one input of each."""
+    return type(how, (AssertionError,), {})
+
+
+def _counted(results: list[Result]) -> str:
+    """A line for each kind: how many ended how."""
+    kinds = sorted({_kind(result) for result in results})
+    rows = [(kind, Counter(result.ended for result in results if _kind(result) == kind)) for kind in kinds]
+    rows.append(("all", Counter(result.ended for result in results)))
+    ends = {kind: ", ".join(f"{count} {ended}" for ended, count in of.most_common()) for kind, of in rows}
+    return "\n".join(f"  {kind:<24} {of.total():>5}: {ends[kind]}" for kind, of in rows)
+
+
+def _kind(result: Result) -> str:
+    return result.kind.partition(":")[0]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from jail import Ended, confined
 
-from data_prep import table
+from data_prep import table, tiny_llm, tokenizer
 from data_prep.command_line import run
 from speechllm_pl.apps import cli
 from speechllm_pl.data.batch import Batch
@@ -33,8 +33,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 class Trial(NamedTuple):
     """A hostile input, made."""
 
-    kind: str  # what is wrong with it
-    program: str  # speechllm or table
+    kind: str  # what is wrong with it, in what: inputs are counted by what stands before a colon
+    program: str  # speechllm, or one of PROGRAMS
     arguments: list[str]
     named: tuple[str, ...]  # what a refusal has to name, one of these
     judge: Callable[[Ended], tuple[str, str]]  # of status 0 → how it ended, and what is wrong with that
@@ -83,10 +83,19 @@ def _judged(trial: Trial, ended: Ended, folder: Path) -> tuple[str, str]:
     return "refused", ""
 
 
+def _texts() -> None:
+    """What the tiny LLM is trained on."""
+    tiny_llm.read_texts([Path(sys.argv[1])])
+
+
+PROGRAMS: dict[str, Callable[[], None]] = {"table": table.main, "tokenizer": tokenizer.main, "texts": _texts}
+"""Those of `data_prep`."""
+
+
 def _main(trial: Trial, heard: Path) -> None:
     sys.argv = [trial.program, *trial.arguments]
-    if trial.program == "table":
-        run(table.main)
+    if trial.program in PROGRAMS:
+        run(PROGRAMS[trial.program])
     else:
         _listen(heard)
         cli.main()

@@ -1,0 +1,30 @@
+"""Values that a model's class needs, and that a configuration takes away."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import is_dataclass
+from types import NoneType
+from typing import Any, get_args
+
+from speechllm_pl.core.errors import UserError
+
+
+def refuse_missing_values(model: Any) -> None:
+    """
+    Args:
+        model: a class's path and its arguments, as jsonargparse has parsed them.
+
+    Raises:
+        UserError: null stands where values are needed, or something else where several are: jsonargparse lets it pass.
+    """
+    module, _, name = model.class_path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    for name, setting in inspect.signature(kind).parameters.items():
+        if name not in model.init_args:
+            continue
+        value, needed = model.init_args[name], is_dataclass(setting.annotation)
+        none = value is None and NoneType not in get_args(setting.annotation)
+        if none or (needed and not isinstance(value, Mapping) and not hasattr(value, "__dict__")):
+            shown = "null" if value is None else repr(value)
+            raise UserError(f"model.init_args.{name} is {shown}: give it values, or leave it out")
