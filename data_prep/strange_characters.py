@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from speechllm_pl.core.errors import printable
 from speechllm_pl.core.text import LANGUAGES
 
 
@@ -26,4 +27,4 @@ class StrangeCharacters:
         print("characters outside the alphabet of their language (kept in the transcripts):")
         for (language, character), count in sorted(self.counts.items(), key=lambda item: (item[0][0], -item[1])):
             example = self.examples[language, character]
-            print(f"  {language}  {character!r} U+{ord(character):04X} {count:>6}  for example in {example}")
+            print(f"  {language}  {character!r} U+{ord(character):04X} {count:>6}  for example in {printable(example)}")
