@@ -32,12 +32,12 @@ from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from speechllm_pl.analysis.plan import GIB, GPUS, Setup, memory
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.training.memory import (
+from speechllm_pl.planning.estimate import GIB, GPUS, Setup, memory
+from speechllm_pl.planning.step_cost import (
     SilentBatch,
     StepShape,
     System,

@@ -21,11 +21,11 @@ from typing import NamedTuple
 import torch
 from transformers import LlamaConfig
 
-from speechllm_pl.analysis.plan import Setup, memory
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.training.memory import System, loss_terms, meta_model, silence, step_cost
-from speechllm_pl.training.optimizers import MuonAdamW, grouped
+from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
+from speechllm_pl.planning.estimate import Setup, memory
+from speechllm_pl.planning.step_cost import System, loss_terms, meta_model, silence, step_cost
 
 TINY_LLM = LlamaConfig(
     hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, vocab_size=384

@@ -14,10 +14,10 @@ import torch
 import transformers
 from torch import nn
 
-from speechllm_pl.analysis.plan import GIB, GPUS, Memory, Setup, memory, needed
 from speechllm_pl.apps.plan import SHAPES
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.memory import StepCost, StepShape, System, meta_model, step_cost
+from speechllm_pl.planning.estimate import GIB, GPUS, Memory, Setup, memory, needed
+from speechllm_pl.planning.step_cost import StepCost, StepShape, System, meta_model, step_cost
 
 LONGEST = 20.0  # seconds: MLS has no longer utterances
 LLAMA = transformers.AutoConfig.from_pretrained(SHAPES / "llama-7b")

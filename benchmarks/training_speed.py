@@ -22,7 +22,7 @@ from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.manifest import read_manifest
-from speechllm_pl.training.checkpoints import read_checkpoint
+from speechllm_pl.storage.checkpoints import read_checkpoint
 from speechllm_pl.training.recognizer import Recognizer
 
 WARM_UP = 3  # batches that are not counted

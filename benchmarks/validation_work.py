@@ -16,7 +16,7 @@ from padding import like_mls
 
 from speechllm_pl.data.batches import Buckets, Draw, EpochBatches
 from speechllm_pl.data.sample import balanced_sample
-from speechllm_pl.decoding.generate import EXTRA_TOKENS, TOKENS_PER_SECOND
+from speechllm_pl.recognition.llm_greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
 
 UTTERANCES = (3_807, 3_469, 3_095, 2_416, 2_408, 1_248, 826, 512)
 NUM_BUCKETS = 30

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.storage.whole_file import write_whole
 
 SAMPLING_RATE = 16_000
 """Hz, of every recording after loading."""

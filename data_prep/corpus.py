@@ -27,9 +27,9 @@ from data_prep.command_line import Refused
 from data_prep.pieces import compressed, join_files, write_piece
 from data_prep.processes import process_context, process_pool
 from data_prep.recordings import Utterance, cut_from_utterance
-from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.progress import progress_bar
+from speechllm_pl.storage.whole_file import replace_atomically
 
 SPLITS = ("train", "dev", "test")
 

@@ -10,8 +10,8 @@ recording that is that already is taken as it is: its bytes are copied.
 
 A shard appears when it is complete, and is left alone from then on, as long as its lines of the manifest and settings
 stay the same: after an interruption the same command goes on. Whoever completes the last shard verifies all and writes
-the index (`speechllm_pl/core/shar.py`), with which training opens the folder as it opens a manifest. `CutSet.from_shar`
-reads it too. A cut that cannot be read becomes a line of cuts.quarantine.tsv.
+the index (`speechllm_pl/storage/shar_index.py`), with which training opens the folder as it opens a manifest.
+`CutSet.from_shar` reads it too. A cut that cannot be read becomes a line of cuts.quarantine.tsv.
 """
 
 import argparse
@@ -41,10 +41,10 @@ from data_prep.audio_files import SAMPLING_RATE
 from data_prep.command_line import at_least_one, run
 from data_prep.processes import process_context, process_pool
 from data_prep.shard import CODECS, hash_of_id, make_shard, quarantine
-from speechllm_pl.core import shar
 from speechllm_pl.core.cut_fields import refuse_repeated
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
+from speechllm_pl.storage import shar_index as shar
 
 
 @dataclass(frozen=True)

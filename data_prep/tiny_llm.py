@@ -44,7 +44,7 @@ from data_prep.transcripts import supervisions
 from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
-from speechllm_pl.training.optimizers import MuonAdamW, grouped
+from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
 
 PAD, BOS, EOS, UNK, FILLER = SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<filler>")  # ids 0 to 4
 PAD_ID, BOS_ID, EOS_ID, UNK_ID, FILLER_ID = range(len(SPECIAL_TOKENS))

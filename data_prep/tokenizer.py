@@ -15,8 +15,8 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from data_prep.command_line import run
 from data_prep.transcripts import supervisions
-from speechllm_pl.core.atomic_file import replace_atomically
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.storage.whole_file import replace_atomically
 
 THREADS = 4
 """Fixed, whatever the machine: SentencePiece's sums, hence its pieces, depend on how the work is divided."""

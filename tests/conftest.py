@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from speechllm_pl.apps import cli
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from speechllm_pl.analysis.alignment import AlignmentMap
+from speechllm_pl.analysis.alignment_map import AlignmentMap
 from speechllm_pl.analysis.charts import (
     SYSTEMS,
     alignment_chart,

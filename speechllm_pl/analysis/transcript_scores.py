@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
-from speechllm_pl.core.tokenizer import BLANK
+from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.decoding.greedy_ctc import greedy_ctc
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.training.recognizer import Recognizer
 
 

@@ -4,15 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.checkpoints import (
-    RECORD,
-    AtomicCheckpointIO,
-    by_error_rate,
-    by_steps,
-    is_whole,
-    read_checkpoint,
-)
-from speechllm_pl.training.consolidated import OF_WEIGHTS_ALONE
+from speechllm_pl.storage.checkpoints import RECORD, by_error_rate, by_steps, is_whole, read_checkpoint
+from speechllm_pl.storage.consolidated import OF_WEIGHTS_ALONE
+from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 
 
 def average(run: str, last: int | None = None, best: int | None = None, output: str | None = None) -> None:

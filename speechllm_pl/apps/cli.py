@@ -248,8 +248,8 @@ def _constructor_arguments() -> set[str]:
 
     from speechllm_pl.models.conformer import ConformerConfig
     from speechllm_pl.models.features import SpecAugmentConfig
+    from speechllm_pl.optim.schedules import Schedule
     from speechllm_pl.training.recognizer import Recognizer
-    from speechllm_pl.training.schedules import Schedule
 
     families = [kind for base in (Recognizer, Schedule, Optimizer) for kind in base.__subclasses__()]
     kinds = (*families, ConformerConfig, SpecAugmentConfig)
@@ -272,6 +272,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
     from speechllm_pl.apps.plan import fitting_duration
     from speechllm_pl.apps.val_duration import fitting_val_duration
     from speechllm_pl.data.datamodule import SpeechDataModule
+    from speechllm_pl.storage.checkpoints import BEST, newest_complete
     from speechllm_pl.training.callbacks import (
         AugmentationSamples,
         Finished,
@@ -280,7 +281,7 @@ def _trainer_cli(programs: dict[str, Any], build: bool = True) -> Any:
         RunRecord,
         Samples,
     )
-    from speechllm_pl.training.checkpoints import BEST, AtomicCheckpointIO, newest_complete
+    from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
     from speechllm_pl.training.interruption import LastCheckpoints
     from speechllm_pl.training.probe import LargestBatches
     from speechllm_pl.training.recognizer import Recognizer

@@ -5,8 +5,8 @@ from typing import Any
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import merge_lora
-from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
-from speechllm_pl.training.consolidated import save_consolidated
+from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.storage.consolidated import save_consolidated
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.restore import restore
 

@@ -12,6 +12,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.analysis import data_figures
+from speechllm_pl.analysis.audio_measures import LIMITS, player_source
 from speechllm_pl.analysis.data_findings import findings, notes
 from speechllm_pl.analysis.data_report import page
 from speechllm_pl.analysis.listening import Heard, drawn, listen
@@ -23,12 +24,11 @@ from speechllm_pl.analysis.prepared_data import (
     read_through,
     transcript,
 )
-from speechllm_pl.analysis.recordings import LIMITS, player_source
 from speechllm_pl.analysis.suspects import OUTLIER, Found, suspects
-from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read
+from speechllm_pl.storage.whole_file import write_whole
 from speechllm_pl.training.restore import restore
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_pl.models.llm import llm_commit
-from speechllm_pl.training.checkpoints import RECORD, newest_complete, read_record
+from speechllm_pl.storage.checkpoints import RECORD, newest_complete, read_record
 
 
 def pin_llm(config: Any) -> None:

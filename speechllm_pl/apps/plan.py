@@ -13,8 +13,12 @@ import torch
 import transformers
 from lightning.pytorch.utilities import rank_zero_only
 
-from speechllm_pl.analysis.host_memory import HostMemory, host_memory
-from speechllm_pl.analysis.plan import (
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.core.device_memory import GIB, total_memory
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.loader import workers_of_cpus
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.planning.estimate import (
     FRAGMENTATION,
     GPUS,
     RESERVED,
@@ -30,15 +34,11 @@ from speechllm_pl.analysis.plan import (
     needed,
     remedies,
 )
-from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
-from speechllm_pl.data.loader import workers_of_cpus
-from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.planning.host_memory import HostMemory, host_memory
+from speechllm_pl.planning.step_cost import System
+from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.configuration import read_configuration
-from speechllm_pl.training.device_memory import GIB, total_memory
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
-from speechllm_pl.training.memory import System
 
 SHAPES = Path("conf/llm")
 """A folder with a config.json for each LLM whose shape is known without a download."""

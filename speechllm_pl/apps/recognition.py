@@ -16,7 +16,7 @@ from speechllm_pl.data.batches import Buckets, EpochBatches
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
-from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.training.recognizer import Recognizer
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis.alignment import AlignmentMap, align
+from speechllm_pl.analysis.alignment_map import AlignmentMap, align
 from speechllm_pl.analysis.report import page
 from speechllm_pl.analysis.run_folder import Run, manifest_of_tests, read_run
-from speechllm_pl.core.atomic_file import write_whole
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read
+from speechllm_pl.storage.whole_file import write_whole
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.restore import restore
 

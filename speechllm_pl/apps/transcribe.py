@@ -26,9 +26,9 @@ from speechllm_pl.core.text import LANGUAGES
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.manifest import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import Utterance, read
-from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
-from speechllm_pl.training.checkpoints import RECORD, read_record
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.storage.checkpoints import RECORD, read_record
 from speechllm_pl.training.interruption import EXIT_BASE
 from speechllm_pl.training.recognizer import not_finite
 from speechllm_pl.training.restore import restore

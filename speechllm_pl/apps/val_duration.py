@@ -3,11 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
-from speechllm_pl.analysis.plan import Gpu, decoding_memory, estimate, needed
 from speechllm_pl.apps.plan import setup_here, tell_once
+from speechllm_pl.core.device_memory import GIB, total_memory
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.device_memory import GIB, total_memory
-from speechllm_pl.training.memory import meta_model
+from speechllm_pl.planning.estimate import Gpu, decoding_memory, estimate, needed
+from speechllm_pl.planning.step_cost import meta_model
 
 TIMES = (8, 4, 2)
 """What is tried, as multiples of `data.max_duration`: a batch that keeps no activations may be longer, and a fuller one

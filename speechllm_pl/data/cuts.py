@@ -8,7 +8,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.data.manifest import Manifest, read_manifest
-from speechllm_pl.data.shar import SharCuts
+from speechllm_pl.data.shar_cuts import SharCuts
 
 
 class Cuts(Protocol):

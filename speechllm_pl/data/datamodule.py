@@ -21,7 +21,7 @@ from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
 from speechllm_pl.data.positions import LlmInput, within_limit
 from speechllm_pl.data.sample import balanced_sample
-from speechllm_pl.data.shar import SharCuts
+from speechllm_pl.data.shar_cuts import SharCuts
 
 
 class SpeechDataModule(L.LightningDataModule):

@@ -13,12 +13,12 @@ import torch
 import transformers
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
-from huggingface_hub import try_to_load_from_cache
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.storage.llm_files import snapshot
 
 Quantization = Literal["none", "nf4"]
 """Of the frozen LLM's weights."""
@@ -125,43 +125,8 @@ def llm_commit(name_or_path: str, revision: str | None = None) -> str | None:
     if Path(name_or_path).is_dir():
         return None
     llm_config(name_or_path, revision)
-    snapshot = _snapshot(name_or_path, revision)
-    return snapshot.name if snapshot else revision
-
-
-def llm_digest(name_or_path: str, revision: str | None = None) -> str:
-    """A short digest of the weights and configuration of a local LLM folder, or of a hub name once it was loaded.
-
-    Reads the configuration and the first and last MiB of every weight file: enough to tell other weights,
-    and quick for a 7B model. Empty where nothing of a hub name is on this machine.
-    """
-    folder = Path(name_or_path)
-    kinds = [("*.safetensors", "*.bin")]
-    if not folder.is_dir():
-        snapshot = _snapshot(name_or_path, revision)
-        if snapshot is None:
-            return ""
-        folder, kinds = snapshot, [("model*.safetensors",), ("*.safetensors",), ("*.bin",)]  # as transformers chooses
-    weights = ([path for pattern in patterns for path in folder.glob(pattern)] for patterns in kinds)
-    return _digest([*folder.glob("config.json"), *next(filter(None, weights), [])])
-
-
-def _snapshot(name: str, revision: str | None) -> Path | None:
-    """Where the files of a hub name are on this machine, in a folder that has the commit's name."""
-    config = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
-
-
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(2**20))
-            file.seek(max(0, size - 2**20))
-            digest.update(file.read())
-    return digest.hexdigest()[:16] if paths else ""
+    found = snapshot(name_or_path, revision)
+    return found.name if found else revision
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:

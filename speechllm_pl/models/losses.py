@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.prompt import IGNORED
-from speechllm_pl.core.tokenizer import BLANK
 
 
 class LossTerm(NamedTuple):

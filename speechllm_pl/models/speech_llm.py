@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
-from speechllm_pl.models.alignment import DirectAlignment
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.direct_alignment import DirectAlignment
 from speechllm_pl.models.llm import add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.projector import Projector

@@ -28,9 +28,9 @@ from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.utterance import Utterance, read_utterance
-from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
-from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.configuration import parsed_configuration, read_configuration
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former

@@ -6,16 +6,16 @@ from typing import Any, Self
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.decoding import Hypothesis
-from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.models.losses import ctc_loss
+from speechllm_pl.optim.schedules import Schedule, WarmupExponential
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.training.recognizer import Recognizer
-from speechllm_pl.training.schedules import Schedule, WarmupExponential
 from speechllm_pl.training.step import WeightedTerm
 
 

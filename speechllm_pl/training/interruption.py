@@ -18,8 +18,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.atomic import link, remove
-from speechllm_pl.training.checkpoints import (
+from speechllm_pl.storage.checkpoint_files import link, remove
+from speechllm_pl.storage.checkpoints import (
     BEST,
     Write,
     by_error_rate,

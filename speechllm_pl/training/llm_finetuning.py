@@ -10,16 +10,13 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
 from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.positions import LlmInput
-from speechllm_pl.decoding import Hypothesis
-from speechllm_pl.decoding.generate import generate
-from speechllm_pl.decoding.greedy_ctc import greedy_ctc
 from speechllm_pl.models.conformer import Conformer, ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.features import SAMPLING_RATE, FilterBank, SpecAugmentConfig
@@ -30,18 +27,21 @@ from speechllm_pl.models.llm import (
     empty_llm,
     llm_commit,
     llm_config,
-    llm_digest,
     load_llm,
     merged_lora,
     most_positions,
 )
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.training.checkpoints import RECORD, newest, read_checkpoint
-from speechllm_pl.training.optimizers import grouped
+from speechllm_pl.optim.muon_adamw import grouped
+from speechllm_pl.optim.schedules import Schedule, WarmupExponential
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
+from speechllm_pl.storage.llm_files import llm_digest
+from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.recognizer import Recognizer, check_tokenizer, refuse_other_settings
-from speechllm_pl.training.schedules import Schedule, WarmupExponential
-from speechllm_pl.training.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.step import WeightedTerm
 
 

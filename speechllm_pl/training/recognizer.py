@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.allocator import keep_freed_memory
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
 from speechllm_pl.core.prompt import pad_tokens
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.models.losses import Tokens
-from speechllm_pl.training.background import BackgroundWriter
-from speechllm_pl.training.checkpoints import RECORD, STAGES, newest_complete
-from speechllm_pl.training.digests import damaged
+from speechllm_pl.optim.muon_adamw import grouped
+from speechllm_pl.optim.schedules import Schedule
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.storage.background import BackgroundWriter
+from speechllm_pl.storage.checkpoints import RECORD, STAGES, newest_complete
+from speechllm_pl.storage.digests import damaged
+from speechllm_pl.storage.recorded import wrong_optimizer_state, wrong_progress
+from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
-from speechllm_pl.training.optimizers import grouped
 from speechllm_pl.training.placement import Placed
-from speechllm_pl.training.recorded import wrong_optimizer_state, wrong_progress
 from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
-from speechllm_pl.training.schedules import Schedule
-from speechllm_pl.training.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm, is_logged
 from speechllm_pl.training.unread import Unread
 

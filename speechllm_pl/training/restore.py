@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.storage.digests import damaged
+from speechllm_pl.storage.recorded import wrong_settings
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.digests import damaged
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
-from speechllm_pl.training.recorded import wrong_settings
 
 
 def restore(path: str | Path, *, llm: str | None = None, device: str | torch.device = "cpu") -> Recognizer:
@@ -26,7 +27,7 @@ def restore(path: str | Path, *, llm: str | None = None, device: str | torch.dev
     checkpoint = read_checkpoint(path)
     settings = checkpoint[RECORD]["settings"]
     stage = {"ctc": CtcPretraining, "llm": LlmFinetuning}[checkpoint[RECORD]["stage"]]
-    if problem := wrong_settings(stage, settings, checkpoint["state_dict"]):
+    if problem := wrong_settings(stage, ConformerConfig, settings, checkpoint["state_dict"]):
         raise UserError(damaged(Path(path), problem))
     if llm is not None:
         settings |= {"llm": llm, "llm_revision": None}

@@ -21,11 +21,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from speechllm_pl.core.device_memory import GIB, free_memory
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.checkpoints import Save, read_checkpoint, read_record, save_at_once
-from speechllm_pl.training.consolidated import is_consolidated
-from speechllm_pl.training.device_memory import GIB, free_memory
-from speechllm_pl.training.shards import (
+from speechllm_pl.storage.checkpoints import Save, read_checkpoint, read_record, save_at_once
+from speechllm_pl.storage.consolidated import is_consolidated
+from speechllm_pl.storage.shards import (
     MODEL,
     load_shards,
     optimizer_groups,

@@ -15,8 +15,8 @@ from conftest import RATE, speak
 from lhotse import CutSet, Recording, SupervisionSegment
 from untrained import save
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import printable
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning

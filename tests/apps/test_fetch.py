@@ -10,7 +10,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from speechllm_pl.apps.fetch import fetch
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.checkpoints import RECORD
+from speechllm_pl.storage.checkpoints import RECORD
 
 
 class Hub:

@@ -17,13 +17,15 @@ from jsonargparse import Namespace
 from safetensors.torch import load_file, save_file
 
 from speechllm_pl.apps.pinned_llm import pin_llm
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.llm import llm_commit, llm_digest, load_llm
-from speechllm_pl.training.checkpoints import RECORD, AtomicCheckpointIO, read_checkpoint
+from speechllm_pl.models.llm import llm_commit, load_llm
+from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.storage.digests import DIGESTS
+from speechllm_pl.storage.llm_files import llm_digest
+from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.digests import DIGESTS
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.restore import restore

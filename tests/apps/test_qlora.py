@@ -11,9 +11,9 @@ from command import COMMAND, ROOT, finish
 from test_bad_input import save
 from test_makefile import last_command
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import RECORD, newest_complete, read_checkpoint
+from speechllm_pl.storage.checkpoints import RECORD, newest_complete, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 CONF = ROOT / "conf"

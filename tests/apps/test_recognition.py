@@ -14,12 +14,12 @@ from untrained import save
 
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Recognized, recognize
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.cuts import read_cuts
-from speechllm_pl.decoding import Hypothesis
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import RECORD
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.storage.checkpoints import RECORD
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.restore import restore
 

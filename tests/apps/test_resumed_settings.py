@@ -9,8 +9,8 @@ import torch
 import yaml
 from test_bad_input import fit
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
-from speechllm_pl.training.checkpoints import newest_complete
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.storage.checkpoints import newest_complete
 
 ONCE = ("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1)
 MORE = ("--trainer.max_epochs", 2, "--trainer.check_val_every_n_epoch", 1)

@@ -11,7 +11,7 @@ import torch
 from conftest import SPLITS
 
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.recognition.hypothesis import Hypothesis
 
 
 class Recognizer:

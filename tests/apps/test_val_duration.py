@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from speechllm_pl.analysis.plan import estimate, needed
 from speechllm_pl.apps import cli, val_duration
 from speechllm_pl.apps.plan import setup_here, setup_of
-from speechllm_pl.training.memory import StepShape, decoding_bytes
+from speechllm_pl.planning.estimate import estimate, needed
+from speechllm_pl.planning.step_cost import StepShape, decoding_bytes
 
 ROOT = Path(__file__).parents[2]
 LONG = ("--data.max_duration", "60", "--data.max_seconds", "20", "--data.val_max_duration", "auto")

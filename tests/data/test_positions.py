@@ -13,8 +13,8 @@ import torch
 from conftest import SPLITS, deleted_while_mapped
 from lightning import Trainer
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data import manifest, positions
 from speechllm_pl.data.augmentation import PerturbSpeed
 from speechllm_pl.data.datamodule import SpeechDataModule

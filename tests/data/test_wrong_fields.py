@@ -12,10 +12,10 @@ from data_prep.command_line import Refused
 from data_prep.shar import Settings, export
 from data_prep.tiny_llm import read_texts
 from data_prep.tokenizer import read_transcripts
-from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data import manifest as module
 from speechllm_pl.data.cuts import read_cuts
+from speechllm_pl.storage import shar_index as shar
 
 
 def set_to(*places: str | int, to: object) -> Callable[[dict], None]:

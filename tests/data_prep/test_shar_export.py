@@ -25,8 +25,8 @@ from data_prep import shard
 from data_prep.command_line import Refused
 from data_prep.shar import Settings, export, finish, finish_once
 from data_prep.shard import encode
-from speechllm_pl.core import shar
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.storage import shar_index as shar
 
 FLAC = Settings("flac", 3)
 

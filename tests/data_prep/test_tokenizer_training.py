@@ -6,8 +6,8 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from num2words import num2words
 
 from data_prep import command_line, tokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.text import LANGUAGES, normalize
-from speechllm_pl.core.tokenizer import CtcTokenizer
 
 
 def write_manifest(path, texts):

@@ -16,8 +16,8 @@ from jail import Ended
 from torch import Tensor
 from trials import CANARY, Trial
 
-from speechllm_pl.training.consolidated import RECORD, save_consolidated
-from speechllm_pl.training.digests import DIGESTS
+from speechllm_pl.storage.consolidated import RECORD, save_consolidated
+from speechllm_pl.storage.digests import DIGESTS
 
 
 class Bad(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechllm_pl.training.checkpoints import write_file
+from speechllm_pl.storage.checkpoints import write_file
 from speechllm_pl.training.recognizer import Recognizer
 
 

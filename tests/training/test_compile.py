@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 

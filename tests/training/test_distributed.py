@@ -12,7 +12,7 @@ import pytest
 import torch
 from command import COMMAND, LOGGED, ROOT, finish, rows
 
-from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
+from speechllm_pl.storage.checkpoints import newest_complete, read_checkpoint
 
 STEPS = 5
 DDP = ("--config", ROOT / "conf" / "trainer" / "ddp.yaml", "--trainer.accelerator", "cpu", "--trainer.devices", 2)

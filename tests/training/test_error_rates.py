@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 
 from speechllm_pl.core.metrics import ScoredUtterance, score
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.decoding import Hypothesis
+from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
 from speechllm_pl.training.recognizer import _warn_if_truncated
 

@@ -28,10 +28,10 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.features import SpecAugmentConfig
+from speechllm_pl.optim.schedules import WarmupExponential
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
-from speechllm_pl.training.schedules import WarmupExponential
 from speechllm_pl.training.sharding import ShardedStrategy
 
 STEPS, BATCHES = 3, 6  # epochs, and how many batches each has

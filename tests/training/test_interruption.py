@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command import command, finish, rows, start
 
-from speechllm_pl.training.checkpoints import by_steps, newest_complete
+from speechllm_pl.storage.checkpoints import by_steps, newest_complete
 
 SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, "--trainer.check_val_every_n_epoch", 50)
 

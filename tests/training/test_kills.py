@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import command, finish, rows, start
 
-from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
+from speechllm_pl.storage.checkpoints import newest_complete, read_checkpoint
 
 STEPS = {1: 16, 20: 160}  # of a run, by how often it is killed
 SETTINGS = [(trainer, workers) for trainer in ("cpu", "fsdp") for workers in (0, 2)]

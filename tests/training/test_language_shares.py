@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.training.callbacks import LanguageShares
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.schedules import OneCycle
 
 
 def heard(corpus: Path, tokenizer: CtcTokenizer, folder: Path, steps: int, resumed: Path | None = None) -> dict:

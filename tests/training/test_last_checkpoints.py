@@ -12,17 +12,19 @@ import lightning as L
 import pytest
 import torch
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training import checkpoints, interruption
-from speechllm_pl.training.atomic import link, remove
-from speechllm_pl.training.background import BackgroundWriter
-from speechllm_pl.training.checkpoints import AtomicCheckpointIO, newest_complete, read_checkpoint
+from speechllm_pl.optim.schedules import OneCycle
+from speechllm_pl.storage import checkpoints
+from speechllm_pl.storage.background import BackgroundWriter
+from speechllm_pl.storage.checkpoint_files import link, remove
+from speechllm_pl.storage.checkpoints import newest_complete, read_checkpoint
+from speechllm_pl.training import interruption
+from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.interruption import LastCheckpoints
-from speechllm_pl.training.schedules import OneCycle
 
 ENCODER = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
 PATIENCE = 20  # seconds, after which something hangs

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning

@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.schedules import OneCycle
 from speechllm_pl.training.speed import Speed
 
 OF_STEPS = ("train/loss", "train/ctc_loss", "train/gradient_norm")

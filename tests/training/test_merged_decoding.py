@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning

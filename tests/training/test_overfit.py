@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from speechllm_pl.apps.recognition import recognize
-from speechllm_pl.core.tokenizer import CtcTokenizer
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import AtomicCheckpointIO
+from speechllm_pl.optim.schedules import OneCycle
+from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.restore import restore
-from speechllm_pl.training.schedules import OneCycle
 
 ENCODER = ConformerConfig(dim=64, num_blocks=2, num_heads=4, ffn_dim=128, kernel_size=5, dropout=0.0)
 

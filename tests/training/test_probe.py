@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.augmentation import Concatenate, PerturbSpeed
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule

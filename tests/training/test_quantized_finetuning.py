@@ -9,11 +9,11 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
 from test_checkpoints import save
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import RECORD, read_checkpoint
-from speechllm_pl.training.digests import DIGESTS
+from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.storage.digests import DIGESTS
 from speechllm_pl.training.llm_finetuning import LlmFinetuning, refuse_quantized_shards
 from speechllm_pl.training.restore import restore
 

@@ -14,8 +14,8 @@ from lhotse import CutSet
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from data_prep.shar import Settings, export
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.tokenizer import CtcTokenizer
 from speechllm_pl.data.augmentation import (
     AddNoise,
     CompressMp3,
@@ -31,10 +31,10 @@ from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.mixture import TrainSource
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.training.checkpoints import AtomicCheckpointIO
+from speechllm_pl.optim.muon_adamw import MuonAdamW
+from speechllm_pl.optim.schedules import OneCycle
+from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.optimizers import MuonAdamW
-from speechllm_pl.training.schedules import OneCycle
 
 ENCODER = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
 STEPS = 12

@@ -14,9 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import add_lora, decoder_layers, empty_llm, load_llm
-from speechllm_pl.training.checkpoints import newest_complete, read_checkpoint
+from speechllm_pl.storage.checkpoints import newest_complete, read_checkpoint
+from speechllm_pl.storage.shards import MODEL, join_shards, load_shards, optimizer_tensors, save_shards
 from speechllm_pl.training.sharding import gather, group_size, release, shard
-from speechllm_pl.training.shards import MODEL, join_shards, load_shards, optimizer_tensors, save_shards
 
 ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")
 SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, *ADAM)  # seven batches

@@ -1,0 +1,37 @@
+"""How much memory a device has: a GPU its own, processes on a CPU a share each of the machine's."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+GIB = 2**30
+
+
+def total_memory(processes: int) -> float:
+    """Bytes of a GPU, where there is one, or of the share of each of so many processes on this machine's CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / max(1, processes)
+
+
+def free_memory(device: torch.device, processes: int) -> float:
+    """Bytes that this process may still allocate on its `device`; of a CPU, its whole share."""
+    if device.type != "cuda":
+        return total_memory(processes)
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def dtype_bytes(tensors: Iterable[Tensor]) -> dict[torch.dtype, int]:
+    """Bytes of the tensors by dtype."""
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.numel() * tensor.element_size()
+    return dict(sizes)

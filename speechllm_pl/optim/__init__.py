@@ -1,0 +1,1 @@
+"""Second floor: optimisers and learning-rate schedules."""

@@ -1,0 +1,352 @@
+"""What a training step needs, found without weights, data or a GPU: the real modules run on fake tensors.
+
+Weights, gradients and optimiser state follow from the parameters. Activations are counted storage by storage while
+the step's own forward and backward run, so any architecture, kernel, LoRA or checkpointing counts as it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from math import ceil
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from speechllm_pl.core.device_memory import tensor_bytes
+from speechllm_pl.core.prompt import Columns
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.features import FFT, HOP, SAMPLING_RATE
+from speechllm_pl.models.llm import decoder_layers
+from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
+from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.planning.gpu_kernels import GpuKernels
+from speechllm_pl.planning.live_bytes import LiveBytes
+from speechllm_pl.recognition.llm_greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
+from speechllm_pl.training.sharding import checkpoint_activations, replace_tensors
+
+ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
+
+Kernels = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class System:
+    """What is trained, without its weights.
+
+    Attributes:
+        encoder: the encoder's size.
+        ctc_classes: the CTC vocabulary with its blank.
+        llm: the LLM's shape; none in stage 1.
+        llm_dtype: of its weights.
+        stride, lora_r, train_llm, freeze_encoder: as in `LlmFinetuning`.
+        alignment, ctc: whether the direct alignment's and stage 1's loss are part of stage 2's.
+    """
+
+    encoder: ConformerConfig
+    ctc_classes: int
+    llm: transformers.PretrainedConfig | None = None
+    llm_dtype: torch.dtype = torch.bfloat16
+    stride: int = 1
+    lora_r: int = 8
+    train_llm: bool = False
+    freeze_encoder: bool = False
+    alignment: bool = False
+    ctc: bool = False
+
+    def build(self) -> CtcModel | SpeechLLM:
+        """The model with random weights, in training mode, on torch's default device."""
+        with _Answers(truth=False):  # torchaudio asks its filter banks whether one is empty
+            speech = CtcModel(self.encoder, self.ctc_classes)
+        if self.llm is None:
+            return speech.train()
+        llm = transformers.AutoModelForCausalLM.from_config(self.llm, dtype=self.llm_dtype)
+        model = SpeechLLM(
+            speech,
+            llm.requires_grad_(False),
+            bos_id=0,
+            eos_id=0,
+            unk_id=0,
+            stride=self.stride,
+            lora_r=self.lora_r,
+            train_llm=self.train_llm,
+            freeze_encoder=self.freeze_encoder,
+            alignment=self.alignment,
+        )
+        speech.head.requires_grad_(self.ctc and not self.freeze_encoder)
+        return model.train()
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """A batch of like utterances.
+
+    Attributes:
+        seconds: of each utterance.
+        utterances: how many.
+        tokens_per_second: of text; MLS has 15 characters a second, LLaMA's tokens three to four characters.
+    """
+
+    seconds: float
+    utterances: int
+    tokens_per_second: float = 5.0
+
+    @classmethod
+    def largest(cls, max_duration: float, max_seconds: float, tokens_per_second: float = 5.0) -> "StepShape":
+        """The batch of `max_duration` seconds with the longest utterances, which takes the most memory."""
+        utterances = max(1, -int(-max_duration // max_seconds))
+        return cls(max_duration / utterances, utterances, tokens_per_second)
+
+    @property
+    def audio_seconds(self) -> float:
+        return self.seconds * self.utterances
+
+    @property
+    def samples(self) -> int:
+        return max(FFT, round(self.seconds * SAMPLING_RATE / HOP) * HOP)
+
+    @property
+    def tokens(self) -> int:
+        return max(1, round(self.seconds * self.tokens_per_second))
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Of one forward and backward pass on one device.
+
+    Attributes:
+        activations: bytes at the peak, without logits, weights and gradients of weights.
+        logits: bytes at the same moment of logits, what the losses make of them, and their gradients.
+        flops: floating point operations, two for a multiply-add; recomputation under checkpointing included.
+    """
+
+    activations: int
+    logits: int
+    flops: int
+
+    @property
+    def bytes(self) -> int:
+        return self.activations + self.logits
+
+
+def activation_bytes(system: System, seconds: float, utterances: int, **settings: Any) -> int:
+    """Bytes that a step needs beside weights, gradients and optimiser; `settings` as of `step_cost`."""
+    return step_cost(system, StepShape(seconds, utterances), **settings).bytes
+
+
+def step_cost(
+    system: System,
+    shape: StepShape,
+    *,
+    autocast: torch.dtype | None = torch.bfloat16,
+    checkpointing: bool = False,
+    kernels: Kernels = "cuda",
+) -> StepCost:
+    """Run forward and backward on fake tensors and count.
+
+    Args:
+        system: what is trained.
+        shape: the batch.
+        autocast: dtype of mixed precision, none for plain fp32.
+        checkpointing: keep no activations inside LLM layers and encoder blocks, and compute them twice.
+        kernels: whose memory to count: a GPU's, or a CPU's as this project trains on it, without flash attention.
+    """
+    model = meta_model(system)
+    with FakeTensorMode(), _kernels(kernels):
+        replace_tensors(model, _fake)
+        if checkpointing:
+            layers = chain.from_iterable(repeated_layers(model))
+            checkpoint_activations(
+                layers, context_fn=lambda: (nullcontext(), _kernels(kernels))
+            )  # backward leaves them
+        live = LiveBytes([*model.parameters(), *model.buffers()], peak_of=(ACTIVATIONS, LOGITS))
+        _mark_gradients_and_logits(model, live)
+        with live:
+            batch = silence(shape)
+            with torch.autocast("cpu", autocast, enabled=autocast is not None):
+                loss = torch.zeros(())
+                for term in loss_terms(model, batch):
+                    loss = loss + term.total
+                    term.total.register_hook(lambda _: live.count_from_now(LOGITS))  # its backward begins
+                    live.count_from_now(ACTIVATIONS)
+            loss.backward()
+    return StepCost(live.at_peak[ACTIVATIONS], live.at_peak[LOGITS], live.flops)
+
+
+def decoding_bytes(
+    system: System, shape: StepShape, *, autocast: torch.dtype | None = torch.bfloat16, kernels: Kernels = "cuda"
+) -> int:
+    """Bytes that recognising a batch takes beside the weights; arguments as of `step_cost`.
+
+    They are the peak of a forward pass without gradients over audio and prompt, and what the LLM's cache holds when
+    the longest text that `generate` lets pass has been written.
+    """
+    model, text = meta_model(system).eval(), ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
+    with FakeTensorMode(), _kernels(kernels), torch.no_grad():
+        replace_tensors(model, _fake)
+        live = LiveBytes([*model.parameters(), *model.buffers()], peak_of=(ACTIVATIONS,))
+        with live, torch.autocast("cpu", autocast, enabled=autocast is not None):
+            batch = silence(shape)
+            if isinstance(model, CtcModel):
+                model(batch.waveforms, batch.lengths)
+                return live.at_peak[ACTIVATIONS]
+            cache = _prefill(model, batch)
+        return live.at_peak[ACTIVATIONS] + tensor_bytes(cache) * text // cache[0].shape[-2]
+
+
+def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
+    """What decoding begins with → the LLM's cache, `(B, heads, columns, width)` of each layer's keys and values."""
+    audio = model.listen(batch.waveforms, batch.lengths)
+    model.speech.head(audio.encoded)
+    columns = _prompt(model, audio, batch, text=None)
+    llm = cast(Any, model.llm)
+    embeddings = columns.embeddings.to(llm.dtype)
+    found = llm(inputs_embeds=embeddings, attention_mask=columns.mask, use_cache=True, logits_to_keep=1)
+    return [tensor for layer in found.past_key_values.layers for tensor in (layer.keys, layer.values)]
+
+
+def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:
+    """Take weights' gradients out of the count, and tell logits from activations.
+
+    What a head and its loss make counts as logits, and in the backward pass until the head's input has its gradient.
+    """
+
+    def settled(weight: Tensor) -> None:
+        live.count_as(cast(Tensor, weight.grad), GRADIENTS)
+
+    def scoring(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        live.count_from_now(LOGITS)
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(lambda _: live.count_from_now(ACTIVATIONS))
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(settled)
+    for head in _heads(model):
+        head.register_forward_pre_hook(scoring)
+
+
+def _heads(model: nn.Module) -> list[nn.Module]:
+    """The modules that make logits."""
+    if isinstance(model, CtcModel):
+        return [model.head]
+    assert isinstance(model, SpeechLLM)
+    heads = [model.speech.head, model.alignment, cast(Any, model.llm).get_output_embeddings()]
+    return [head for head in heads if head is not None]
+
+
+# the step: shared with the benchmarks, which run it on real tensors
+
+
+class SilentBatch(NamedTuple):
+    """B utterances of silence, with a text that says one token again and again."""
+
+    waveforms: Tensor  # (B, N)
+    lengths: Tensor  # (B,)
+    text: Tokens  # (B, K), for the LLM and the CTC head alike
+
+
+def silence(shape: StepShape, device: str | torch.device = "cpu") -> SilentBatch:
+    waveforms = torch.zeros(shape.utterances, shape.samples, device=device)
+    lengths = torch.full((shape.utterances,), shape.samples, device=device)
+    ids = torch.ones(shape.utterances, shape.tokens, dtype=torch.long, device=device)
+    return SilentBatch(waveforms, lengths, Tokens(ids, torch.full_like(lengths, shape.tokens)))
+
+
+def loss_terms(model: nn.Module, batch: SilentBatch) -> Iterator[LossTerm]:
+    """The terms of the training loss that the model has, one after the other."""
+    if isinstance(model, CtcModel):
+        logits, frames = model(batch.waveforms, batch.lengths)
+        yield ctc_loss(logits, frames, batch.text)
+        return
+    assert isinstance(model, SpeechLLM)
+    audio = model.listen(batch.waveforms, batch.lengths)
+    columns = _prompt(model, audio, batch, batch.text)
+    yield next_token_loss(model.logits(columns), columns.labels)
+    if model.alignment is not None:
+        yield model.alignment_loss(audio, batch.text)
+    if any(parameter.requires_grad for parameter in model.speech.head.parameters()):
+        yield model.ctc_loss(audio, batch.text)
+
+
+def _prompt(model: SpeechLLM, audio: Audio, batch: SilentBatch, text: Tokens | None) -> Columns:
+    """Audio and text without an instruction."""
+    nothing = Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths))
+    with _Answers(number=audio.embeddings.shape[1]):  # columns before BOS, as all utterances are equally long
+        return model.prompt(audio, nothing, text)
+
+
+# activation checkpointing
+
+
+def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
+    """The encoder's blocks, and the LLM's layers where there is one."""
+    if isinstance(model, CtcModel):
+        return [list(model.encoder.blocks)]
+    assert isinstance(model, SpeechLLM)
+    return [list(model.speech.encoder.blocks), decoder_layers(model.llm)]
+
+
+# what fake tensors cannot do
+
+
+def meta_model(system: System) -> CtcModel | SpeechLLM:
+    """The model with weights that have shapes and dtypes, but neither values nor memory."""
+    with torch.device("meta"):
+        return system.build()
+
+
+def _fake(tensor: Tensor) -> Tensor:
+    """A fake CPU tensor in a meta tensor's place. (PEFT cannot add LoRA to fake ones.)"""
+    return torch.empty(tensor.shape, dtype=tensor.dtype)
+
+
+@contextmanager
+def _kernels(kernels: Kernels) -> Iterator[None]:
+    attention = GpuKernels() if kernels == "cuda" else sdpa_kernel(SDPBackend.MATH)
+    with attention, _CtcStandIn():
+        yield
+
+
+class _Answers(TorchFunctionMode):
+    """Answers what is asked of a tensor's value, which a fake tensor does not have."""
+
+    def __init__(self, *, truth: bool | None = None, number: int | None = None):
+        super().__init__()
+        self.answers = {Tensor.__bool__: truth, Tensor.__int__: number}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = self.answers.get(func)
+        return func(*args, **(kwargs or {})) if answer is None else answer
+
+
+class _CtcStandIn(TorchFunctionMode):
+    """Runs `_CtcLoss`, since torch's own reads the lengths."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.ctc_loss:
+            return _CtcLoss.apply(args[0], args[1])
+        return func(*args, **(kwargs or {}))
+
+
+class _CtcLoss(torch.autograd.Function):
+    """The memory of torch's CTC loss: log probabilities of `(B, T, 2N + 1)` states, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, targets: Tensor) -> Tensor:  # (T, B, V), (B, N)
+        frames, batch, _ = log_probs.shape
+        ctx.save_for_backward(log_probs, log_probs.new_empty(batch, frames, 2 * targets.shape[1] + 1))
+        return log_probs.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
+        log_probs, forward_states = ctx.saved_tensors
+        torch.empty_like(forward_states)  # those from the end
+        return torch.empty_like(log_probs), None

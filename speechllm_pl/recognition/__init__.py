@@ -1,0 +1,1 @@
+"""Fourth floor: waveforms in, text out. Knows no trainer."""

@@ -1,0 +1,140 @@
+"""What a checkpoint must hold to be built from and gone on from: edited ones are refused before they cost anything."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from speechllm_pl.storage.consolidated import RECORD
+from speechllm_pl.storage.digests import DIGESTS
+
+OF_CHECKPOINT = {
+    "global_step": int,
+    "loops": dict,
+    "callbacks": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "SpeechDataModule": dict,
+    DIGESTS: dict,
+}
+"""Types of what is read of a checkpoint beside its record and its tensors; any of them may be missing."""
+
+OF_RECORD = {"settings": dict, "precision": str, "languages": list, "skipped_steps": int}
+"""Types of what a record says beside the stage; any may be missing but the settings."""
+
+OF_BOTH = {"tokenizer": bytes, "encoder": dict}
+NEEDED = {"ctc": OF_BOTH, "llm": {**OF_BOTH, "llm": str, "llm_digest": str}}
+"""By stage the settings that have no default, and the types that they are recorded as."""
+
+TO_GO_ON = ("global_step", "loops", "lr_schedulers")
+"""What a run that goes on cannot do without: it would begin again, with trained weights."""
+
+LIKE_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum", "state1", "state2")
+"""Of optimisers' states those that are as large as a parameter: fused kernels write to them without asking."""
+
+
+def wrong_record(checkpoint: Mapping[str, Any]) -> str:
+    """What nobody can read in a checkpoint beside its tensors, in words; empty if there is nothing."""
+    record = checkpoint[RECORD]
+    if not isinstance(record, dict):
+        return "its record is none"
+    stage, settings = record.get("stage"), record.get("settings")
+    if not isinstance(stage, str) or stage not in NEEDED:
+        return f"its stage is {repr(stage)[:40]}, which is unknown"
+    if settings is None:
+        return "it has no settings"
+    if problem := _of_wrong_type(checkpoint, OF_CHECKPOINT) or _of_wrong_type(record, OF_RECORD):
+        return problem
+    if not all(isinstance(language, str) for language in record.get("languages", ())):
+        return "its languages are no texts"
+    if missing := [name for name in NEEDED[stage] if name not in settings]:
+        return f"it lacks the setting {missing[0]}"
+    return _of_wrong_type(settings, NEEDED[stage])
+
+
+def wrong_tensors(state: Any) -> str:
+    """What among a checkpoint's weights is none, in words; empty if all are."""
+    if not isinstance(state, dict) or not state:
+        return "it has no weights (state_dict)"
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            return f"{name} among its weights is no tensor"
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+            return f"{name} is said to have {tensor.numel()} values, which are not there"
+    return ""
+
+
+def wrong_settings(
+    module: Callable[..., Any], encoder: Callable[..., Any], settings: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> str:
+    """What of a checkpoint's settings its module cannot be built with, in words; empty if nothing is.
+
+    Args:
+        module, encoder: the classes, whose arguments tell the types.
+        settings: those of a record in which nothing is wrong. Some may be missing: they came later.
+        state: the weights.
+    """
+    largest = max([len(state), *(size for tensor in state.values() for size in tensor.shape)])
+    others = {name: value for name, value in settings.items() if name not in NEEDED["llm"]}
+    faults = (*_faults(others, module, largest), *_faults(settings["encoder"], encoder, largest, "encoder."))
+    return next(iter(faults), "")
+
+
+def is_of_a_version(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it says which Lightning has written it, which Lightning asks for first."""
+    return re.match(r"\d+(\.\d+)+", str(checkpoint.get("pytorch-lightning_version"))) is not None
+
+
+def wrong_progress(checkpoint: Mapping[str, Any]) -> str:
+    """What keeps a run from going on from a checkpoint, in words; empty if nothing does.
+
+    Args:
+        checkpoint: in whose record nothing is wrong; it has an optimiser's state.
+    """
+    if missing := [name for name in TO_GO_ON if name not in checkpoint]:
+        return f"it lacks {missing[0]}"
+    if not isinstance(checkpoint["loops"].get("fit_loop"), dict):
+        return "its loops are none of fit"
+    if not all(isinstance(each, dict) for each in (*checkpoint["optimizer_states"], *checkpoint["lr_schedulers"])):
+        return "its optimizer_states or lr_schedulers are none"
+    groups = checkpoint["optimizer_states"][0].get("param_groups")
+    if not isinstance(groups, list) or not all(isinstance(group, dict) and "params" in group for group in groups):
+        return "its optimizer_states have no param_groups"
+    return ""
+
+
+def wrong_optimizer_state(saved: Mapping[str, Any], parameters: Sequence[Tensor]) -> str:
+    """What in an optimiser's saved state is not of these parameters, in words; empty if all is."""
+    for place, state in saved.get("state", {}).items():
+        if place not in range(len(parameters)):
+            return f"its optimizer_states have a parameter {place}, which there is not"
+        for name in LIKE_A_PARAMETER:
+            if name in state and tuple(state[name].shape) != tuple(parameters[place].shape):
+                return f"{name} of parameter {place} in its optimizer_states has another shape than the parameter"
+    return ""
+
+
+def _of_wrong_type(found: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
+    wrong = (name for name, kind in kinds.items() if name in found and not _is_of(found[name], kind))
+    return next((f"its {name} cannot be {repr(found[name])[:40]}" for name in wrong), "")
+
+
+def _faults(settings: Mapping[str, Any], built: Callable[..., Any], largest: int, prefix: str = "") -> Iterator[str]:
+    arguments = inspect.signature(built).parameters
+    for name, value in settings.items():
+        if name not in arguments:
+            yield f"it has a setting {prefix}{name}, which is unknown"
+        elif not _is_of(value, kind := arguments[name].annotation):
+            yield f"its setting {prefix}{name} cannot be {repr(value)[:40]}"
+        elif kind is int and not 0 <= value <= largest:  # each is a tensor's size, the number of blocks, or less
+            yield f"its setting {prefix}{name} is {value}, which its weights are not of"
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    kinds = get_args(kind) or (kind,)  # of a union its types, of a Literal its values
+    if isinstance(value, str) and value in kinds:
+        return True
+    return type(value) in kinds or (type(value) is int and float in kinds)

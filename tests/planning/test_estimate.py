@@ -1,0 +1,184 @@
+from dataclasses import replace
+from functools import partial
+
+import bitsandbytes
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.optim.muon_adamw import MuonAdamW
+from speechllm_pl.planning.estimate import (
+    GIB,
+    Gpu,
+    Setup,
+    count_parameters,
+    estimate,
+    largest_batch,
+    memory,
+    needed,
+    optimizer_bytes,
+    quantized_weights,
+    remedies,
+)
+from speechllm_pl.planning.host_memory import host_memory
+from speechllm_pl.planning.step_cost import StepCost, System, meta_model
+
+LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
+SYSTEM = System(ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256), ctc_classes=40, llm=LLM)
+SETUP = Setup(SYSTEM, max_duration=8, max_seconds=4, optimizer=torch.optim.Adam)
+COST = StepCost(activations=1000, logits=100, flops=10**12)
+
+
+def test_weights_gradients_and_adams_state_are_those_of_a_real_model() -> None:
+    model = SYSTEM.build()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    found = memory(SETUP, meta_model(SYSTEM), COST)
+    assert found.weights == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert found.gradients == sum(p.numel() * 4 for p in trained)
+    optimizer = torch.optim.Adam(trained)
+    for p in trained:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    state = sum(v.numel() * 4 for p in trained for v in optimizer.state[p].values() if v.ndim)
+    assert found.optimizer == pytest.approx(state)
+
+
+def test_fsdp_splits_what_lasts_and_gathers_layers() -> None:
+    model = meta_model(SYSTEM)
+    whole, halves, eighths = (
+        memory(replace(SETUP, sharding="fsdp" if n > 1 else "none", gpus=n), model, COST) for n in (1, 2, 8)
+    )
+    for name in ("weights", "gradients", "optimizer"):
+        assert getattr(halves, name) == getattr(whole, name) / 2
+        assert getattr(eighths, name) == getattr(whole, name) / 8
+    assert whole.gathered == 0 < halves.gathered == eighths.gathered
+    assert halves.activations == whole.activations
+
+
+def test_within_a_node_weights_are_split_over_its_gpus_alone() -> None:
+    model = meta_model(SYSTEM)
+    flat = replace(SETUP, sharding="fsdp", gpus=32)
+    node = replace(flat, shard_within="node", gpus_per_node=4)
+    four = memory(replace(flat, gpus=4), model, COST)
+    assert memory(node, model, COST) == four != memory(flat, model, COST)
+    assert memory(replace(node, gpus=4), model, COST) == four
+    with pytest.raises(UserError, match="shard_within 5: 32 ranks"):
+        memory(replace(flat, shard_within=5), model, COST)
+
+
+def test_an_llm_that_is_trained_is_gathered_in_half_its_bytes_where_products_are_bf16() -> None:
+    encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)  # smaller than a layer of the LLM
+    system = replace(SYSTEM, encoder=encoder, llm_dtype=torch.float32, lora_r=0, train_llm=True)
+    setup, model = replace(SETUP, system=system, sharding="fsdp", gpus=2), meta_model(system)
+    layer = 4 * (4 * 128**2 + 3 * 128 * 352 + 2 * 128)  # bytes of projections, feed-forward part and norms
+    bf16, fp32 = (memory(replace(setup, autocast=autocast), model, COST) for autocast in (torch.bfloat16, None))
+    assert fp32.gathered - bf16.gathered == 3 * layer / 2  # two layers, and the gradients of one
+    assert fp32.weights == bf16.weights
+
+
+def test_validation_gathers_the_whole_model_and_where_that_does_not_fit_decodes_in_lockstep() -> None:
+    plan = estimate(replace(SETUP, sharding="fsdp", gpus=8))
+    found = plan.validation
+    whole = sum(p.numel() * p.element_size() for p in SYSTEM.build().parameters())
+    assert found.whole == whole
+    fitting = needed(found.lasting) + whole / 0.7
+    large, small = Gpu(fitting + 1, None), Gpu(fitting - 1, None)
+    assert found.total(large) == found.lasting + whole + found.decoding
+    assert found.total(small) == found.lasting + plan.memory.gathered + found.decoding < found.total(large)
+    by_hand = estimate(replace(SETUP, sharding="fsdp", gpus=8, gather_up_to=whole - 1)).validation
+    assert by_hand.total(large) == found.total(small)
+
+
+def test_a_run_that_trains_but_cannot_validate_does_not_fit() -> None:
+    """A long cache of a batch that is longer than those of training."""
+    plan = estimate(replace(SETUP, val_max_duration=4000))
+    trains = Gpu(needed(plan.memory.total), None)
+    assert not plan.fits(trains)
+    assert plan.fits(Gpu(needed(plan.validation.total(trains)), None))
+    assert estimate(SETUP).fits(trains)
+
+
+def test_merging_lora_sets_the_adapted_weights_aside_where_they_are_whole() -> None:
+    lora, none = (estimate(replace(SETUP, system=replace(SYSTEM, lora_r=r))).validation for r in (8, 0))
+    adapted = 2 * 6 * 4 * 128**2  # bytes in bf16
+    assert lora.decoding - none.decoding == pytest.approx(adapted, rel=0.05)
+
+
+def test_a_node_needs_a_copy_of_the_model_and_room_for_its_processes() -> None:
+    plan = estimate(replace(SETUP, sharding="ddp", gpus=16))
+    setup = replace(SETUP, sharding="ddp", gpus=16, gpus_per_node=8)
+    one = host_memory(setup, plan, workers=2, on_cpu=False)
+    assert one.reading == sum(p.numel() * p.element_size() for p in SYSTEM.build().parameters())
+    assert one.processes == 8 * 4 * GIB
+    assert one.loaders == 16 * GIB
+    assert host_memory(replace(setup, quantize="nf4"), plan, workers=2, on_cpu=False).reading == 8 * one.reading
+    on_cpu = host_memory(setup, plan, workers=2, on_cpu=True)
+    assert on_cpu.total - one.total == pytest.approx(8 * needed(plan.memory.total))
+
+
+def test_ddp_holds_its_gradients_twice_unless_buckets_are_views() -> None:
+    model = meta_model(SYSTEM)
+    whole = memory(SETUP, model, COST).gradients
+    ddp = replace(SETUP, sharding="ddp", gpus=4)
+    assert memory(ddp, model, COST).gradients == 2 * whole
+    assert memory(replace(ddp, bucket_view=True), model, COST).gradients == whole
+
+
+def test_nf4_takes_a_little_more_than_half_a_byte_of_each_layers_matrices() -> None:
+    model = meta_model(SYSTEM)
+    matrices = 6 * (4 * 128 * 128 + 3 * 128 * 352)
+    assert sum(p.numel() for p in quantized_weights(model)) == matrices
+    saved = memory(SETUP, model, COST).weights - memory(replace(SETUP, quantize="nf4"), model, COST).weights
+    assert saved == pytest.approx((2 - 0.516) * matrices, rel=1e-3)
+    assert count_parameters(model, "nf4").frozen_bytes["nf4"] == pytest.approx(0.516 * matrices, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "hidden", "rest"),
+    [
+        (torch.optim.Adam, 8, 8),
+        (partial(torch.optim.SGD, momentum=0.9), 4, 4),
+        (torch.optim.SGD, 0, 0),
+        (MuonAdamW, 4, 8),
+        (bitsandbytes.optim.AdamW8bit, 2, 2),
+    ],
+    ids=["Adam", "SGD with momentum", "SGD", "MuonAdamW", "AdamW8bit"],
+)
+def test_an_optimisers_state(optimizer: type[torch.optim.Optimizer], hidden: int, rest: int) -> None:
+    model = meta_model(replace(SYSTEM, llm=None))
+    matrices = sum(p.numel() for p in model.encoder.blocks.parameters() if p.ndim == 2)
+    others = sum(p.numel() for p in model.parameters()) - matrices
+    assert optimizer_bytes(model, optimizer) == pytest.approx(hidden * matrices + rest * others, rel=0.04)
+
+
+def test_every_remedy_lowers_the_memory_of_a_run_that_fills_it() -> None:
+    setup = replace(SETUP, max_duration=40, sharding="ddp", gpus=8)
+    before = estimate(setup).memory.total
+    after = {remedy.what: estimate(remedy.setup).memory.total for remedy in remedies(setup)}
+    assert len(after) == 6
+    assert all(total < before for total in after.values())
+    together = next(what for what in after if what.startswith("all of these"))
+    assert after[together] == min(after.values())
+    assert not any("fsdp" in what and "nf4" in what for what in after)
+
+
+def test_what_is_on_already_is_not_advised() -> None:
+    best = replace(SETUP, system=replace(SYSTEM, stride=3), checkpointing=True, sharding="fsdp", gpus=8)
+    assert [remedy.what.split()[0] for remedy in remedies(best)] == ["--data.max_duration"]
+
+
+def test_the_largest_batch_fits_and_one_more_utterance_does_not() -> None:
+    gpu = Gpu(needed(0) + 0.05 * GIB, None)
+    found = largest_batch(SETUP, gpu)
+    assert found > 4 * SETUP.max_seconds
+    assert estimate(replace(SETUP, max_duration=found)).fits(gpu)
+    assert not estimate(replace(SETUP, max_duration=found + SETUP.max_seconds)).fits(gpu)
+    assert largest_batch(SETUP, Gpu(needed(0), None)) == 0
+
+
+def test_a_steps_time_follows_from_the_rate_that_is_assumed() -> None:
+    plan = estimate(SETUP)
+    assert plan.step_seconds(Gpu(GIB, 1e12), 0.5) == pytest.approx(plan.flops / 0.5e12)
+    assert plan.step_seconds(Gpu(GIB, None), 0.5) is None

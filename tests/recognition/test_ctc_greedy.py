@@ -1,0 +1,50 @@
+import itertools
+
+import torch
+
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.recognition.hypothesis import Hypothesis
+
+
+def logits_of(path: list[int], classes: int) -> torch.Tensor:
+    """`(T, classes)` noise in which the classes of `path` are the likeliest."""
+    noise = torch.rand(len(path), classes, generator=torch.Generator().manual_seed(0))
+    noise[range(len(path)), path] += 1
+    return noise
+
+
+def test_repeats_merge_and_blanks_separate(ctc_tokenizer: CtcTokenizer) -> None:
+    one, two = ctc_tokenizer.encode("one")[0], ctc_tokenizer.encode("two")[0]
+    assert ctc_tokenizer.decode([one, one, two]) == "one one two"
+    logits = logits_of([0, one, one, 0, 0, one, two, two, 0], ctc_tokenizer.vocab_size)
+    assert greedy_ctc(logits[None], torch.tensor([9]), ctc_tokenizer) == [Hypothesis("one one two")]
+
+
+def test_frames_beyond_the_length_are_not_read(ctc_tokenizer: CtcTokenizer) -> None:
+    one, two = ctc_tokenizer.encode("one")[0], ctc_tokenizer.encode("two")[0]
+    logits = logits_of([one, 0, two, two], ctc_tokenizer.vocab_size).expand(3, -1, -1)
+    found = greedy_ctc(logits, torch.tensor([4, 2, 0]), ctc_tokenizer)
+    assert [hypothesis.text for hypothesis in found] == ["one two", "one", ""]
+
+
+def test_random_logits_decode_as_a_loop_over_frames_does(ctc_tokenizer: CtcTokenizer) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(16, 25, ctc_tokenizer.vocab_size, generator=generator)
+    logits[:, :, 0] += 2  # as many blanks as in real output
+    frames = torch.randint(1, 26, (16,), generator=generator)
+    found = greedy_ctc(logits, frames, ctc_tokenizer)
+    for row, hypothesis in enumerate(found):
+        path = [max(range(len(frame)), key=frame.__getitem__) for frame in logits[row, : frames[row]].tolist()]
+        kept = [b for a, b in itertools.pairwise([0, *path]) if b not in (0, a)]
+        assert hypothesis.text == ctc_tokenizer.decode(kept)
+
+
+def test_text_from_logits_that_are_not_finite_is_marked(ctc_tokenizer: CtcTokenizer) -> None:
+    logits = logits_of([3, 0, 4, 4], ctc_tokenizer.vocab_size).repeat(4, 1, 1)
+    logits[0, 1, 5] = torch.nan
+    logits[1, 2, 5] = torch.inf
+    logits[2, 3, 5] = torch.nan  # beyond its length
+    logits[3, 3, 5] = -torch.inf  # a class that cannot be
+    found = greedy_ctc(logits, torch.tensor([4, 4, 3, 4]), ctc_tokenizer)
+    assert [hypothesis.finite for hypothesis in found] == [False, False, True, True]
