@@ -1,4 +1,4 @@
-"""What README.md tells people to type works: every command parses, every path, target and variable exists."""
+"""What README.md and docs/running.md tell people to type works: commands parse; paths, targets and variables exist."""
 
 import re
 import shlex
@@ -13,6 +13,7 @@ from speechllm_pl.apps import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDES = README + (ROOT / "docs" / "running.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 RULES = set(re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, flags=re.MULTILINE))
 MADE = ("data", "runs", "my", "a")
@@ -21,7 +22,7 @@ MADE = ("data", "runs", "my", "a")
 
 def commands() -> list[str]:
     """Every command in the bash blocks, with continued lines joined."""
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", GUIDES, flags=re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     found = [re.sub(r"\s+# .*", "", line).strip() for line in lines]
     return [line for line in found if line]
@@ -101,7 +102,7 @@ def test_training_targets_print_the_command_that_they_run() -> None:
 
 
 def test_inline_commands_name_targets_and_programs_that_exist() -> None:
-    code = re.findall(r"`([^`\n]+)`", README)
+    code = re.findall(r"`([^`\n]+)`", GUIDES)
     targets = {words[1] for words in map(str.split, code) if words[0] == "make" and len(words) > 1}
     assert targets
     assert targets <= RULES
@@ -112,7 +113,7 @@ def test_inline_commands_name_targets_and_programs_that_exist() -> None:
 
 
 def test_paths_exist() -> None:
-    code = re.findall(r"`([^`\n]+)`", README)
+    code = re.findall(r"`([^`\n]+)`", GUIDES)
     named = {word for text in (*code, *commands()) for word in re.findall(r"(?<![\w$/.])[\w.-]+/[\w./*-]*", text)}
     linked = set(re.findall(r"\]\((?!https?:)([^)]+)\)", README))
     paths = {path for path in named | linked if path.split("/")[0] not in MADE and "NAME" not in path}
@@ -131,7 +132,7 @@ def test_the_file_map_is_complete() -> None:
 
 
 def test_variables_are_those_of_the_makefile() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \|.*\| (.*)\|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z_]+)` \|.*\| (.*)\|$", GUIDES, flags=re.MULTILINE)
     assert {"DATA", "SIZE", "TRAINER", "ARGS"} <= {name for name, _ in rows}
     for name, default in rows:
         assert f"$({name})" in MAKEFILE or f"$(or $({name})" in MAKEFILE
