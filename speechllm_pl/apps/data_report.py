@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis import data_figures
-from speechllm_pl.analysis.audio_measures import LIMITS, player_source
-from speechllm_pl.analysis.data_findings import findings, notes
-from speechllm_pl.analysis.data_report import page
-from speechllm_pl.analysis.listening import Heard, drawn, listen
-from speechllm_pl.analysis.prepared_data import (
+from speechllm_pl.analysis.data import figures as data_figures
+from speechllm_pl.analysis.data.audio_measures import LIMITS, player_source
+from speechllm_pl.analysis.data.findings import findings, notes
+from speechllm_pl.analysis.data.listening import Heard, drawn, listen
+from speechllm_pl.analysis.data.prepared_data import (
     SPLITS,
     PreparedData,
     judged_by_letters,
@@ -24,7 +23,8 @@ from speechllm_pl.analysis.prepared_data import (
     read_through,
     transcript,
 )
-from speechllm_pl.analysis.suspects import OUTLIER, Found, suspects
+from speechllm_pl.analysis.data.suspects import OUTLIER, Found, suspects
+from speechllm_pl.analysis.html.data_page import page
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis.alignment_map import AlignmentMap, align
-from speechllm_pl.analysis.report import page
-from speechllm_pl.analysis.run_folder import Run, manifest_of_tests, read_run
+from speechllm_pl.analysis.html.run_page import page
+from speechllm_pl.analysis.run.alignment_map import AlignmentMap, align
+from speechllm_pl.analysis.run.run_folder import Run, manifest_of_tests, read_run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read

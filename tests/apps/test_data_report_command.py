@@ -11,7 +11,7 @@ import torch
 from conftest import SPLITS
 from prepared_corpus import planted_corpus, write_corpus
 
-from speechllm_pl.analysis.data_findings import findings
+from speechllm_pl.analysis.data.findings import findings
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 

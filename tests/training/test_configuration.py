@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speechllm_pl.analysis.run_folder import manifest_of_tests
+from speechllm_pl.analysis.run.run_folder import manifest_of_tests
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.training.configuration import DEEPEST, MOST_CHARACTERS, parsed_configuration, read_configuration
 

@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from speechllm_pl.analysis.charts import histogram_chart
-from speechllm_pl.analysis.data_findings import Figures, count, number, percent
-from speechllm_pl.analysis.html_page import html_page
-from speechllm_pl.analysis.suspects import KINDS
+from speechllm_pl.analysis.data.findings import Figures, count, number, percent
+from speechllm_pl.analysis.data.suspects import KINDS
+from speechllm_pl.analysis.html.charts import histogram_chart
+from speechllm_pl.analysis.html.page import html_page
 
 HISTOGRAMS = {
     "seconds": ("seconds", "How long utterances are."),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechllm_pl.analysis.audio_measures import faults, measure, player_source
+from speechllm_pl.analysis.data.audio_measures import faults, measure, player_source
 
 RATE = 16_000
 

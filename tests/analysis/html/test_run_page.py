@@ -1,56 +1,23 @@
-"""The page about a run, read back with the standard library's HTML parser."""
+"""The page about a run, read back."""
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 import torch
 from lhotse import MonoCut, SupervisionSegment
+from parsed_page import Page
 from torch.utils.tensorboard import SummaryWriter
 
 from data_prep.shar import Settings, export
-from speechllm_pl.analysis.report import chosen_samples
+from speechllm_pl.analysis.html.run_page import chosen_samples
 from speechllm_pl.apps.report import report, suitable
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score, table
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
-VOID = {"meta", "br", "link", "img", "hr", "input"}
 SECTIONS = ["results", "transcripts", "alignment", "training", "reproduce"]
 NASTY = 'six <script>alert("&")</script> eight'
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, the visible text, and a check that tags are balanced."""
-
-    def __init__(self, source):
-        super().__init__()
-        self.elements, self.stack, self.words = [], [], []
-        self.feed(source)
-        assert not self.stack, f"not closed: {self.stack}"
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.stack:
-            self.words.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.elements if name == tag]
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
 
 
 def write_logs(folder, tags, steps=range(9, 200, 10)):

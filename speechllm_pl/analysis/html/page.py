@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
-from speechllm_pl.analysis.style import STYLE_SHEET
+from speechllm_pl.analysis.html.style import STYLE_SHEET
 
 
 def html_page(kind: str, name: str, kicker: str, introduction: str, sections: Iterable[tuple[str, str, str]]) -> str:

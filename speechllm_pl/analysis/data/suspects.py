@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from speechllm_pl.analysis.audio_measures import faults
-from speechllm_pl.analysis.letters import LetterModels
-from speechllm_pl.analysis.listening import Heard
-from speechllm_pl.analysis.prepared_data import PreparedData, transcript
+from speechllm_pl.analysis.data.audio_measures import faults
+from speechllm_pl.analysis.data.letters import LetterModels
+from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.prepared_data import PreparedData, transcript
 from speechllm_pl.core.text import LANGUAGES
 
 NATS_AHEAD = 10.0

@@ -9,9 +9,9 @@ import pytest
 from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 
 from data_prep.corpus import Rejection, prepare
-from speechllm_pl.analysis import data_figures
-from speechllm_pl.analysis.listening import Heard, drawn, listen
-from speechllm_pl.analysis.prepared_data import PreparedData, judged_by_letters, open_splits, read_through
+from speechllm_pl.analysis.data import figures as data_figures
+from speechllm_pl.analysis.data.listening import Heard, drawn, listen
+from speechllm_pl.analysis.data.prepared_data import PreparedData, judged_by_letters, open_splits, read_through
 from speechllm_pl.core.errors import UserError
 
 

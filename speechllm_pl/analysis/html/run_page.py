@@ -11,8 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from speechllm_pl.analysis.alignment_map import AlignmentMap
-from speechllm_pl.analysis.charts import (
+from speechllm_pl.analysis.html.charts import (
     SYSTEMS,
     alignment_chart,
     error_rate_chart,
@@ -20,8 +19,9 @@ from speechllm_pl.analysis.charts import (
     loss_chart,
     single_curve,
 )
-from speechllm_pl.analysis.html_page import html_page
-from speechllm_pl.analysis.run_folder import STAGES, Run, Stage
+from speechllm_pl.analysis.html.page import html_page
+from speechllm_pl.analysis.run.alignment_map import AlignmentMap
+from speechllm_pl.analysis.run.run_folder import STAGES, Run, Stage
 from speechllm_pl.core.metrics import marked_words
 
 STAGE_TITLES = {

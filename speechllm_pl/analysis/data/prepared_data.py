@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis.letters import FOLDS, LetterModels
+from speechllm_pl.analysis.data.letters import FOLDS, LetterModels
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.core.text import LANGUAGES

@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from speechllm_pl.analysis.alignment_map import AlignmentMap, draw
-from speechllm_pl.analysis.run_folder import Curve
+from speechllm_pl.analysis.run.alignment_map import AlignmentMap, draw
+from speechllm_pl.analysis.run.run_folder import Curve
 
 INK, MUTED, RULE, CTC, LLM, OTHER = (f"#0102{number:02x}" for number in range(3, 9))
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CTC: "ctc", LLM: "llm", OTHER: "other"}

@@ -5,7 +5,7 @@ import time
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from speechllm_pl.analysis.run_folder import manifest_of_tests, read_events, read_run
+from speechllm_pl.analysis.run.run_folder import manifest_of_tests, read_events, read_run
 from speechllm_pl.core.errors import UserError
 
 

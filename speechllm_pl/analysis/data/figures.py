@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from speechllm_pl.analysis.listening import Heard
-from speechllm_pl.analysis.prepared_data import EXAMPLES, PreparedData, transcript
+from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.prepared_data import EXAMPLES, PreparedData, transcript
 from speechllm_pl.core.text import LANGUAGES, strange_characters
 
 BARS = 40

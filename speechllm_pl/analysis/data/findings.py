@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from speechllm_pl.analysis.suspects import KINDS
+from speechllm_pl.analysis.data.suspects import KINDS
 
 Figures = Mapping[str, Any]
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from speechllm_pl.analysis.transcript_scores import transcript_scores
+from speechllm_pl.analysis.data.transcript_scores import transcript_scores
 from speechllm_pl.core.ctc_tokenizer import ctc_collapse
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.training.ctc_pretraining import CtcPretraining

@@ -6,7 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from speechllm_pl.analysis.alignment_map import AlignmentMap, alignment_map, draw, monotonicity
+from speechllm_pl.analysis.run.alignment_map import AlignmentMap, alignment_map, draw, monotonicity
 
 
 def test_each_cell_is_the_cosine_of_a_token_with_an_audio_embedding():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from num2words import num2words
 
-from speechllm_pl.analysis.letters import FOLDS, MARK, ORDER, PRIOR, UNSEEN, LetterModels
+from speechllm_pl.analysis.data.letters import FOLDS, MARK, ORDER, PRIOR, UNSEEN, LetterModels
 
 
 def numbers(language: str, count: int, seed: int) -> list[str]:

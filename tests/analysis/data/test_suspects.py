@@ -7,11 +7,11 @@ import pytest
 from prepared_corpus import clean_corpus, write_corpus
 from scipy.stats import median_abs_deviation
 
-from speechllm_pl.analysis.letters import LetterModels
-from speechllm_pl.analysis.listening import Heard
-from speechllm_pl.analysis.prepared_data import PreparedData, open_splits, read_through
-from speechllm_pl.analysis.suspects import OUTLIER, Found, Usual, suspects
-from speechllm_pl.analysis.transcript_scores import TranscriptScore
+from speechllm_pl.analysis.data.letters import LetterModels
+from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through
+from speechllm_pl.analysis.data.suspects import OUTLIER, Found, Usual, suspects
+from speechllm_pl.analysis.data.transcript_scores import TranscriptScore
 
 
 @pytest.fixture(scope="module")

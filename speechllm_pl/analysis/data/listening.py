@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis.audio_measures import Measures, measure
-from speechllm_pl.analysis.prepared_data import PreparedData
-from speechllm_pl.analysis.transcript_scores import TranscriptScore, transcript_scores
+from speechllm_pl.analysis.data.audio_measures import Measures, measure
+from speechllm_pl.analysis.data.prepared_data import PreparedData
+from speechllm_pl.analysis.data.transcript_scores import TranscriptScore, transcript_scores
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read_utterance

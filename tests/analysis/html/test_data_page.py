@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
+from parsed_page import Page
 from prepared_corpus import clean_corpus, planted_corpus, write_corpus
-from test_report import Page
 
-from speechllm_pl.analysis.suspects import KINDS
+from speechllm_pl.analysis.data.suspects import KINDS
 from speechllm_pl.apps.data_report import data_report
 
 PLANTED = {

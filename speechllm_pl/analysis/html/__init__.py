@@ -1,0 +1,1 @@
+"""The pages about a run and about prepared data: charts, templates, style sheet."""

@@ -1,0 +1,1 @@
+"""What a training run left behind, and how its audio embeddings align with the text."""
