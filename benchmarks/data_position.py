@@ -105,8 +105,8 @@ def reach_anew(folder: Path, position: float) -> dict:
 
 def reach(folder: Path, position: float) -> dict:
     """What a training process does before it reads audio, `position` (0 to 1) of an epoch being done."""
-    from speechllm_pl.data.batches import EpochBatches
     from speechllm_pl.data.datamodule import SpeechDataModule
+    from speechllm_pl.data.epoch_plan import EpochBatches
 
     imports, started = peak_bytes(), time.perf_counter()
     data = SpeechDataModule(str(folder), train="train.jsonl", max_duration=MAX_DURATION, max_seconds=19.9)

@@ -28,7 +28,8 @@ from lhotse import CutSet, MonoCut
 from lhotse.dataset import BucketingSampler, DynamicBucketingSampler
 from machine import describe
 
-from speechllm_pl.data.batches import Buckets, EpochBatches, Positions
+from speechllm_pl.data.buckets import Buckets, Positions
+from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.positions import TOKENS_PER_SECOND
 
 BAR = 0.05

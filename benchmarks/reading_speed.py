@@ -37,9 +37,10 @@ from scipy.signal import resample_poly
 from torch.utils.data import DataLoader
 
 from data_prep import shar
-from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.handover import Handover
 from speechllm_pl.data.loader import start_server, start_worker
 

@@ -19,8 +19,9 @@ from machine import describe
 from torch import nn
 
 from speechllm_pl.core.allocator import keep_freed_memory
-from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.storage.checkpoints import read_checkpoint
 from speechllm_pl.training.recognizer import Recognizer

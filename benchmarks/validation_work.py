@@ -14,7 +14,8 @@ import argparse
 import numpy as np
 from padding import like_mls
 
-from speechllm_pl.data.batches import Buckets, Draw, EpochBatches
+from speechllm_pl.data.buckets import Buckets
+from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.sample import balanced_sample
 from speechllm_pl.recognition.llm_greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
 

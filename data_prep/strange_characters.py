@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from speechllm_pl.core.errors import printable
-from speechllm_pl.core.text import LANGUAGES
+from speechllm_pl.core.languages import LANGUAGES
 
 
 @dataclass

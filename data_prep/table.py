@@ -32,7 +32,8 @@ from data_prep.strange_characters import StrangeCharacters
 from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS
 from speechllm_pl.core.errors import UserError, printable
-from speechllm_pl.core.text import LANGUAGES, normalize
+from speechllm_pl.core.languages import LANGUAGES
+from speechllm_pl.core.text import normalize
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "utterance_id", "utt_id"),

@@ -12,8 +12,9 @@ from lhotse.cut import Cut
 
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.recognition.hypothesis import Hypothesis

@@ -18,11 +18,11 @@ from speechllm_pl.apps.recognition import Precision, decoding
 from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES, audio_files, no_file
 from speechllm_pl.core.audio_sources import runs_in_shell
 from speechllm_pl.core.errors import UserError, printable
+from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.core.sampling_rates import implausible_rate
-from speechllm_pl.core.text import LANGUAGES
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.manifest import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import Utterance, read

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import Augmentation, Concatenate
-from speechllm_pl.data.batches import Buckets, Draw, EpochBatches, Positions
+from speechllm_pl.data.buckets import Buckets, Positions
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.identity import difference, identity, refuse_other_data
 from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, cpus_of_rank, loader, start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest

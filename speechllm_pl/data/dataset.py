@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import PlannedBatch
+from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.handover import expect, padded, reading
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.models.features import SAMPLING_RATE

@@ -17,8 +17,8 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDat
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.handover import PLACE_BYTES, Handover
 from speechllm_pl.models.features import SAMPLING_RATE
 

@@ -23,8 +23,8 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.batches import Draw, EpochBatches
 from speechllm_pl.data.cuts import Cuts
+from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 
 PHASE, BEGINNING, ORDER = 2, 3, 4
 """Streams of random numbers: where a group's rounding begins, where in an epoch its first utterance stands, and how a

@@ -8,9 +8,9 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.recognizer import Recognizer
 

@@ -4,7 +4,8 @@ import unicodedata
 import pytest
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.text import LANGUAGES, normalize, strange_characters
+from speechllm_pl.core.languages import LANGUAGES
+from speechllm_pl.core.text import normalize, strange_characters
 
 SPELLED = [
     # German: sharp s in both cases, umlauts as letter and mark, marks of numbers, apostrophes
@@ -89,11 +90,6 @@ def test_accents_that_stand_as_apostrophes_are_respelled_where_that_is_asked_for
 @pytest.mark.parametrize(("language", "text", "expected"), KEPT)
 def test_kept_digits_lose_only_their_thousands_marks(language, text, expected):
     assert normalize(text, language, digits="keep") == expected
-
-
-def test_all_eight_languages_have_rules():
-    assert set(LANGUAGES) == {"en", "de", "nl", "fr", "es", "it", "pt", "pl"}
-    assert all(code == rules.code for code, rules in LANGUAGES.items())
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

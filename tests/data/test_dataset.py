@@ -12,8 +12,8 @@ from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import PlannedBatch
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.utterance import read
 
 

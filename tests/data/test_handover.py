@@ -11,8 +11,9 @@ from lhotse import CutSet
 from torch.utils.data import DataLoader
 
 from speechllm_pl.data import handover as module
-from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.handover import PLACES, Handover, padded
 from speechllm_pl.data.loader import start_server, start_worker
 from speechllm_pl.data.manifest import Manifest, read_manifest

@@ -22,9 +22,10 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.handover import FREE
 from speechllm_pl.data.loader import Loader, loader, workers_of_rank
 from speechllm_pl.data.manifest import read_manifest

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data import manifest as module
-from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.manifest import durations_of, read_manifest
 from speechllm_pl.data.mixture import TrainingCuts
 

@@ -10,8 +10,9 @@ from lhotse import CutSet
 from scipy.stats import chisquare
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.batches import Buckets, Draw, EpochBatches
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.mixture import Group, Heard, Mixture, TrainingCuts, TrainSource
 
 

@@ -16,10 +16,11 @@ from data_prep.shar import Settings, export
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data import shar_cuts as module
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import Buckets, EpochBatches, PlannedBatch
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.data.shar_cuts import SharCuts

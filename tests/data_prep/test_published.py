@@ -7,7 +7,7 @@ from data_prep import common_voice, librispeech, mls, voxpopuli
 from data_prep.lines import BrokenLine, count_lines, text_lines, tsv_rows
 from data_prep.published import LANGUAGES, gender
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.text import LANGUAGES as WITH_RULES
+from speechllm_pl.core.languages import LANGUAGES as WITH_RULES
 
 PROGRAMS = (mls, common_voice, voxpopuli, librispeech)
 

@@ -7,7 +7,8 @@ from num2words import num2words
 
 from data_prep import command_line, tokenizer
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.core.text import LANGUAGES, normalize
+from speechllm_pl.core.languages import LANGUAGES
+from speechllm_pl.core.text import normalize
 
 
 def write_manifest(path, texts):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from speechllm_pl.data.batches import Buckets, EpochBatches
+from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
+from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import read_manifest
 

@@ -27,8 +27,8 @@ from speechllm_pl.data.augmentation import (
     Reverberate,
 )
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.batches import EpochBatches
 from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.mixture import TrainSource
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.optim.muon_adamw import MuonAdamW

@@ -12,7 +12,8 @@ import numpy as np
 
 from speechllm_pl.analysis.data.listening import Heard
 from speechllm_pl.analysis.data.prepared_data import EXAMPLES, PreparedData, transcript
-from speechllm_pl.core.text import LANGUAGES, strange_characters
+from speechllm_pl.core.languages import LANGUAGES
+from speechllm_pl.core.text import strange_characters
 
 BARS = 40
 """Of a histogram, at most."""

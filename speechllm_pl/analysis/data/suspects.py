@@ -10,7 +10,7 @@ from speechllm_pl.analysis.data.audio_measures import faults
 from speechllm_pl.analysis.data.letters import LetterModels
 from speechllm_pl.analysis.data.listening import Heard
 from speechllm_pl.analysis.data.prepared_data import PreparedData, transcript
-from speechllm_pl.core.text import LANGUAGES
+from speechllm_pl.core.languages import LANGUAGES
 
 NATS_AHEAD = 10.0
 """Log-likelihood by which another language must be ahead of a text's own: odds of 22,000 to 1."""
