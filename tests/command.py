@@ -30,7 +30,6 @@ SERVER = multiprocessing.get_context("forkserver")  # of which a process has one
 if multiprocessing.parent_process() is None:  # what is forked from it has servers of its own, for loaders alone
     PRELOADED += [
         "data_prep.table",
-        "lightning.pytorch.cli",
         "speechllm_pl.apps.average",
         "speechllm_pl.apps.consolidate",
         "speechllm_pl.apps.data_report",
@@ -38,6 +37,7 @@ if multiprocessing.parent_process() is None:  # what is forked from it has serve
         "speechllm_pl.apps.fetch",
         "speechllm_pl.apps.plan",
         "speechllm_pl.apps.report",
+        "speechllm_pl.apps.trainer_cli",
         "speechllm_pl.apps.transcribe",
         "speechllm_pl.training.callbacks",
         "speechllm_pl.training.ctc_pretraining",

@@ -17,7 +17,7 @@ from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from speechllm_pl.apps import cli
+from speechllm_pl.apps.main import main
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
 
@@ -197,7 +197,7 @@ def speechllm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) ->
         capsys.readouterr()
         status = 0
         try:
-            cli.main()
+            main()
         except SystemExit as end:
             status = int(end.code or 0)
         return Outcome(status, *capsys.readouterr())

@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from speechllm_pl.apps import cli
+from speechllm_pl.apps.main import main
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -90,7 +90,7 @@ def parse() -> Iterator[Callable[[list[str]], Any]]:
         patch.setattr(LightningCLI, "parse_arguments", stop)
         patch.setattr(sys, "argv", ["speechllm", "fit"])
         with pytest.raises(Built):
-            cli.main()
+            main()
         yield lambda arguments: built[0].parse_args(arguments).fit
 
 

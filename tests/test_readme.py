@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
-from speechllm_pl.apps import cli
+from speechllm_pl.apps.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -75,7 +75,7 @@ def parses(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", ["speechllm", *arguments])
         with pytest.raises(Parsed):
-            cli.main()
+            main()
 
     return parses
 

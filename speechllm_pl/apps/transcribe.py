@@ -17,7 +17,7 @@ from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Precision, decoding
 from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES, audio_files, no_file
 from speechllm_pl.core.audio_sources import runs_in_shell
-from speechllm_pl.core.errors import UserError, printable
+from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.promised_audio import broken_promise
@@ -29,7 +29,6 @@ from speechllm_pl.data.utterance import Utterance, read
 from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import RECORD, read_record
-from speechllm_pl.training.interruption import EXIT_BASE
 from speechllm_pl.training.recognizer import not_finite
 from speechllm_pl.training.restore import restore
 

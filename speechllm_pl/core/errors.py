@@ -1,6 +1,7 @@
 """What may go wrong, in the words of whoever can mend it."""
 
 import re
+import signal
 import unicodedata
 
 
@@ -11,8 +12,32 @@ class UserError(ValueError):
     """
 
 
+class Stopped(Exception):
+    """Raised on every rank, after the same step, when a signal has asked for an end and the state is saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.status = EXIT_BASE + signum
+
+
+EXIT_BASE = 128
+"""A stopped run exits with this plus the signal's number, as shells have it: 130 after SIGINT, 143 after SIGTERM."""
+
 LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
 """What a rank's error says when it was another one that failed."""
+
+
+def user_error(error: BaseException | None, *others: type[Exception]) -> str | None:
+    """What to tell the user, where it is theirs to mend, or else None: jsonargparse wraps errors of constructors.
+
+    Args:
+        others: further kinds of errors that users can mend.
+    """
+    while error is not None:
+        if isinstance(error, (UserError, *others)):
+            return " ".join(str(error).split())
+        error = error.__cause__
+    return None
 
 
 def in_one_line(error: Exception) -> str:

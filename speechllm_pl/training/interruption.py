@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import Stopped, UserError
 from speechllm_pl.storage.checkpoint_files import link, remove
 from speechllm_pl.storage.checkpoints import (
     BEST,
@@ -32,20 +32,10 @@ from speechllm_pl.storage.checkpoints import (
 from speechllm_pl.training.recognizer import Recognizer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-EXIT_BASE = 128
-"""A stopped run exits with this plus the signal's number, as shells have it: 130 after SIGINT, 143 after SIGTERM."""
 LAST_WRITE_SECONDS = 60.0
 """For the checkpoint that is being written when a rank fails."""
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """Raised on every rank, after the same step, when a signal has asked for an end and the state is saved."""
-
-    def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 class LastCheckpoints(Checkpoint):

@@ -12,7 +12,7 @@ import torch
 from command import COMMAND, ROOT, finish
 from test_messages import IDLE
 
-from speechllm_pl.apps import cli
+from speechllm_pl.apps.main import main
 
 LANGUAGES = {"en", "de"}
 TWO_PROCESSES = ("--config", ROOT / "conf" / "trainer" / "cpu.yaml")
@@ -48,7 +48,7 @@ def stage_one(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     longer = ["--trainer.max_epochs", "30", "--trainer.check_val_every_n_epoch", "15"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["speechllm", *arguments("pretrain_ctc", small_config, run), *longer])
-        cli.main()
+        main()
     return run
 
 

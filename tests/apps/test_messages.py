@@ -6,7 +6,7 @@ import warnings
 import pytest
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from speechllm_pl.apps import cli
+from speechllm_pl.apps import main
 
 IDLE = (
     "💡 Tip: For seamless cloud logging and experiment tracking, try installing [litlogger]",
@@ -39,7 +39,7 @@ def test_advice_that_helps_nobody_is_left_out_and_nothing_else(
     kernels = logging.getLogger("bitsandbytes.backends.cpu.ops")
     library = logging.getLogger("bitsandbytes.cextension")
 
-    def run() -> None:
+    def run(_: list[str]) -> None:
         for message in IDLE + NEWS:
             rank_zero_info(message)
         kernels.warning("Failed to load CPU gemm_4bit_forward from kernels-community")
@@ -51,7 +51,7 @@ def test_advice_that_helps_nobody_is_left_out_and_nothing_else(
         rank_zero_warn("GPU available but not used.")
         warnings.warn("the disk is nearly full", stacklevel=1)
 
-    monkeypatch.setattr(cli, "_run_command", run)
+    monkeypatch.setattr(main, "run_command", run)
     caplog.set_level("INFO")
     with warnings.catch_warnings(record=True) as warned:
         assert speechllm("fit").status == 0
@@ -66,12 +66,12 @@ def test_advice_that_helps_nobody_is_left_out_and_nothing_else(
 def test_what_holds_for_all_ranks_is_said_once(
     speechllm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def run() -> None:
+    def run(_: list[str]) -> None:
         for name, messages in ABOUT_RANKS.items():
             for message in (*messages, RANKS[name]):
                 logging.getLogger(name).info(message)
 
-    monkeypatch.setattr(cli, "_run_command", run)
+    monkeypatch.setattr(main, "run_command", run)
     caplog.set_level("INFO")
     assert speechllm("fit").status == 0
     assert [record.message for record in caplog.records] == list(RANKS.values())

@@ -15,7 +15,7 @@ import torch
 from lhotse import CutSet
 from untrained import save
 
-from speechllm_pl.apps import cli, evaluate, ranks
+from speechllm_pl.apps import evaluate, main, ranks
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
@@ -100,7 +100,7 @@ def together(
         sys.stdout, sys.stderr = (open(stream, "w", buffering=1, closefd=False) for stream in (1, 2))  # noqa: SIM115
         sys.argv = ["speechllm", *map(str, arguments)]
         prepare(number)
-        cli.main()
+        main.main()
 
     processes = [multiprocessing.get_context("fork").Process(target=rank, args=(number,)) for number in range(2)]
     for process in processes:
@@ -167,7 +167,7 @@ def test_a_rank_that_fails_says_so_and_ends_the_other(checkpoints: str, cuts: Pa
         def broken(*_: object, **__: object) -> None:
             raise UserError("the disk is gone: bring it back")
 
-        cli.time.sleep = lambda _: None  # in which a launcher would end the other
+        main.time.sleep = lambda _: None  # in which a launcher would end the other
         if rank:
             evaluate.recognize = broken  # type: ignore[reportAttributeAccessIssue]
 
@@ -182,7 +182,7 @@ def test_a_rank_that_fails_says_so_and_ends_the_other(checkpoints: str, cuts: Pa
 
 def test_what_no_rank_can_use_is_told_once(cuts: Path, tmp_path: Path) -> None:
     def hurry(_: int) -> None:
-        cli.time.sleep = lambda _: None
+        main.time.sleep = lambda _: None
 
     given = ["evaluate", "--checkpoint", tmp_path / "none.ckpt", "--cuts", cuts, "--device", "cpu"]
     first, second = together(tmp_path, *given, prepare=hurry)

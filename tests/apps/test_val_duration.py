@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from speechllm_pl.apps import cli, val_duration
+from speechllm_pl.apps import val_duration
 from speechllm_pl.apps.plan import setup_here, setup_of
+from speechllm_pl.apps.trainer_cli import fit_configuration
 from speechllm_pl.planning.estimate import estimate, needed
 from speechllm_pl.planning.step_cost import StepShape, decoding_bytes
 
@@ -24,7 +25,7 @@ def config(monkeypatch: pytest.MonkeyPatch, small_config: Path) -> Callable[...,
     def parsed(stage: str, *more: object) -> Any:
         files = [ROOT / "conf" / f"{stage}.yaml", small_config]
         given = [str(part) for file in files for part in ("--config", file)]
-        return cli._fit_configuration([*given, *LONG, *map(str, more)])
+        return fit_configuration([*given, *LONG, *map(str, more)])
 
     return parsed
 

@@ -15,7 +15,7 @@ from jail import Ended, confined
 
 from data_prep import table, tiny_llm, tokenizer
 from data_prep.command_line import run
-from speechllm_pl.apps import cli
+from speechllm_pl.apps import main
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -98,7 +98,7 @@ def _main(trial: Trial, heard: Path) -> None:
         run(PROGRAMS[trial.program])
     else:
         _listen(heard)
-        cli.main()
+        main.main()
 
 
 def _listen(heard: Path) -> None:

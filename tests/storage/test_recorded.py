@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_checkpoints import ctc_file, llm_file, wide_llm  # noqa: F401 (fixtures)
 
-from speechllm_pl.apps import cli
+from speechllm_pl.apps.main import main
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoints import RECORD, by_steps, read_checkpoint
 from speechllm_pl.storage.consolidated import save_consolidated
@@ -210,7 +210,7 @@ def begun(small_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     arguments = [str(part) for part in ("speechllm", "fit", *given)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*arguments, "--run", str(run)])
-        cli.main()
+        main()
     return arguments[1:], by_steps(run / "checkpoints")[-1]
 
 

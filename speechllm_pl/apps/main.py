@@ -1,0 +1,174 @@
+"""The `speechllm` command: which program a command line names, and the status that it ends with.
+
+Torch, Lightning and transformers take seconds to import: only the program that is asked for imports them.
+"""
+
+import os
+import sys
+import time
+import traceback
+from importlib import import_module
+from typing import Any, NoReturn
+
+from speechllm_pl.apps.messages import nearest, quieten
+from speechllm_pl.core.errors import LOST, Stopped, UserError, printable, user_error
+
+TRAINER_COMMANDS = {
+    "fit": "Train a stage, or resume its run.",
+    "validate": "Score a trained stage on dev.",
+    "test": "Score a trained stage on test.",
+    "predict": "Write what a trained stage recognises.",
+}
+"""Lightning's commands, with the options of the model, the data and the trainer."""
+
+PROGRAMS = {
+    "evaluate": "Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.",
+    "transcribe": "Print what is said in audio files; one line a file, when it is there.",
+    "report": "Write report.html, a page that needs nothing else, into the run folder.",
+    "data report": "Write an HTML page about prepared data, with players, and its figures as JSON beside it.",
+    "plan": "Print the memory and time that a configuration of `fit` needs, and what to change if it does not fit.",
+    "fetch": "Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already.",
+    "average": "Average the weights of a run's checkpoints, which often lowers the error rate a little.",
+    "consolidate": "Write what was trained as one folder of safetensors, which evaluate, transcribe and finetune read.",
+}
+"""Each is a function of its name in the module of its name; its docstring begins with the same line."""
+
+COMMANDS = TRAINER_COMMANDS | PROGRAMS
+
+
+def main() -> None:
+    """Run a command.
+
+    Bad input ends with one line and status 2, a signal with 128 plus its number, everything saved. Where several
+    processes work together, the one that fails ends them all, and says which one it is.
+    """
+    quieten()
+    try:
+        run_command(with_underscores(sys.argv[1:]))
+    except Exception as error:
+        _failed(error)
+    except KeyboardInterrupt as interruption:
+        _interrupted(*interruption.args)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning's way of passing it on
+            _interrupted()
+        raise
+
+
+def with_underscores(arguments: list[str]) -> list[str]:
+    """Arguments with `_` for `-` in the names of options: `--max-wer=a-b` → `--max_wer=a-b`."""
+    if "--" in arguments:
+        end = arguments.index("--")
+        return [*with_underscores(arguments[:end]), *arguments[end:]]
+    return [_with_underscores(argument) if argument.startswith("--") else argument for argument in arguments]
+
+
+def _with_underscores(option: str) -> str:
+    name, equals, value = option.removeprefix("--").partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def run_command(arguments: list[str]) -> None:
+    """Run the program that the first argument names, or the first two; without one, list them all.
+
+    Raises:
+        UserError: there is no such program.
+    """
+    command = arguments[0] if arguments else "--help"
+    group = {name: told for name, told in PROGRAMS.items() if name.startswith(f"{command} ")}
+    named = " ".join(arguments[:2])
+    if command in ("-h", "--help"):
+        print(
+            "usage: speechllm COMMAND [OPTIONS]",
+            _listed(COMMANDS),
+            "`speechllm COMMAND --help` lists its options.",
+            sep="\n\n",
+        )
+    elif command in TRAINER_COMMANDS or command.startswith("-"):
+        sys.argv = ["speechllm", *arguments]  # where Lightning looks, also for the ranks that it starts
+        import_module("speechllm_pl.apps.trainer_cli").run_trainer()
+    elif named in group:
+        _run_program(named, arguments[2:])
+    elif group and (named == command or arguments[1].startswith("-")):
+        print(_listed(group))
+    elif group:
+        raise _unknown(named, group)
+    elif command in PROGRAMS:
+        _run_program(command, arguments[1:])
+    else:
+        raise _unknown(command, COMMANDS)
+
+
+def _listed(commands: dict[str, str]) -> str:
+    return "\n".join(["commands:", *(f"    {name:<19} {told}" for name, told in commands.items())])
+
+
+def _unknown(name: str, known: dict[str, str]) -> UserError:
+    return UserError(f"there is no command {name}.{nearest(name, known)} Commands: {', '.join(known)}")
+
+
+def _run_program(name: str, arguments: list[str]) -> None:
+    function = name.replace(" ", "_")
+    program = getattr(import_module(f"speechllm_pl.apps.{function}"), function)
+    if name in ("plan", "fetch"):
+        program(arguments, import_module("speechllm_pl.apps.trainer_cli").fit_configuration)
+    else:
+        import_module("speechllm_pl.apps.options").run_with_options(name, program, arguments)
+
+
+def _failed(error: Exception) -> NoReturn:
+    """Say what went wrong, as far as this process is the one to say it, and exit."""
+    if isinstance(error, Stopped):
+        _stopped(error)
+    message = user_error(error)
+    if message is not None:
+        print(f"error: {_rank()}{printable(message)}", file=sys.stderr)
+        _end(2)
+    if _processes() == 1:
+        raise error
+    if LOST.search(str(error)):
+        time.sleep(10)  # in which the launcher ends this process too; the message to read is the other's
+        print(f"{_rank()}perhaps another rank is gone (see its message): {error!r}", file=sys.stderr)
+    else:
+        print(f"{_rank()}{traceback.format_exc()}", file=sys.stderr)
+    _end(1)
+
+
+def _stopped(stop: Stopped) -> NoReturn:
+    first = not _rank() or _rank() == "rank 0: "
+    if first:
+        print(f"{stop}, and saved: run the same command again to continue", file=sys.stderr)
+    _end(stop.status if first else 0)  # Lightning would take another status for a crash
+
+
+def _interrupted(told: str = "run the same command again") -> NoReturn:
+    print(f"interrupted: {told}", file=sys.stderr)
+    sys.exit(130)
+
+
+def _distributed() -> Any:
+    """`torch.distributed` where this process is one of several; none is before torch has been imported."""
+    torch_distributed: Any = sys.modules.get("torch.distributed")
+    return torch_distributed if torch_distributed and torch_distributed.is_initialized() else None
+
+
+def _processes() -> int:
+    return distributed.get_world_size() if (distributed := _distributed()) else 1
+
+
+def _rank() -> str:
+    """`rank 3: ` where several processes work together."""
+    return f"rank {_distributed().get_rank()}: " if _processes() > 1 else ""
+
+
+def _end(status: int) -> NoReturn:
+    """Exit; among several processes without the goodbyes of torch, which would wait for the others."""
+    if _processes() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

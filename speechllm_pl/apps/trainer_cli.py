@@ -1,0 +1,181 @@
+"""Lightning's `fit | validate | test | predict`, with the options of models, data and trainer.
+
+A run has one folder, `--run`. Starting a command again with the same folder resumes what was interrupted.
+"""
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import DefaultHelpFormatter, Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.optim import Optimizer
+
+from speechllm_pl.apps.missing_values import refuse_missing_values
+from speechllm_pl.apps.options import OneLineErrors
+from speechllm_pl.apps.pinned_llm import pin_llm
+from speechllm_pl.apps.plan import fitting_duration
+from speechllm_pl.apps.val_duration import fitting_val_duration
+from speechllm_pl.core.errors import UserError, in_one_line, user_error
+from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.features import SpecAugmentConfig
+from speechllm_pl.optim.schedules import Schedule
+from speechllm_pl.storage.checkpoints import BEST, newest_complete
+from speechllm_pl.training.callbacks import (
+    AugmentationSamples,
+    Finished,
+    LanguageShares,
+    Predictions,
+    RunRecord,
+    Samples,
+)
+from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
+from speechllm_pl.training.interruption import LastCheckpoints
+from speechllm_pl.training.probe import LargestBatches
+from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.speed import Speed
+from speechllm_pl.training.whole_dev import WholeDev
+
+
+class TrainerParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser, whose errors are one line."""
+
+    def known_names(self) -> set[str]:
+        """The options, and the constructor arguments of what they build by name."""
+        families = [kind for base in (Recognizer, Schedule, Optimizer) for kind in base.__subclasses__()]
+        kinds = (*families, ConformerConfig, SpecAugmentConfig)
+        return super().known_names() | {name for kind in kinds for name in inspect.signature(kind).parameters}
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's, which leaves the line breaks of the description alone."""
+
+
+class SpeechCLI(LightningCLI):
+    """A stage's trainer, model and data from the command line."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The one that is asked for: a parser of each would take seconds."""
+        every = LightningCLI.subcommands()
+        return {name: skipped for name, skipped in every.items() if name == sys.argv[1]} or every
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run", type=str, default="runs/default", help="Folder of this run.")
+        parser.link_arguments("run", "trainer.default_root_dir")
+        parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
+        parser.add_lightning_class_args(WholeDev, "whole_dev")
+        parser.add_lightning_class_args(LargestBatches, "largest_batches")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would look for hyperparameters; our checkpoints hold none, and are read when needed."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[str(self.subcommand)]
+        refuse_missing_values(config.model)
+        pin_llm(config)
+        if self.subcommand == "fit" and config.data.max_duration == "auto":
+            config.data.max_duration = fitting_duration(config)
+        if config.data.val_max_duration == "auto" and config.data.max_duration != "auto":
+            config.data.val_max_duration = fitting_val_duration(config)
+        if config.trainer.logger is None:
+            config.trainer.logger = Namespace(
+                class_path="lightning.pytorch.loggers.TensorBoardLogger",
+                init_args=Namespace(save_dir=config.run, name="", version="logs"),
+            )
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer.
+
+        Raises:
+            UserError: a value is one that no class takes, which is seen no sooner.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if user_error(error) is not None:
+                raise
+            raise UserError(f"the configuration cannot be used: {in_one_line(error)}") from error
+
+    def instantiate_trainer(self, **arguments: Any) -> Any:
+        plugins = [*(self.config_init[str(self.subcommand)].trainer.plugins or []), AtomicCheckpointIO()]
+        if SLURMEnvironment.detect():  # requeueing is ours
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        return super().instantiate_trainer(**arguments, plugins=plugins)
+
+    def before_fit(self) -> None:
+        config = self.config_init[str(self.subcommand)]
+        last = newest_complete(Path(config.run, "checkpoints"))
+        if config.ckpt_path == "last" and last is None:
+            raise UserError(f"--ckpt_path last: there is no checkpoint in {config.run}/checkpoints yet")
+        if last and str(config.ckpt_path) != str(last):  # a requeued job has the arguments that it began with
+            instead = "" if config.ckpt_path in (None, "last") else f", not {config.ckpt_path}"
+            if self.trainer.is_global_zero:
+                print(f"resuming {last}{instead}; to start anew give another folder with --run (RUN=)", flush=True)
+            config.ckpt_path = str(last)
+
+    def _use_best(self) -> None:
+        config = self.config_init[str(self.subcommand)]
+        best = Path(config.run, "checkpoints", BEST)
+        if config.ckpt_path is None and not best.exists():
+            raise UserError(f"{self.subcommand} needs a trained model: give --ckpt_path, or --run of a fit ({best})")
+        config.ckpt_path = config.ckpt_path or str(best)
+
+    before_validate = before_test = before_predict = _use_best
+
+
+class ParsedOnly(SpeechCLI):
+    """The configuration alone: nothing is built or run."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    _set_seed = before_instantiate_classes = instantiate_classes
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
+def fit_configuration(arguments: list[str]) -> Any:
+    """The configuration that `fit` would run with; nothing is built."""
+    sys.argv = ["speechllm", "fit", *arguments]
+    return run_trainer(ParsedOnly).config.fit
+
+
+def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
+    """Run the command that `sys.argv` holds.
+
+    Raises:
+        UserError: Lightning cannot work with the settings, or any of our own classes cannot.
+    """
+    try:
+        return kind(
+            Recognizer,
+            SpeechDataModule,
+            subclass_mode_model=True,
+            save_config_callback=RunRecord,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=1,
+            parser_class=TrainerParser,
+            parser_kwargs={"description": __doc__, "formatter_class": HelpFormatter},
+            trainer_defaults={
+                "callbacks": [
+                    *(LearningRateMonitor("step"), Speed(), LanguageShares(), Samples(), AugmentationSamples()),
+                    *(Predictions(), Finished()),
+                ],
+                "use_distributed_sampler": False,
+                "reload_dataloaders_every_n_epochs": 1,
+                "inference_mode": False,  # in which sharded weights cannot be gathered
+            },
+        )
+    except Exception as error:
+        message = user_error(error, MisconfigurationException)
+        if message is None or isinstance(error, UserError):
+            raise
+        raise UserError(message) from error

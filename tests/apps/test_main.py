@@ -1,0 +1,79 @@
+"""Commands are dispatched by name, without the libraries that the named one does not need; mistakes end in one line."""
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+from speechllm_pl.apps.main import COMMANDS, PROGRAMS, with_underscores
+
+HEAVY = ("torch", "lightning", "transformers", "lhotse", "numpy", "jsonargparse")
+LIGHT = ([], ["--help"], ["data"], ["data", "--help"], ["fti"], ["trancribe", "a.wav"], ["data", "reprot"])
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=lambda arguments: " ".join(arguments) or "nothing")
+def test_help_and_answers_to_typos_import_nothing_that_takes_seconds(arguments: list[str]) -> None:
+    code = (
+        "import sys; from speechllm_pl.apps.main import main; sys.argv = ['speechllm', *sys.argv[1:]]\n"
+        f"try: main()\nfinally: print('imported', *({HEAVY!r} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace(repr(HEAVY), repr(set(HEAVY))), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "imported", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_command_with_a_whole_sentence(speechllm) -> None:
+    for arguments in (["--help"], ["-h"], []):
+        status, out, _ = speechllm(*arguments)
+        assert status == 0
+        for command in ("fit", "validate", "test", "predict", "evaluate", "transcribe", "report", "data report"):
+            assert f"    {command} " in out
+    for sentence in COMMANDS.values():
+        assert sentence[0].isupper()
+        assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_help_says_of_a_program_is_what_the_program_says(name: str) -> None:
+    function = name.replace(" ", "_")
+    program = getattr(import_module(f"speechllm_pl.apps.{function}"), function)
+    assert (inspect.getdoc(program) or "").splitlines()[0] == PROGRAMS[name]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("fit", "--trainer.max_epochs"), ("evaluate", "--cuts"), ("transcribe", "--format"), ("report", "--run")],
+)
+def test_help_of_a_command_lists_its_options(speechllm, command: str, option: str) -> None:
+    status, out, _ = speechllm(command, "--help")
+    assert (status, option in out) == (0, True)
+
+
+def test_hyphens_in_the_names_of_options_are_underscores_and_values_stay() -> None:
+    given = ["fit", "--model.lora-r", "a-b", "--max-wer=0-1", "-x-y", "--", "--as-it-is"]
+    assert with_underscores(given) == ["fit", "--model.lora_r", "a-b", "--max_wer=0-1", "-x-y", "--", "--as-it-is"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["fti"], "Did you mean fit?"),
+        (["trancribe", "a.wav"], "Did you mean transcribe?"),
+        (["data", "reprot"], "Did you mean data report?"),
+        (["transcribe", "--chekpoint", "x", "a.wav"], "Did you mean checkpoint?"),
+        (["transcribe", "--checkpoint", "x", "--max-second", "3", "a.wav"], "Did you mean max_seconds?"),
+        (["transcribe", "--checkpoint", "none.ckpt", "--max-seconds", "3", "a.wav"], "a.wav"),
+        (["transcribe", "a.wav"], "checkpoint"),
+        (["evaluate", "--checkpoint", "x", "--cut", "y"], "cuts"),
+        (["evaluate", "--checkpoint", "[]", "--cuts", "y"], "no checkpoint"),
+        (["report"], "run"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[-1],
+)
+def test_mistakes_end_in_one_line(speechllm, arguments: list[str], named: str) -> None:
+    assert named in speechllm(*arguments).error()
