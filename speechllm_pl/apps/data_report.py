@@ -24,7 +24,7 @@ from speechllm_pl.analysis.data.prepared_data import (
     transcript,
 )
 from speechllm_pl.analysis.data.suspects import OUTLIER, Found, suspects
-from speechllm_pl.analysis.html.data_page import page
+from speechllm_pl.analysis.html.data_page import data_page
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read
@@ -94,7 +94,7 @@ def data_report(
     figures |= {"findings": findings(figures), "notes": notes(figures)}
     content = json.dumps(figures, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     write_whole(path.with_suffix(".json"), content.encode())
-    write_whole(path, page(figures, _sources(data, figures, player_seconds)).encode())
+    write_whole(path, data_page(figures, _sources(data, figures, player_seconds)).encode())
     for each in figures["findings"]:
         print(each["text"])
     print(f"report: {path} ({len(figures['findings'])} findings, figures in {path.with_suffix('.json')})")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lhotse.cut import Cut
 
-from speechllm_pl.analysis.html.run_page import page
+from speechllm_pl.analysis.html.run_page import run_page
 from speechllm_pl.analysis.run.alignment_map import AlignmentMap, align
 from speechllm_pl.analysis.run.run_folder import Run, manifest_of_tests, read_run
 from speechllm_pl.core.errors import UserError
@@ -39,7 +39,7 @@ def report(
     if utterances < 0:
         raise UserError(f"utterances {utterances}: give 0 or more")
     found = read_run(Path(run))
-    text = page(found, _alignment(found, cuts, llm, allow_command_sources), utterances, sys.argv)
+    text = run_page(found, _alignment(found, cuts, llm, allow_command_sources), utterances, sys.argv)
     path = found.folder / "report.html"
     write_whole(path, text.encode())
     print(f"report: {path}")

@@ -23,7 +23,7 @@ INK, MUTED, RULE, CTC, LLM, OTHER = (f"#0102{number:02x}" for number in range(3,
 VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", CTC: "ctc", LLM: "llm", OTHER: "other"}
 """Placeholder colour → the style-sheet variable that takes its place."""
 
-SYSTEMS = {"ctc": ("CTC", CTC, "o"), "llm": ("LLM", LLM, "s")}
+SYSTEM_STYLES = {"ctc": ("CTC", CTC, "o"), "llm": ("LLM", LLM, "s")}
 """System → label, colour and marker; the marker tells them apart without the colour."""
 
 LOSSES = {
@@ -109,12 +109,12 @@ def loss_chart(curves: Mapping[str, Curve], *, name: str) -> str:
 
 def error_rate_curves(curves: Mapping[str, Curve], *, name: str) -> str:
     """Word error rates of the validations by step."""
-    found = {system: curves[f"val/{system}_wer"] for system in SYSTEMS if curves.get(f"val/{system}_wer")}
+    found = {system: curves[f"val/{system}_wer"] for system in SYSTEM_STYLES if curves.get(f"val/{system}_wer")}
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
         for system, curve in found.items():
-            label, color, marker = SYSTEMS[system]
+            label, color, marker = SYSTEM_STYLES[system]
             steps, values = np.array(curve).T
             axis.plot(
                 steps,
@@ -131,7 +131,7 @@ def error_rate_curves(curves: Mapping[str, Curve], *, name: str) -> str:
         _finish(axis, "WER %")
 
     ends = [
-        f"{SYSTEMS[system][0]} from {100 * curve[0][1]:.1f} to {100 * curve[-1][1]:.1f} %"
+        f"{SYSTEM_STYLES[system][0]} from {100 * curve[0][1]:.1f} to {100 * curve[-1][1]:.1f} %"
         for system, curve in found.items()
     ]
     return inline_svg(paint, size=(5.2, 2.9), name=name, label=f"Validation WER by step: {'; '.join(ends)}")
@@ -155,10 +155,10 @@ def error_rate_chart(scores: Mapping[str, Any], rows: list[str], *, name: str) -
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
-        systems = [system for system in SYSTEMS if system in scores]
+        systems = [system for system in SYSTEM_STYLES if system in scores]
         for place, system in enumerate(systems):
-            label, color, marker = SYSTEMS[system]
-            found = [(row, rates) for row, name in enumerate(rows) if (rates := _rates(scores[system], name))]
+            label, color, marker = SYSTEM_STYLES[system]
+            found = [(row, rates) for row, name in enumerate(rows) if (rates := rates_of(scores[system], name))]
             y = np.array([row for row, _ in found]) + 0.16 * (2 * place - len(systems) + 1)
             low, high = 100 * np.array([rates["confidence_interval"] for _, rates in found]).T
             axis.hlines(y, low, high, color=color, linewidth=1.6, alpha=0.55)
@@ -229,7 +229,8 @@ def running_mean(values: np.ndarray) -> np.ndarray:
     return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
 
-def _rates(entry: Mapping[str, Any], language: str) -> dict[str, Any] | None:
+def rates_of(entry: Mapping[str, Any], language: str) -> dict[str, Any] | None:
+    """A row of a score table: of a language, or of `average`; None where the system has no such language."""
     return entry["average"] if language == "average" else entry["languages"].get(language)
 
 

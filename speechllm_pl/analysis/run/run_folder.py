@@ -17,6 +17,9 @@ from speechllm_pl.training.configuration import read_configuration
 STAGES = ("pretrain_ctc", "finetune")
 """Folders of the two stages inside a run."""
 
+SYSTEMS = ("ctc", "llm")
+"""What the stages add, in their order, as scores and transcripts name it."""
+
 Curve = list[tuple[int, float]]
 """(optimiser step, value), by step."""
 
@@ -49,7 +52,8 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """
+    """Read what there is of a run.
+
     Raises:
         UserError: no such folder, nothing of a run in it, or a broken file.
     """
