@@ -19,9 +19,9 @@ import torch
 import yaml
 from machine import describe
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.data.augmentation import Augmentation, Concatenate, augment
 from speechllm_pl.data.utterance import Utterance
-from speechllm_pl.models.features import SAMPLING_RATE
 
 CONF = Path(__file__).parents[1] / "conf" / "augment"
 SECONDS = 10.0

@@ -12,11 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.core.audio.containers import broken_promise
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.storage.whole_file import write_whole
-
-SAMPLING_RATE = 16_000
-"""Hz, of every recording after loading."""
 
 FRAME_SECONDS = 0.08
 """Step of the encoder: a 10 ms hop times a convolution stride of 8."""
@@ -166,7 +164,7 @@ def resample(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
     import torch  # only here: reading and checking need no torch of their own
     from lhotse.augmentation import get_or_create_resampler  # which makes the filter of a rate once
 
-    from speechllm_pl.core.resampling import steady
+    from speechllm_pl.core.audio.resampling import steady
 
     return steady(get_or_create_resampler)(sampling_rate, SAMPLING_RATE)(torch.from_numpy(samples)).numpy()
 

@@ -24,8 +24,8 @@ from data_prep.audio_files import (
     write_audio,
 )
 from data_prep.command_line import is_utf_8
-from speechllm_pl.core.channels import channels_cancel
-from speechllm_pl.core.sampling_rates import HIGHEST_HZ, LOWEST_HZ
+from speechllm_pl.core.audio.channels import channels_cancel
+from speechllm_pl.core.audio.sampling_rates import HIGHEST_HZ, LOWEST_HZ
 
 SILENCE = 2e-4
 """Span between the largest and the smallest sample (full scale 2) below which a recording is silent: three

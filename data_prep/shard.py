@@ -22,13 +22,13 @@ from lhotse.serialization import deserialize_item
 from data_prep.audio_files import SAMPLING_RATE, Rejected
 from data_prep.command_line import Refused
 from data_prep.recordings import check_samples
-from speechllm_pl.core.audio_folder import no_file
-from speechllm_pl.core.audio_sources import unsafe_source
+from speechllm_pl.core.audio.containers import broken_promise
+from speechllm_pl.core.audio.folders import no_file
+from speechllm_pl.core.audio.resampling import steady
+from speechllm_pl.core.audio.sampling_rates import false_rate, rate_of_files
+from speechllm_pl.core.audio.sources import unsafe_source
 from speechllm_pl.core.cut_fields import wrong_field
 from speechllm_pl.core.errors import in_one_line, printable
-from speechllm_pl.core.promised_audio import broken_promise
-from speechllm_pl.core.resampling import steady
-from speechllm_pl.core.sampling_rates import false_rate, rate_of_files
 from speechllm_pl.storage import shar_index as shar
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.

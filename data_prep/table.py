@@ -29,7 +29,7 @@ from data_prep.corpus import SPLITS, Rejection, prepare
 from data_prep.lines import BrokenLine, as_text, count_lines, numbered_lines, tsv_records
 from data_prep.recordings import Utterance, cut_from_utterance
 from data_prep.strange_characters import StrangeCharacters
-from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES
+from speechllm_pl.core.audio.folders import AUDIO_SUFFIXES
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.languages import LANGUAGES

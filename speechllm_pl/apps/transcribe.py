@@ -15,18 +15,18 @@ from lhotse.cut import Cut
 
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Precision, decoding
-from speechllm_pl.core.audio_folder import AUDIO_SUFFIXES, audio_files, no_file
-from speechllm_pl.core.audio_sources import runs_in_shell
+from speechllm_pl.core.audio.containers import broken_promise
+from speechllm_pl.core.audio.folders import AUDIO_SUFFIXES, audio_files, no_file
+from speechllm_pl.core.audio.sampling_rates import implausible_rate
+from speechllm_pl.core.audio.sources import runs_in_shell
+from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.progress import print_above, progress_bar
-from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.core.sampling_rates import implausible_rate
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.manifest import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import Utterance, read
-from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import RECORD, read_record
 from speechllm_pl.training.recognizer import not_finite
@@ -208,7 +208,7 @@ def _recording(path: Path) -> Recording:
 
 
 def _print(utterance: Utterance, hypothesis: Hypothesis, format: str) -> None:
-    seconds, name = len(utterance.samples) / SAMPLING_RATE, printable(utterance.id)
+    seconds, name = seconds_of(len(utterance.samples)), printable(utterance.id)
     if seconds < SHORTEST_SECONDS:
         print_above(f"warning: {name}: lasts {seconds:.3f} s, too short for a word", sys.stderr)
     if hypothesis.truncated:

@@ -24,10 +24,10 @@ from lhotse.augmentation.torchaudio import Narrowband, Speed, Volume
 from lhotse.augmentation.utils import FastRandomRIRGenerator
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in
 from speechllm_pl.core.errors import UserError, in_one_line
 from speechllm_pl.data.noise_and_rooms import draw, impulse_response, recordings_of, stretch
 from speechllm_pl.data.utterance import Utterance
-from speechllm_pl.models.features import SAMPLING_RATE
 
 log = logging.getLogger(__name__)
 
@@ -378,7 +378,7 @@ class Concatenate(Augmentation):
 
     @property
     def _pause(self) -> int:
-        return round(self.pause_seconds * SAMPLING_RATE)
+        return samples_in(self.pause_seconds)
 
     def _length(self, row: list[Utterance]) -> int:
         """In samples."""

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from speechllm_pl.core.audio.units import seconds_of
+
 
 class Batch(NamedTuple):
     """B utterances. Waveforms travel; features are computed on the device."""
@@ -26,4 +28,4 @@ class Batch(NamedTuple):
     @property
     def seconds(self) -> float:
         """Audio in the batch, without padding."""
-        return self.lengths.sum().item() / 16_000
+        return seconds_of(self.lengths.sum().item())

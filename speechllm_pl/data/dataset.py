@@ -7,13 +7,13 @@ import torch
 from lhotse.cut import Cut
 from torch.utils.data import Dataset
 
+from speechllm_pl.core.audio.units import samples_in
 from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.handover import expect, padded, reading
 from speechllm_pl.data.utterance import Utterance, read_utterance
-from speechllm_pl.models.features import SAMPLING_RATE
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         utterances, skipped, unread = [], [], ""
-        expect(len(planned.indices), round(planned.longest * SAMPLING_RATE))
+        expect(len(planned.indices), samples_in(planned.longest))
         copies = [0] * len(planned.indices) if planned.copies is None else planned.copies.tolist()
         for index, copy in zip(planned.indices, copies, strict=True):
             name, file = f"cut {index}", self._where(index)

@@ -15,12 +15,12 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.handover import PLACE_BYTES, Handover
-from speechllm_pl.models.features import SAMPLING_RATE
 
 MOST_WORKERS = 8
 """That are chosen for a rank without being asked for."""

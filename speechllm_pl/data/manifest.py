@@ -28,7 +28,7 @@ import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
-from speechllm_pl.core.audio_sources import REMEDY, runs_in_shell, unsafe_source
+from speechllm_pl.core.audio.sources import REMEDY, runs_in_shell, unsafe_source
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS, agree, refuse_repeated, wrong_field
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar

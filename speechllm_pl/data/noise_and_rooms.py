@@ -10,13 +10,13 @@ from lhotse import Recording, RecordingSet, load_manifest
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from speechllm_pl.core.audio_folder import audio_files
-from speechllm_pl.core.audio_sources import runs_in_shell, unsafe_source
+from speechllm_pl.core.audio.containers import broken_promise
+from speechllm_pl.core.audio.folders import audio_files
+from speechllm_pl.core.audio.sources import runs_in_shell, unsafe_source
+from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import UserError, in_one_line, printable
-from speechllm_pl.core.promised_audio import broken_promise
 from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
-from speechllm_pl.models.features import SAMPLING_RATE
 
 TRIES = 10
 """Recordings that may be unreadable in a row before a run ends: the disk has gone then."""
@@ -118,7 +118,7 @@ def draw(
 
 def stretch(recording: Recording, length: int, generator: np.random.Generator) -> np.ndarray:
     """`(length,)` samples from a random place of the recording on."""
-    seconds = length / SAMPLING_RATE + 0.01  # for what resampling rounds
+    seconds = seconds_of(length) + 0.01  # for what resampling rounds
     spare = recording.duration - seconds
     cut = recording.to_cut()
     if spare > 0:

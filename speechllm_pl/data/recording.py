@@ -15,8 +15,8 @@ from lhotse.cut import Cut, MonoCut
 from lhotse.utils import compute_num_samples
 from miniaudio import ffi, lib
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.data.handover import row
-from speechllm_pl.models.features import SAMPLING_RATE
 
 
 class Decoded(NamedTuple):

@@ -6,12 +6,8 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
+from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE, WINDOW
 from speechllm_pl.core.masks import length_mask
-
-SAMPLING_RATE = 16_000  # Hz
-HOP = 160  # samples: 10 ms
-WINDOW = 400  # samples: 25 ms
-FFT = 512  # samples: the window, padded to a power of two
 
 
 class FilterBank(nn.Module):

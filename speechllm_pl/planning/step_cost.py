@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.device_memory import tensor_bytes
 from speechllm_pl.core.prompt import Columns
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.features import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.models.llm import decoder_layers
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from speechllm_pl.core.audio_folder import no_file
+from speechllm_pl.core.audio.folders import no_file
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoint_files import named_errors, partial_name, remove, rename, write
 from speechllm_pl.storage.consolidated import OF_WEIGHTS_ALONE, RECORD, is_consolidated, read_consolidated

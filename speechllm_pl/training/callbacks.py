@@ -24,11 +24,11 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.utterance import Utterance, read_utterance
-from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.configuration import parsed_configuration, read_configuration
@@ -265,14 +265,14 @@ def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figu
     """Spectrograms in dB on one scale of time: on the left what was recorded, on the right what training sees."""
     rows = max(len(before), len(after))
     figure, panels = plt.subplots(rows, 2, figsize=(14, 3 * rows), sharex=True, squeeze=False, layout="constrained")
-    longest = max(len(utterance.samples) for utterance in (*before, *after)) / SAMPLING_RATE
+    longest = seconds_of(max(len(utterance.samples) for utterance in (*before, *after)))
     for column, utterances in zip(panels.T, (before, after), strict=True):
         for panel, utterance in itertools.zip_longest(column, utterances):
             if utterance is None:  # joined with another
                 panel.set_axis_off()
                 continue
             shown = {"origin": "lower", "aspect": "auto", "cmap": "magma", "vmin": -60, "vmax": 30}
-            extent = (0, len(utterance.samples) / SAMPLING_RATE, 0, SAMPLING_RATE / 2)
+            extent = (0, seconds_of(len(utterance.samples)), 0, SAMPLING_RATE / 2)
             panel.imshow(_decibels(utterance.samples), extent=extent, **shown)
             title = "; ".join(utterance.drawn) or utterance.id
             panel.set(title=title, xlabel="seconds", ylabel="Hz", xlim=(0, longest))

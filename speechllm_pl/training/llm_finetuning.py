@@ -10,6 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
@@ -19,7 +20,7 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.conformer import Conformer, ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.features import SAMPLING_RATE, FilterBank, SpecAugmentConfig
+from speechllm_pl.models.features import FilterBank, SpecAugmentConfig
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     Quantization,

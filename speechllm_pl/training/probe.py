@@ -6,12 +6,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 
+from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
-from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.training.recognizer import Recognizer
 
 
@@ -42,7 +42,7 @@ class LargestBatches(L.Callback):
         for indices in datamodule.buckets("train").largest_batches():
             batch = _stretched(dataset[PlannedBatch(indices, seed=0)], datamodule.duration_factor)
             batch = move_data_to_device(batch, pl_module.device)
-            seconds = batch.waveforms.numel() / SAMPLING_RATE
+            seconds = seconds_of(batch.waveforms.numel())
             try:
                 self._try(trainer, pl_module, batch)
             except torch.OutOfMemoryError as error:

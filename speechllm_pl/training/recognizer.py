@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.allocator import keep_freed_memory
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.features import SAMPLING_RATE
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule

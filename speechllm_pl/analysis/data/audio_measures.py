@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from speechllm_pl.models.features import SAMPLING_RATE
+from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in
 
 SILENT_DBFS = -75.0
 """Level below which a recording has nothing to hear: a few steps of 16 bits."""
@@ -103,7 +103,7 @@ def player_source(samples: np.ndarray, seconds: float) -> str:
     encoded = io.BytesIO()
     soundfile.write(
         encoded,
-        samples[: round(seconds * SAMPLING_RATE)],
+        samples[: samples_in(seconds)],
         SAMPLING_RATE,
         format="MP3",
         subtype="MPEG_LAYER_III",

@@ -6,8 +6,8 @@ import scipy.signal
 import torch
 from lhotse.augmentation import get_or_create_resampler
 
+from speechllm_pl.core.audio.resampling import MOST_VALUES, SteadyResampler, filter_values, steady
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.resampling import MOST_VALUES, SteadyResampler, filter_values, steady
 
 USUAL = [8_000, 11_025, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000]
 ODD = [8_012, 15_999, 16_001, 22_254, 47_999, 192_001]

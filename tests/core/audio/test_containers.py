@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechllm_pl.core.promised_audio import broken_promise
+from speechllm_pl.core.audio.containers import broken_promise
 
 FORMATS = [
     ("WAV", "PCM_16"),

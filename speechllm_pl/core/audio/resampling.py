@@ -13,8 +13,8 @@ import numpy as np
 import soxr
 import torch
 
+from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.sampling_rates import implausible_rate
 
 MOST_VALUES = 2**20
 """Of a filter: that between 11,025 and 16,000 Hz has 0.3 million, that from 192,001 Hz 4,000 million."""

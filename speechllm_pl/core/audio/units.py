@@ -1,0 +1,15 @@
+"""Units of audio: waveforms of 16,000 samples a second, and 100 frames of features a second."""
+
+SAMPLING_RATE = 16_000  # Hz
+HOP = 160  # samples: 10 ms
+WINDOW = 400  # samples: 25 ms
+FFT = 512  # samples: the window, padded to a power of two
+
+
+def samples_in(seconds: float) -> int:
+    """The nearest whole number of samples."""
+    return round(seconds * SAMPLING_RATE)
+
+
+def seconds_of(samples: float) -> float:
+    return samples / SAMPLING_RATE
