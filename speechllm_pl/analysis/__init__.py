@@ -1,1 +1,1 @@
-"""Top floor: studies and figures."""
+"""Studies of prepared data and of finished runs, and the HTML pages that show them."""

@@ -1,1 +1,1 @@
-"""Prepared data looked at as a whole: figures, overlaps, and utterances with which something is wrong."""
+"""Statistics of prepared data, and the utterances in which something looks wrong."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a recording as it is heard by the model: measured on its samples, and made listenable."""
+"""Measure the faults that a recording can have for the model, and encode it for a player on a page."""
 
 import base64
 import io
@@ -11,32 +11,35 @@ import soundfile
 from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in
 
 SILENT_DBFS = -75.0
-"""Level below which a recording has nothing to hear: a few steps of 16 bits."""
+"""Level below which a recording is silent: a few steps of 16 bits."""
 
 QUIET_DBFS = -60.0
-"""Level below which speech can be heard only when it is made louder."""
+"""Level below which speech is audible only when amplified."""
 
 DEAD_SHARE = 0.5
-"""Of a recording in which no sample differs from the one before, for a tenth of a second or more."""
+"""Share of a recording, in stretches of `DEAD_SECONDS` or more without any change, above which it is faulty."""
 
 DEAD_SECONDS = 0.1
 
 CLIPPED_SHARE = 1e-3
-"""Of the samples at full scale or on the flat top of a wave: 16 ms in 16 s."""
+"""Share of samples at full scale or on flat tops above which a recording is clipped: 16 ms in 16 s."""
 
 FULL_SCALE = 0.99
 
 FLAT_TOP = 3
-"""Samples in a row at the very peak of a recording: a wave that was cut off, and perhaps made quieter afterwards."""
+"""Consecutive samples at the peak of a recording that make a flat top: a clipped wave, perhaps attenuated later."""
 
 OFFSET = 0.01
-"""Mean of the samples (full scale 1)."""
+"""Mean of the samples, where full scale is 1, from which a recording has a DC offset."""
 
 NOISY_DB = 10.0
-"""Between loud and quiet frames. Read sentences have 24 to 68, and 9 in a steady noise that is as loud as they are."""
+"""Level difference of loud and quiet frames below which a recording is noisy.
+
+Read sentences have 24 to 68 dB; mixed with steady noise of their own level, 9 dB.
+"""
 
 FEWEST_FRAMES = 50
-"""Of 20 ms; a shorter recording may be speech from end to end, with no background to be seen."""
+"""Frames of 20 ms that the noise measure needs: a shorter recording may hold speech alone and no background."""
 
 FLOOR_DB = -120.0
 
@@ -48,14 +51,14 @@ LIMITS = {
     "DC offset": f"a mean of {OFFSET:g} of full scale",
     "noisy": f"loud frames less than {NOISY_DB:g} dB above quiet ones",
 }
-"""In words."""
+"""The limits above in words, by fault."""
 
 PLAYER_QUALITY = 0.8
-"""Of MP3, from 0 (large) to 1 (small): some 2.7 KB a second."""
+"""MP3 compression level of players, from 0 (large) to 1 (small): about 2.7 kB a second."""
 
 
 class Measures(NamedTuple):
-    """Of one recording, mono, at 16 kHz."""
+    """Measures of one mono recording at 16 kHz."""
 
     level: float  # dB of full scale, the mean over the recording taken out
     peak: float  # 1 is full scale
@@ -66,7 +69,7 @@ class Measures(NamedTuple):
 
 
 def measure(samples: np.ndarray) -> Measures:
-    """`(N,)` samples, at least one."""
+    """Measure `(N,)` samples, at least one."""
     offset = float(samples.mean(dtype=np.float64))
     return Measures(
         level=_decibels(float(np.std(samples, dtype=np.float64))),
@@ -79,7 +82,7 @@ def measure(samples: np.ndarray) -> Measures:
 
 
 def faults(measures: Measures) -> dict[str, tuple[float, str]]:
-    """By kind: how bad it is, and in words. What holds no sound is not judged further."""
+    """Badness and description of each fault, by kind. A recording without sound is not judged further."""
     if measures.level < SILENT_DBFS:
         still = abs(measures.offset) >= OFFSET
         where = f" around {measures.offset:+.3f} of full scale" if still else ""
@@ -99,7 +102,7 @@ def faults(measures: Measures) -> dict[str, tuple[float, str]]:
 
 
 def player_source(samples: np.ndarray, seconds: float) -> str:
-    """A `data:` URI of the first `seconds`, as MP3, which every browser plays."""
+    """Encode the first `seconds` as a `data:` URI of MP3, which every browser plays."""
     encoded = io.BytesIO()
     soundfile.write(
         encoded,
@@ -130,7 +133,7 @@ def _dead_share(samples: np.ndarray) -> float:
 
 
 def _runs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lengths of the runs of equal values, twice: each to be repeated as often as it says."""
+    """Lengths of the runs of equal values, twice: `np.repeat` makes of them the length of each value's run."""
     starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
     lengths = np.diff(np.r_[starts, len(values)])
     return lengths, lengths

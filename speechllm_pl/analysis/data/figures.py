@@ -1,4 +1,4 @@
-"""Every figure that the page about prepared data shows, as plain values: what `report.json` holds."""
+"""Figures about prepared data as plain values: the content of `report.json` and of the page."""
 
 import csv
 import math
@@ -16,20 +16,20 @@ from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.text import strange_characters
 
 BARS = 40
-"""Of a histogram, at most."""
+"""Largest number of bars in a histogram."""
 
 STEPS = (0.1, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""Widths of its bars, and tens of them."""
+"""Widths of bars to choose from; powers of ten of them as well."""
 
 LONG_TEXT = 5
-"""Words from which a text is hardly said twice by chance."""
+"""Number of words from which two equal texts are hardly a coincidence."""
 
 LISTED = 10
-"""Texts or speakers in two splits that are named."""
+"""Number of examples listed for texts and speakers in two splits."""
 
 
 def amounts(data: PreparedData) -> list[dict[str, Any]]:
-    """A row for each split and language that there are, and one for each split as a whole."""
+    """Amounts of data: a row for each split and language present, and one for each whole split."""
     rows = []
     for split in data.splits:
         inside = data.in_split(split)
@@ -59,7 +59,7 @@ def _amount(data: PreparedData, chosen: np.ndarray, split: str, language: str) -
 
 
 def histograms(data: PreparedData) -> dict[str, Any]:
-    """By language over all splits: seconds, and how fast is spoken where there is a text."""
+    """Histograms by language over all splits: durations, and speaking rates of utterances with a text."""
     spoken = data.characters > 0
     seconds = np.maximum(data.seconds, 1e-3)
     return {
@@ -70,7 +70,10 @@ def histograms(data: PreparedData) -> dict[str, Any]:
 
 
 def histogram(data: PreparedData, values: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
-    """Counts by language between common `edges`; when `open`, a last count is of all that is beyond the last edge."""
+    """Counts by language between common `edges`.
+
+    When `open`, the last count is of all values beyond the last edge.
+    """
     edges = _edges(values[chosen])
     beyond = bool(chosen.any() and values[chosen].max() > edges[-1])
     bounds = np.r_[edges, np.inf] if beyond else edges
@@ -82,7 +85,7 @@ def histogram(data: PreparedData, values: np.ndarray, chosen: np.ndarray) -> dic
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """From 0 in even steps to where all but a thousandth of the values are."""
+    """Even steps from 0 to the 99.9th percentile of the values."""
     most = float(np.percentile(values, 99.9)) if len(values) else 1.0
     widths = (step * 10**power for power in range(6) for step in STEPS)
     width = next(width for width in widths if most <= BARS * width)
@@ -93,7 +96,7 @@ def _edges(values: np.ndarray) -> np.ndarray:
 
 
 def alphabets(data: PreparedData) -> dict[str, dict[str, Any]]:
-    """By language: how often each character occurs, and which of them are strange, with utterances that have them."""
+    """Character counts of each language, and the characters outside its alphabet with example utterances."""
     found = {}
     for language in sorted(data.languages):
         counts = data.counts[language]
@@ -128,7 +131,7 @@ def _named(data: PreparedData, utterance: int) -> dict[str, Any]:
 
 
 def overlaps(data: PreparedData) -> dict[str, Any]:
-    """Texts and speakers that two splits share, ids that occur twice, texts that a split repeats."""
+    """Count texts and speakers shared by two splits, ids that occur twice, and texts repeated inside a split."""
     pairs = list(combinations(data.splits, 2))
     return {
         "texts": [_shared(data, data.text, pair) for pair in pairs],
@@ -139,7 +142,7 @@ def overlaps(data: PreparedData) -> dict[str, Any]:
 
 
 def _shared(data: PreparedData, column: np.ndarray, pair: tuple[str, str]) -> dict[str, Any]:
-    """How many values of a column of hashes both splits have, and in how many utterances of each."""
+    """Count the values of a column of hashes that both splits contain, and their utterances in each split."""
     inside = {split: data.in_split(split) & (column != 0) for split in pair}
     common = np.intersect1d(column[inside[pair[0]]], column[inside[pair[1]]])
     touched = {split: inside[split] & np.isin(column, common) for split in pair}
@@ -155,7 +158,7 @@ def _shared(data: PreparedData, column: np.ndarray, pair: tuple[str, str]) -> di
 
 
 def _examples_of_both(data: PreparedData, column: np.ndarray, touched: Mapping[str, np.ndarray]) -> list[Any]:
-    """An utterance of each of the two splits for some shared values, the longest texts first."""
+    """Utterances of both splits for up to `LISTED` shared values, the longest texts first."""
     first, second = touched.values()
     rows = np.flatnonzero(second)
     rows = rows[np.argsort(-data.characters[rows].astype(np.int64), kind="stable")]
@@ -178,7 +181,7 @@ def _repeated_ids(data: PreparedData) -> dict[str, Any]:
 
 
 def _repeats(hashes: np.ndarray) -> int:
-    """Utterances whose text an earlier one of the split has."""
+    """Number of utterances whose text an earlier utterance of the split already has."""
     hashes = hashes[hashes != 0]
     return len(hashes) - len(np.unique(hashes))
 
@@ -187,7 +190,7 @@ def _repeats(hashes: np.ndarray) -> int:
 
 
 def levels(data: PreparedData, heard: Mapping[int, Heard]) -> list[dict[str, Any]]:
-    """A row for each split and language: how many recordings were decoded, and the medians of what was measured."""
+    """Decoded recordings and the medians of their measures, a row for each split and language."""
     groups: dict[tuple[str, str], list[Heard]] = {}
     for utterance, each in heard.items():
         groups.setdefault((data.split_of(utterance), data.language_of(utterance)), []).append(each)
@@ -222,7 +225,7 @@ def _median(values: Iterable[float]) -> float | None:
 
 
 def quarantine(root: Path) -> list[dict[str, Any]]:
-    """By kind of reason, most frequent first, what preparation rejected: how many of each split, and one of them."""
+    """Utterances that preparation rejected: counts by split and an example of each reason, most frequent first."""
     found: dict[str, dict[str, Any]] = {}
     for path in (root / "quarantine.tsv", *sorted(root.glob("parts/*/quarantine.tsv"))):
         if not path.is_file():

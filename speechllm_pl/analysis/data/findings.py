@@ -1,4 +1,4 @@
-"""What the figures about prepared data say, in words: faults to mend, and what could not be judged."""
+"""Sentences about the figures of prepared data: faults to fix, and what could not be judged."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Figures = Mapping[str, Any]
 
 
 def findings(figures: Figures) -> list[dict[str, str]]:
-    """Faults as `{"about": section of the page, "text": sentence}`; none for clean data."""
+    """Describe each fault as `{"about": section of the page, "text": sentence}`; clean data give none."""
     about = {
         "shared": [*_shared_texts(figures), *_shared_speakers(figures), *_repeated_ids(figures)],
         "letters": list(_letters(figures)),
@@ -19,7 +19,7 @@ def findings(figures: Figures) -> list[dict[str, str]]:
 
 
 def notes(figures: Figures) -> list[str]:
-    """What was not judged, and what is no fault of the data that are left."""
+    """Describe what was not judged, and what preparation has already removed."""
     found = [f"There is no {split} split." for split in figures["absent"]]
     for row in figures["amounts"]:
         if row["language"] == "all" and row["without_speaker"]:
@@ -50,7 +50,7 @@ def notes(figures: Figures) -> list[str]:
 
 
 def number(value: int) -> str:
-    """With thin spaces between thousands."""
+    """Format an integer with thin spaces between thousands."""
     return f"{value:,}".replace(",", "\u202f")
 
 
@@ -59,7 +59,7 @@ def count(value: int, what: str) -> str:
 
 
 def percent(share: float) -> str:
-    """Two digits that count, and no share that is above 0 as 0."""
+    """Format a share with two significant digits, so that no share above 0 reads as 0."""
     return f"{100 * share:.2g} %" if share < 0.995 else "100 %" if share == 1 else f"{100 * share:.1f} %"
 
 

@@ -1,7 +1,7 @@
-"""Which language a transcript is written in, judged by its letters: a character model per language of the corpus.
+"""Identify the language of a transcript by its letters, with a character n-gram model for each language of the corpus.
 
-The models learn from the transcripts that they judge. So the corpus is cut into folds by text, and a text is scored
-by what the other folds say: no text speaks for itself, nor does its copy elsewhere.
+The models are trained on the transcripts that they judge. The corpus is therefore divided into folds by text, and a
+text is scored by the counts of the other folds: neither the text itself nor a copy of it speaks in its favour.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,27 +9,27 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 ORDER = 3
-"""Characters are predicted from up to two before them."""
+"""Length of the n-grams: a character is predicted from up to two before it."""
 
 FOLDS = 4
 
 BUCKETS = 1 << 17
-"""Cells of a table of counts, which characters reach by hashing. A language has some 10,000 kinds of trigrams."""
+"""Cells of a hash table of counts. A language has about 10,000 different trigrams."""
 
 FEWEST_CHARACTERS = 1000
-"""Of a language, below which its model is not asked."""
+"""Number of characters below which a language has no usable model."""
 
 UNSEEN = 1e-5
-"""Probability of a character that its language has not shown, whichever it is."""
+"""Probability of a character that does not occur in the language."""
 
 PRIOR = 5.0
-"""Occurrences that the prediction from a shorter context counts for."""
+"""Weight, in occurrences, of the prediction from the shorter context."""
 
 MARK = "\n"
-"""Stands before and behind a text."""
+"""Marks the beginning and end of a text."""
 
 PENDING = 100_000
-"""Characters that are counted together."""
+"""Characters collected before they are counted together."""
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -57,12 +57,12 @@ class LetterModels:
             self._count(key)
 
     def languages(self) -> list[str]:
-        """Those that can be told from one another, by their code."""
+        """Codes of the languages with a usable model; none where there are fewer than two."""
         known = sorted(language for language, count in self.characters.items() if count >= FEWEST_CHARACTERS)
         return known if len(known) > 1 else []
 
     def scores(self, texts: Sequence[str], folds: Sequence[int]) -> np.ndarray:
-        """`(len(texts), len(languages()))` nats: log-likelihood of each text in each language, by the other folds."""
+        """Log-likelihoods of the texts by the other folds, in nats: `(len(texts), len(languages()))`."""
         tables = self._finished()
         scores = np.zeros((len(texts), len(self.languages())))
         for fold in set(folds):
@@ -88,7 +88,7 @@ class LetterModels:
                 self._counts[language][fold, order, kind] += counted.astype(np.uint32)
 
     def _finished(self) -> dict[str, np.ndarray]:
-        """By language `(FOLDS, ORDER, 2, BUCKETS)`: what all folds but this one have counted."""
+        """Counts of all folds except the one of that index, `(FOLDS, ORDER, 2, BUCKETS)` by language."""
         if self._without_fold is None:
             for key in list(self._pending):
                 self._count(key)
@@ -100,20 +100,20 @@ class LetterModels:
 
 
 def _codes(texts: Iterable[str]) -> np.ndarray:
-    """`(n,)` uint64 code points of all texts in a row, each with the marks around it."""
+    """Code points of all texts in a row, each between marks: `(n,)` uint64."""
     before = MARK * (ORDER - 1)
     joined = "".join(f"{before}{text}{MARK}" for text in texts)
     return np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
 
 
 def _scored(texts: Iterable[str]) -> np.ndarray:
-    """`(n,)` whether a place is predicted: the characters of the texts and the mark behind each."""
+    """Positions that are predicted, `(n,)` bool: the characters of each text and the mark after it."""
     parts = (np.r_[np.zeros(ORDER - 1, bool), np.ones(len(text) + 1, bool)] for text in texts)
     return np.concatenate(list(parts))
 
 
 def _grams(texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For contexts of 0, 1, … characters: the cell of the context and that of it with its character, by place."""
+    """Cells of each position's context, and of the context with its character, for contexts of 0, 1, … characters."""
     codes = _codes(texts)
     context = np.zeros_like(codes)
     for _ in range(ORDER):
@@ -128,7 +128,7 @@ def _cell(hashes: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(tables: np.ndarray, grams: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Of each character after those before it; what few occurrences say is mended by shorter contexts."""
+    """Probability of each character given those before it; rare contexts are smoothed by shorter ones."""
     contexts, counts = (table[cells] for table, cells in zip(tables[0], grams[0], strict=True))
     probabilities = np.maximum(counts / np.maximum(contexts, 1), UNSEEN)
     for table, (context, gram) in zip(tables[1:], grams[1:], strict=True):

@@ -23,10 +23,10 @@ from speechllm_pl.data.cuts import read_cuts
 SPLITS = ("train", "dev", "test")
 
 NOBODY = ("", "unknown")
-"""What stands in manifests where the speaker is not known."""
+"""Values of `speaker` in manifests that mean an unknown speaker."""
 
 EXAMPLES = 3
-"""Utterances that are remembered for each strange character."""
+"""Number of example utterances kept for each character outside the alphabet."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +64,19 @@ class PreparedData:
         return self.languages[self.language[utterance]]
 
     def in_split(self, name: str) -> np.ndarray:
-        """`(N,)` bool."""
+        """Mask of the utterances of a split: `(N,)` bool."""
         return self.split == list(self.splits).index(name)
 
     def in_language(self, code: str) -> np.ndarray:
-        """`(N,)` bool."""
+        """Mask of the utterances of a language: `(N,)` bool."""
         return self.language == self.languages.index(code)
 
 
 def open_splits(root: Path, *, allow_commands: bool = False) -> dict[str, Sequence[Cut]]:
-    """Those of train, dev and test that there are, as manifests or in `shar`.
+    """Open those of train, dev and test that exist, as manifests or in `shar`.
 
     Args:
-        allow_commands: of manifests also take cuts whose audio comes from shell commands or over the network.
+        allow_commands: accept cuts of manifests whose audio comes from shell commands or over the network.
 
     Raises:
         UserError: there is none, or a manifest is broken.
@@ -92,7 +92,7 @@ def open_splits(root: Path, *, allow_commands: bool = False) -> dict[str, Sequen
 
 
 def read_through(splits: Mapping[str, Sequence[Cut]]) -> tuple[PreparedData, LetterModels]:
-    """Look at every cut once.
+    """Read every cut once, into columns and letter models.
 
     Raises:
         UserError: a line is no cut.
@@ -105,7 +105,7 @@ def read_through(splits: Mapping[str, Sequence[Cut]]) -> tuple[PreparedData, Let
 
 
 def in_turn(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
-    """The cuts one by one, with a bar; their audio is not read."""
+    """Iterate over the cuts with a progress bar, without reading their audio."""
     cut_at = getattr(cuts, "without_audio", cuts.__getitem__)
     with progress_bar(what, len(cuts), unit=" utterances") as bar:
         for position in range(len(cuts)):
@@ -114,17 +114,21 @@ def in_turn(cuts: Sequence[Cut], what: str) -> Iterator[Cut]:
 
 
 def transcript(cut: Cut) -> str:
-    """Its text, words separated by single spaces."""
+    """Text of a cut, its words separated by single spaces."""
     return " ".join((cut.supervisions[0].text or "").split())
 
 
 def hash_of(text: str) -> int:
-    """64 bits, the same in every process and run."""
+    """Hash of 64 bits, the same in every process and run."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def alphabet_that_fits(letters: set[str], language: str) -> int:
-    """1 + the position in LANGUAGES of the first with all of `letters`, where two and more are not of `language`."""
+    """Another language whose alphabet holds all `letters`, when two or more of them are foreign to `language`.
+
+    Returns:
+        1 + the first such language's position in LANGUAGES, or 0.
+    """
     if len(letters - LANGUAGES[language].known_characters) < 2:
         return 0  # one letter is a name or a loan word more often than another language
     fitting = (number for number, rules in enumerate(LANGUAGES.values(), 1) if letters <= rules.known_characters)
@@ -132,7 +136,7 @@ def alphabet_that_fits(letters: set[str], language: str) -> int:
 
 
 class _Reader:
-    """Columns in the making."""
+    """Columns while they are being filled."""
 
     def __init__(self) -> None:
         kinds = {"split": "B", "language": "H", "seconds": "f", "characters": "I", "words": "I"}
@@ -181,12 +185,12 @@ class _Reader:
 
 
 def fold_of(text_hash: int) -> int:
-    """Of the letter models: the same for the same text."""
+    """Fold of the letter models, the same for equal texts."""
     return text_hash % FOLDS
 
 
 def judged_by_letters(data: PreparedData, letters: LetterModels, chunk: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """How much better each text fits another language of the corpus than its own, by the second look at them.
+    """Read all transcripts again to see how much better each fits another language of the corpus than its own.
 
     Returns:
         `(N,)` float32 nats by which the best other language is ahead, -inf where nothing can be compared; and
@@ -209,7 +213,7 @@ def judged_by_letters(data: PreparedData, letters: LetterModels, chunk: int = 20
 
 
 def _texts(data: PreparedData, chunk: int) -> Iterator[tuple[slice, list[str]]]:
-    """All transcripts again, `chunk` at a time."""
+    """All transcripts, `chunk` at a time, with their rows."""
     texts: list[str] = []
     begin = 0
     for split, cuts in data.splits.items():

@@ -1,4 +1,4 @@
-"""Utterances of prepared data with which something is wrong, by kind, the worst first."""
+"""Utterances of prepared data in which something looks wrong, by kind, the worst first."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -16,26 +16,31 @@ NATS_AHEAD = 10.0
 """Log-likelihood by which another language must be ahead of a text's own: odds of 22,000 to 1."""
 
 NATS_PER_CHARACTER = 0.2
-"""And that in every character, or else a foreign name in a long sentence would do."""
+"""Log-likelihood a character by which it must be ahead as well: a foreign name in a long sentence is no fault."""
 
 OUTLIER = 6.0
-"""Robust standard deviations from the median of the language."""
+"""Distance from the median of the language, in robust standard deviations, beyond which a value is suspect."""
 
 FEWEST = 20
-"""Utterances of a language that tell what is usual in it."""
+"""Number of utterances that a language needs before its outliers are sought."""
 
 SMALLEST_SPREAD = 0.05
-"""Of the logarithm of the speaking rate, and of nats a character: recordings made all alike have hardly any."""
+"""Lower bound of the robust standard deviation, of log speaking rates and of nats a character.
+
+Recordings that were all made alike have hardly any spread.
+"""
 
 
 class Suspect(NamedTuple):
+    """An utterance that may be faulty."""
+
     utterance: int
     badness: float  # within its kind
     reason: str
 
 
 class Kind(NamedTuple):
-    """Something that can be wrong."""
+    """A kind of fault."""
 
     title: str
     singular: str  # what one such utterance is or does
@@ -73,7 +78,7 @@ SOUND = ("unreadable", "silent", "quiet", "constant", "clipped", "offset", "nois
 
 
 class Found(NamedTuple):
-    """All utterances of a kind."""
+    """Utterances suspected of one kind of fault."""
 
     count: int
     worst: list[Suspect]  # some of them, the worst first
@@ -86,11 +91,12 @@ def suspects(
     heard: Mapping[int, Heard],
     keep: int,
 ) -> tuple[dict[str, Found], dict[str, Any]]:
-    """Of each of KINDS how many there are and the worst `keep`; and the limits that the data themselves gave.
+    """Find the suspects of each kind, keep the worst, and return them with the limits that were derived from the data.
 
     Args:
         ahead: what `judged_by_letters` returned.
         heard: the recordings that were decoded.
+        keep: number of utterances to keep of each kind.
     """
     fast, slow, rate_limits = _by_rate(data, keep)
     ctc, score_limits = _by_score(data, heard, keep)
@@ -107,7 +113,7 @@ def suspects(
 
 
 def _worst(chosen: np.ndarray, badness: np.ndarray, keep: int, reason: Callable[[int], str]) -> Found:
-    """Of the utterances that are `(N,)` chosen."""
+    """Number of utterances in the mask `chosen`, `(N,)`, and the worst `keep` of them."""
     rows = np.flatnonzero(chosen)
     kept = rows[np.argsort(-badness[rows], kind="stable")[:keep]]
     return Found(len(rows), [Suspect(int(row), float(badness[row]), reason(int(row))) for row in kept])
@@ -139,7 +145,7 @@ def _by_alphabet(data: PreparedData, keep: int) -> Found:
 
 
 def _by_rate(data: PreparedData, keep: int) -> tuple[Found, Found, dict[str, Any]]:
-    """Too fast, too slow, and what is usual in each language that has enough utterances to tell."""
+    """Utterances spoken too fast and too slowly, and the usual rates of each language that has enough utterances."""
     rates = data.characters / np.maximum(data.seconds, 1e-3)
     away = np.zeros(len(data), np.float32)
     limits = {}
@@ -171,7 +177,7 @@ def _by_sound(heard: Mapping[int, Heard], keep: int) -> dict[str, Found]:
 
 
 def _by_score(data: PreparedData, heard: Mapping[int, Heard], keep: int) -> tuple[Found, dict[str, Any]]:
-    """Recordings in which a model does not find the transcript, and what is usual in each language."""
+    """Recordings in which a model does not find the transcript, and the usual scores of each language."""
     listed: list[Suspect] = []
     limits = {}
     for language in sorted(data.languages):
@@ -205,7 +211,7 @@ def _sorted(listed: list[Suspect], keep: int) -> Found:
 
 
 class Usual(NamedTuple):
-    """Median, and a standard deviation that outliers do not move: from the median of the distances to it."""
+    """Median, and a standard deviation robust to outliers: scaled median of the distances to the median."""
 
     median: float
     spread: float

@@ -1,1 +1,1 @@
-"""The pages about a run and about prepared data: charts, templates, style sheet."""
+"""HTML pages about a run and about prepared data: charts, templates, style sheet."""

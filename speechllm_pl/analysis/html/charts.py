@@ -61,13 +61,13 @@ STYLE: Any = {
 
 
 def inline_svg(paint: Callable[[Figure], object], *, size: tuple[float, float], name: str, label: str) -> str:
-    """An `<svg>` element for a page.
+    """Draw a figure as an `<svg>` element for a page.
 
     Args:
         paint: draws on an empty figure.
         size: width and height in inches; the page scales the drawing to the room that there is.
         name: makes the ids inside the drawing unique on the page.
-        label: what a listener is told in place of the drawing.
+        label: text read aloud in place of the drawing.
     """
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -88,7 +88,7 @@ def inline_svg(paint: Callable[[Figure], object], *, size: tuple[float, float], 
 
 
 def loss_chart(curves: Mapping[str, Curve], *, name: str) -> str:
-    """Training losses by step: pale as logged, strong their running mean."""
+    """Chart of the training losses by step: pale as logged, strong their running mean."""
     terms = {tag: curves[tag] for tag in LOSSES if curves.get(tag)}
     if len(terms) == 2:  # one term and the weighted sum, which then is that term
         terms.pop("train/loss", None)
@@ -108,7 +108,7 @@ def loss_chart(curves: Mapping[str, Curve], *, name: str) -> str:
 
 
 def error_rate_curves(curves: Mapping[str, Curve], *, name: str) -> str:
-    """Word error rates of the validations by step."""
+    """Chart of the word error rates of validations by step."""
     found = {system: curves[f"val/{system}_wer"] for system in SYSTEM_STYLES if curves.get(f"val/{system}_wer")}
 
     def paint(figure: Figure) -> None:
@@ -138,7 +138,7 @@ def error_rate_curves(curves: Mapping[str, Curve], *, name: str) -> str:
 
 
 def single_curve(curve: Curve, unit: str, *, name: str, label: str) -> str:
-    """One quantity by step."""
+    """Chart of one quantity by step."""
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
@@ -151,7 +151,7 @@ def single_curve(curve: Curve, unit: str, *, name: str, label: str) -> str:
 
 
 def error_rate_chart(scores: Mapping[str, Any], rows: list[str], *, name: str) -> str:
-    """WER per language with its 95 % interval: a row a language, a mark a system."""
+    """Chart of the WER of each language with its 95 % interval: a row a language, a mark a system."""
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
@@ -180,7 +180,7 @@ def error_rate_chart(scores: Mapping[str, Any], rows: list[str], *, name: str) -
 
 
 def histogram_chart(histogram: Mapping[str, Any], unit: str, *, name: str, label: str) -> str:
-    """Counts by language, one above the other on a common axis; in another colour all that lies beyond it.
+    """Histograms of the languages, one above the other on a common axis; values beyond it have another colour.
 
     Args:
         histogram: `edges` between bars; `counts` by language, with one more than there are bars when it is `open`.
@@ -205,7 +205,7 @@ def histogram_chart(histogram: Mapping[str, Any], unit: str, *, name: str, label
 
 
 def alignment_chart(alignment: AlignmentMap, *, name: str) -> str:
-    """The heat map of one utterance, with its scale."""
+    """Heat map of one utterance's alignment, with its scale."""
     tokens = len(alignment.tokens)
 
     def paint(figure: Figure) -> None:
@@ -224,13 +224,13 @@ def alignment_chart(alignment: AlignmentMap, *, name: str) -> str:
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over a twentieth of the curve around each point, less at its ends."""
+    """Mean over a twentieth of the curve around each point, over less of it at the ends."""
     reach = len(values) // 40
     return np.array([values[max(0, i - reach) : i + reach + 1].mean() for i in range(len(values))])
 
 
 def rates_of(entry: Mapping[str, Any], language: str) -> dict[str, Any] | None:
-    """A row of a score table: of a language, or of `average`; None where the system has no such language."""
+    """Row of a score table for a language or for `average`; None where the system has no such language."""
     return entry["average"] if language == "average" else entry["languages"].get(language)
 
 

@@ -1,6 +1,6 @@
-"""The page about prepared data, from its figures alone: what is on the page is in `report.json`.
+"""The page about prepared data, made of its figures alone: all that it shows is in `report.json`.
 
-Recordings are in the page as MP3.
+Recordings are embedded as MP3.
 """
 
 from collections.abc import Mapping
@@ -19,10 +19,10 @@ HISTOGRAMS = {
 
 
 def data_page(figures: Figures, sources: Mapping[int, str]) -> str:
-    """The whole page.
+    """Render the page.
 
     Args:
-        figures: what `report.json` holds.
+        figures: content of `report.json`.
         sources: utterance → the `data:` URI of its recording.
     """
     judged = {kind: figures["suspects"][kind] for kind in KINDS if kind != "ctc" or figures["checkpoint"]}
@@ -38,7 +38,7 @@ def data_page(figures: Figures, sources: Mapping[int, str]) -> str:
 
 
 def _histogram(histogram: Figures, kind: str) -> tuple[str, str]:
-    """Chart and caption."""
+    """Chart of one histogram, and its caption."""
     unit, caption = HISTOGRAMS[kind]
     totals = "; ".join(f"{language} {sum(bars)}" for language, bars in histogram["counts"].items())
     if histogram["open"]:

@@ -1,7 +1,7 @@
-"""Pages from the templates of this folder: self-contained HTML in which only charts and templates are markup.
+"""Render pages from the templates of this folder, as self-contained HTML.
 
-What is shown goes in as values, which are escaped. Nothing on a page is loaded from elsewhere, so that it can be
-mailed, archived and read without a network.
+Values are escaped; only templates and charts are markup. A page loads nothing from elsewhere, so it can be mailed,
+archived and read without a network.
 """
 
 import shlex
@@ -16,7 +16,7 @@ from speechllm_pl.analysis.data.findings import count, number, percent
 
 
 class Tile(NamedTuple):
-    """A figure of the headline."""
+    """One figure of the headline."""
 
     title: str
     value: str
@@ -27,10 +27,10 @@ class Tile(NamedTuple):
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that `template` makes of `values`.
+    """Render the page that `template` makes of `values`.
 
     Raises:
-        jinja2.UndefinedError: the template uses a value that is not given.
+        jinja2.UndefinedError: the template needs a value that is missing.
     """
     environment = Environment(
         loader=PackageLoader("speechllm_pl.analysis.html"),
@@ -55,33 +55,33 @@ def render(template: str, **values: Any) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command to type: the program by its name, whatever folder it was started from."""
+    """Format a command to type, the program without the folder that it was started from."""
     return shlex.join([Path(arguments[0]).name, *arguments[1:]])
 
 
 def error_rate(rate: float) -> str:
-    """Percent without their sign, with two decimals."""
+    """Format a rate in percent with two decimals, without the sign."""
     return f"{100 * rate:.2f}"
 
 
 def interval(bounds: Sequence[float]) -> str:
-    """Percent without their sign, with one decimal each."""
+    """Format two rates in percent with one decimal, without the sign."""
     low, high = bounds
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def hours(value: float) -> str:
-    """One decimal from ten hours on, two below."""
+    """Format hours with one decimal from ten on, with two below."""
     return f"{value:,.1f}".replace(",", "\u202f") if value >= 10 else f"{value:.2f}"
 
 
 def decibels(value: float | None, unit: str) -> str:
-    """Whole decibels with a true minus sign; a dash where there is no value."""
+    """Format whole decibels with a true minus sign; a dash for a missing value."""
     return "–" if value is None else f"{value:.0f} {unit}".replace("-", "−")
 
 
 def visible(character: str) -> str:
-    """The character, on a dotted circle where it combines; its name where it has no ink."""
+    """Make a character visible: a combining one on a dotted circle, one without ink by its name."""
     if character == " ":
         return "space"
     if unicodedata.category(character)[0] in "CZ":

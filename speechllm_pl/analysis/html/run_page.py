@@ -30,13 +30,13 @@ SYSTEM_TITLES = {"ctc": "CTC (stage 1)", "llm": "LLM (stage 2)"}
 
 
 def run_page(run: Run, alignment: tuple[str, str, AlignmentMap] | str, samples: int, command: Sequence[str]) -> str:
-    """The whole page.
+    """Render the page.
 
     Args:
         run: what the run folder holds.
-        alignment: an utterance's id, its text and its map; or one sentence that says why there is none.
-        samples: how many utterances to show.
-        command: what made this page.
+        alignment: id, text and map of an utterance; or one sentence that says why there is none.
+        samples: number of utterances to show.
+        command: arguments of the command that makes this page.
     """
     aligned = not isinstance(alignment, str)
     tiles = [_error_rate_tile(run, system) for system in SYSTEMS]
@@ -97,7 +97,7 @@ def _time_tile(run: Run, name: str, number: int) -> Tile:
 
 
 def _scores(run: Run) -> dict[str, Any]:
-    """Rows by language, each with a cell a system, and what is said and drawn beside them."""
+    """Error rates by language, a cell a system, with the chart and the notes that go with them."""
     scores = run.scores
     systems = [system for system in SYSTEMS if system in scores]
     languages = sorted({language for system in systems for language in scores[system]["languages"]})
@@ -150,7 +150,7 @@ def _speed(stage: Stage) -> str:
 
 
 def _curves(stage: Stage) -> Iterable[tuple[str, str]]:
-    """Charts with their captions."""
+    """Charts of a stage with their captions."""
     curves, name = stage.curves, stage.name.replace("_", "-")
     yield loss_chart(curves, name=f"{name}-loss"), "Training loss: pale as logged, strong its running mean."
     if any(curves.get(f"val/{system}_wer") for system in SYSTEMS):
@@ -175,7 +175,7 @@ def _curves(stage: Stage) -> Iterable[tuple[str, str]]:
 
 
 def _commands(run: Run, command: Sequence[str]) -> Iterable[tuple[str, str]]:
-    """Titles and commands: of each stage, of the scores, of this page."""
+    """Titles and commands of the stages, the scores and this page."""
     for stage in run.stages.values():
         if stage.environment:
             yield STAGE_TITLES[stage.name], command_line(stage.environment["command"])
@@ -185,7 +185,7 @@ def _commands(run: Run, command: Sequence[str]) -> Iterable[tuple[str, str]]:
 
 
 def _environments(run: Run) -> dict[str, Any]:
-    """Seeds, commits and versions by name, a value a recorded stage."""
+    """Seeds, commits and versions by name, with a value for each recorded stage."""
     recorded = {name: _environment(stage.environment) for name, stage in run.stages.items() if stage.environment}
     names = dict.fromkeys(name for column in recorded.values() for name in column)
     facts = {name: [column.get(name, "–") for column in recorded.values()] for name in names}

@@ -1,6 +1,6 @@
-"""What a run left in its folder: learning curves, times, scores, hypotheses, the record of its environment.
+"""Read a run folder: learning curves, times, scores, hypotheses, the record of the environment.
 
-Every part may be missing, since a report is also wanted of a run that is half done.
+Every part may be missing, since unfinished runs are reported as well.
 """
 
 import json
@@ -18,7 +18,7 @@ STAGES = ("pretrain_ctc", "finetune")
 """Folders of the two stages inside a run."""
 
 SYSTEMS = ("ctc", "llm")
-"""What the stages add, in their order, as scores and transcripts name it."""
+"""Systems of the two stages, in their order, as scores and hypotheses name them."""
 
 Curve = list[tuple[int, float]]
 """(optimiser step, value), by step."""
@@ -26,13 +26,13 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage as its folder tells it."""
+    """Content of one stage's folder."""
 
     name: str
     curves: dict[str, Curve]
     """By TensorBoard tag."""
     seconds: float
-    """Wall time from the beginning to the last word of every start, work that a resumed start repeated included."""
+    """Wall time of all starts, each from its beginning to its last event; work repeated after resuming included."""
     environment: dict[str, Any]
     """environment.json, or empty."""
     finished: dict[str, Any]
@@ -43,7 +43,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A run with those of its parts that exist."""
+    """Content of a run folder, as far as it exists."""
 
     folder: Path
     stages: dict[str, Stage]
@@ -52,7 +52,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Read what there is of a run.
+    """Read a run folder.
 
     Raises:
         UserError: no such folder, nothing of a run in it, or a broken file.
@@ -73,7 +73,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_stage(folder: Path) -> Stage:
-    """The record of one stage's folder."""
+    """Read one stage's folder."""
     curves, seconds = read_events(folder / "logs")
     return Stage(
         folder.name,
@@ -86,10 +86,10 @@ def read_stage(folder: Path) -> Stage:
 
 
 def read_events(folder: Path) -> tuple[dict[str, Curve], float]:
-    """All scalars of a folder of event files by tag, and the wall seconds of all its starts together.
+    """Read the scalars of a folder of event files by tag, and the wall time of all starts in seconds.
 
-    Every start writes its own file. A resumed one begins again at the last checkpoint: from its first step
-    on its values replace those of the starts before.
+    Every start writes its own file. A resumed start continues from the last checkpoint: from its first step on its
+    values replace those of earlier starts.
     """
     curves: dict[str, Curve] = {}
     seconds = 0.0
@@ -103,7 +103,7 @@ def read_events(folder: Path) -> tuple[dict[str, Curve], float]:
 
 
 def _starts(folder: Path) -> Iterator[tuple[float, dict[str, list[Any]]]]:
-    """When each start of a training began, and its scalar events by tag."""
+    """Time at which each start of a training began, and its scalar events by tag."""
     for path in folder.glob("events.out.tfevents.*"):
         start = EventAccumulator(str(path), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
         start.Reload()
@@ -113,7 +113,7 @@ def _starts(folder: Path) -> Iterator[tuple[float, dict[str, list[Any]]]]:
 
 
 def manifest_of_tests(folder: Path) -> Path | None:
-    """The test cuts that the configuration of a stage's folder names."""
+    """Manifest of test cuts named by the configuration in a stage's folder."""
     config = folder / "config.yaml"
     if not config.is_file():
         return None

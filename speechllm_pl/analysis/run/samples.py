@@ -1,4 +1,4 @@
-"""Which transcripts of a run are worth showing."""
+"""Choose the transcripts of a run that a page shows."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,10 +7,10 @@ from speechllm_pl.analysis.run.run_folder import SYSTEMS
 
 
 def chosen_samples(hypotheses: Iterable[dict[str, Any]], count: int) -> list[list[dict[str, Any]]]:
-    """The utterances to show, each as its rows of `hypotheses.jsonl`, one a system.
+    """Choose utterances, each as its rows of `hypotheses.jsonl`, one a system.
 
-    Judged by the last stage's system. A third are right, taken from every language in turn; the others have
-    the greatest word error rates, greatest first. Where either kind is too rare the other fills its places.
+    The system of the last stage decides. A third are right, taken from the languages in turn; the others have the
+    greatest word error rates, greatest first. Where one kind is too rare the other fills its places.
     """
     by_id: dict[str, list[dict[str, Any]]] = {}
     for row in hypotheses:

@@ -9,7 +9,7 @@ import pytest
 from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 
 from data_prep.corpus import Rejection, prepare
-from speechllm_pl.analysis.data import figures as data_figures
+from speechllm_pl.analysis.data import figures
 from speechllm_pl.analysis.data.listening import Heard, drawn, listen
 from speechllm_pl.analysis.data.prepared_data import PreparedData, judged_by_letters, open_splits, read_through
 from speechllm_pl.core.errors import UserError
@@ -26,7 +26,7 @@ def data(corpus, tmp_path_factory) -> PreparedData:
 
 
 def test_amounts_are_those_of_the_utterances(corpus, data):
-    rows = {(row["split"], row["language"]): row for row in data_figures.amounts(data)}
+    rows = {(row["split"], row["language"]): row for row in figures.amounts(data)}
     assert set(rows) == {(split, language) for split in SIZES for language in (*LANGUAGES, "all")}
     for (split, language), row in rows.items():
         chosen = [each for each in corpus if each.split == split and language in (each.language, "all")]
@@ -48,7 +48,7 @@ def test_histograms_count_every_utterance_in_its_bar(corpus, data):
         "characters_per_second": lambda each: len(each.text) / seconds(each),
         "words_per_minute": lambda each: 60 * len(each.text.split()) / seconds(each),
     }
-    for kind, found in data_figures.histograms(data).items():
+    for kind, found in figures.histograms(data).items():
         edges = found["edges"]
         for language, bars in found["counts"].items():
             chosen = [values[kind](each) for each in corpus if each.language == language]
@@ -60,18 +60,18 @@ def test_histograms_count_every_utterance_in_its_bar(corpus, data):
 
 def test_what_lies_beyond_the_last_edge_is_counted_apart():
     values = np.r_[np.full(5000, 3.0), 1e4].astype(np.float32)
-    edges = data_figures._edges(values)
+    edges = figures._edges(values)
     assert edges[-1] < 1e4
     assert edges[0] == 0
     assert np.allclose(np.diff(edges), edges[1])
-    assert len(edges) <= data_figures.BARS + 2
+    assert len(edges) <= figures.BARS + 2
 
 
 def test_alphabets_count_every_character(corpus, data):
-    for language, row in data_figures.alphabets(data).items():
+    for language, row in figures.alphabets(data).items():
         expected = Counter(character for each in corpus if each.language == language for character in each.text)
         assert row["characters"] == dict(expected)
-    german = data_figures.alphabets(data)["de"]
+    german = figures.alphabets(data)["de"]
     strange = {each["character"]: each for each in german["strange"]}
     assert set(strange) == set("еśęć")
     assert strange["е"]["count"] == 1
@@ -83,7 +83,7 @@ def test_alphabets_count_every_character(corpus, data):
 
 @pytest.mark.parametrize("kind", ["text", "speaker"])
 def test_what_two_splits_share_is_the_intersection_of_sets(corpus, data, kind):
-    rows = data_figures.overlaps(data)[f"{kind}s"]
+    rows = figures.overlaps(data)[f"{kind}s"]
     assert [tuple(row["splits"]) for row in rows] == list(combinations(SIZES, 2))
     for row in rows:
         sets = [{getattr(each, kind) for each in corpus if each.split == split} for split in row["splits"]]
@@ -105,7 +105,7 @@ def test_ids_and_texts_that_come_twice_are_counted(corpus, tmp_path):
     texts = [each.__class__(**{**each.__dict__, "id": f"{each.id} again"}) for each in twice]
     ids = [each.__class__(**{**each.__dict__, "split": "test", "text": f"of {each.id}"}) for each in twice]
     data, _ = read_through(open_splits(write_corpus(tmp_path / "data", [*corpus, *texts, *ids])))
-    found = data_figures.overlaps(data)
+    found = figures.overlaps(data)
     assert (found["ids"]["values"], found["ids"]["utterances"]) == (2, 4)
     assert set(found["ids"]["examples"]) == {"clipped", "leaked"}
     assert found["repeated_texts"] == {"train": 1, "dev": 1, "test": 0}
@@ -114,8 +114,8 @@ def test_ids_and_texts_that_come_twice_are_counted(corpus, tmp_path):
 def test_unknown_speakers_are_not_one_speaker(tmp_path):
     corpus = [each.__class__(**{**each.__dict__, "speaker": "unknown"}) for each in planted_corpus()]
     data, _ = read_through(open_splits(write_corpus(tmp_path / "data", corpus)))
-    assert [row["values"] for row in data_figures.overlaps(data)["speakers"]] == [0, 0, 0]
-    rows = data_figures.amounts(data)
+    assert [row["values"] for row in figures.overlaps(data)["speakers"]] == [0, 0, 0]
+    rows = figures.amounts(data)
     assert all((row["speakers"], row["without_speaker"]) == (0, row["utterances"]) for row in rows)
 
 
@@ -154,7 +154,7 @@ def test_a_sample_has_as_many_of_each_group_or_all_that_it_has(data):
 
 def test_levels_are_medians_of_what_was_heard(data):
     heard: dict[int, Heard] = listen(data, drawn(data, 30, seed=0), None, max_duration=20)
-    rows = data_figures.levels(data, heard)
+    rows = figures.levels(data, heard)
     assert sum(row["decoded"] for row in rows) == 30
     for row in rows:
         levels = [
@@ -177,8 +177,8 @@ def test_quarantine_is_summed_up_by_kind_over_all_parts(tmp_path):
     for items, folder in ((rejected[:2], tmp_path), (rejected[2:], tmp_path / "parts" / "de")):
         with pytest.raises(UserError):  # nothing is left
             prepare(items, folder, jobs=1, max_seconds=30)
-    long, silent = data_figures.quarantine(tmp_path)
+    long, silent = figures.quarantine(tmp_path)
     assert (long["kind"], long["count"], long["splits"]) == ("too long", 2, {"dev": 1, "train": 1})
     assert long["example"] == ("b", "too long: 31.2 s")
     assert (silent["kind"], silent["count"]) == ("silent", 1)
-    assert data_figures.quarantine(tmp_path / "elsewhere") == []
+    assert figures.quarantine(tmp_path / "elsewhere") == []
