@@ -1,1 +1,1 @@
-"""Ground floor: pure functions and values. Knows no torch module, file format or trainer."""
+"""Values and pure functions: text rules, tokenizer, prompt, masks, error rates, audio units."""

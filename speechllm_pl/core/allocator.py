@@ -1,12 +1,12 @@
-"""How the C library manages the memory of CPU tensors."""
+"""Settings of the C library's allocator, which provides the memory of CPU tensors."""
 
 import ctypes
 
 
 def keep_freed_memory() -> None:
-    """Have this process use freed memory again instead of giving it back to the system.
+    """Make this process reuse freed memory instead of returning it to the system.
 
-    Every large tensor or batch would else have it mapped, zeroed and unmapped again. Nothing outside glibc.
+    Otherwise memory is mapped, zeroed and unmapped again for every large tensor or batch. No effect without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

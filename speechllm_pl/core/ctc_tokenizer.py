@@ -23,9 +23,12 @@ def ctc_collapse(ids: Iterable[int], blank: int = BLANK) -> list[int]:
 class CtcTokenizer:
     """A SentencePiece model whose pieces are CTC classes 1 ... V; class 0 is the blank.
 
-    model: the serialized SentencePiece model, the content of a `.model` file.
-    name: what error messages call it.
-    Raises UserError when the bytes are not a SentencePiece model.
+    Args:
+        model: the serialized SentencePiece model, the content of a `.model` file.
+        name: what error messages call it.
+
+    Raises:
+        UserError: the bytes are not a SentencePiece model.
     """
 
     blank = BLANK
@@ -45,7 +48,11 @@ class CtcTokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "CtcTokenizer":
-        """Raises UserError when the file is missing, unreadable or not a SentencePiece model."""
+        """Read a `.model` file.
+
+        Raises:
+            UserError: it is missing, unreadable or not a SentencePiece model.
+        """
         try:
             model = Path(path).read_bytes()
         except OSError as error:
@@ -57,7 +64,7 @@ class CtcTokenizer:
 
     @classmethod
     def from_bytes(cls, model: bytes) -> "CtcTokenizer":
-        """From what `to_bytes` gave, for example out of a checkpoint."""
+        """Restore a tokenizer from the bytes of `to_bytes`, as a checkpoint holds them."""
         return cls(model)
 
     def to_bytes(self) -> bytes:
@@ -84,8 +91,11 @@ class CtcTokenizer:
         return [piece + 1 for piece in self._processor.EncodeAsIds(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of CTC classes. Give a frame-by-frame path through `ctc_collapse` first: here repeats are
-        kept (a word may hold the same piece twice) and a blank is a ValueError."""
+        """Text of CTC classes without blanks; repeats are kept, since a word may hold the same piece twice.
+
+        Raises:
+            ValueError: there is a blank: `ctc_collapse` the frame-by-frame path first.
+        """
         if BLANK in ids:
             raise ValueError("a blank has no text: apply ctc_collapse to the path first")
         # A frame-by-frame path may hold a lone word mark before a word, which would be two spaces.

@@ -1,4 +1,4 @@
-"""What the JSON of a Lhotse cut must hold: Lhotse takes values of any type, and what that leads to comes much later."""
+"""Checks of the fields of a Lhotse cut in JSON: Lhotse accepts values of any type, and they fail much later."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -10,20 +10,20 @@ import numpy as np
 from speechllm_pl.core.errors import UserError
 
 LONGEST_SECONDS = 1_000_000
-"""Of a recording: eleven days. What is said to last longer would be planned for, whatever the file has."""
+"""Largest duration of a recording, eleven days. Batches are planned by the manifest's duration, not the file's."""
 
 MOST_SAMPLES = 10**12
-"""Of a recording, and in a second: what is said to have more would be planned for, too."""
+"""Largest number of samples of a recording, and largest sampling rate."""
 
 INEXACT_SECONDS = 0.1
-"""By which a recording's length and its number of samples may differ: headers of MP3 files leave so much open."""
+"""Difference allowed between a recording's duration and its samples, as headers of MP3 files are inexact."""
 
 TEXTS = ("text", "language", "speaker", "gender")
-"""What a supervision may lack, and else is a text."""
+"""Fields of a supervision that are strings or absent."""
 
 
 def wrong_field(cut: Any) -> str:
-    """What in the JSON of a cut is of a wrong type or cannot be, in words; empty if nothing is."""
+    """Describe the first field of a cut in JSON with a wrong type or an impossible value; empty if there is none."""
     return next(_faults(cut), "")
 
 
@@ -59,17 +59,18 @@ def _faults_of_recording(recording: dict) -> Iterator[str]:
 
 
 def agree(recording: dict) -> bool:
-    """Whether a recording has as many samples as its length and its sampling rate say."""
+    """Whether a recording's number of samples agrees with its duration and sampling rate."""
     return abs(recording["num_samples"] / recording["sampling_rate"] - recording["duration"]) <= INEXACT_SECONDS
 
 
 def refuse_repeated(ids: np.ndarray, path: Path) -> None:
-    """
+    """Refuse a manifest in which two lines have the same id.
+
     Args:
         ids: `(N,)` int64 hashes of the ids of a manifest's lines.
 
     Raises:
-        UserError: names the first line whose id an earlier line has, and that one.
+        UserError: names the first line whose id an earlier line has, and that line.
     """
     order = np.argsort(ids, kind="stable")
     again = np.flatnonzero(ids[order[1:]] == ids[order[:-1]])
@@ -85,7 +86,7 @@ def _names(item: dict, name: str) -> Iterator[str]:
 
 
 def _seconds(item: dict, name: str) -> Iterator[str]:
-    """Kinds of cuts differ in what they have."""
+    """Check a number of seconds; kinds of cuts differ in which they have."""
     value = item.get(name, 0)
     if not _is_number(value) or not 0 <= value <= LONGEST_SECONDS:
         yield f"{name} is {_shown(value)}, which is no number of seconds"

@@ -1,4 +1,4 @@
-"""How much memory a device has: a GPU its own, processes on a CPU a share each of the machine's."""
+"""Memory of a device: all of a GPU's, or a process's share of the machine's on a CPU."""
 
 import os
 from collections import Counter
@@ -11,14 +11,14 @@ GIB = 2**30
 
 
 def total_memory(processes: int) -> float:
-    """Bytes of a GPU, where there is one, or of the share of each of so many processes on this machine's CPU."""
+    """Bytes of the GPU if there is one, else the share of each of `processes` in the machine's memory."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / max(1, processes)
 
 
 def free_memory(device: torch.device, processes: int) -> float:
-    """Bytes that this process may still allocate on its `device`; of a CPU, its whole share."""
+    """Bytes that this process may still allocate on `device`; on a CPU its whole share."""
     if device.type != "cuda":
         return total_memory(processes)
     free, _ = torch.cuda.mem_get_info(device)
@@ -30,7 +30,7 @@ def tensor_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def dtype_bytes(tensors: Iterable[Tensor]) -> dict[torch.dtype, int]:
-    """Bytes of the tensors by dtype."""
+    """Total bytes of the tensors, by dtype."""
     sizes: Counter[torch.dtype] = Counter()
     for tensor in tensors:
         sizes[tensor.dtype] += tensor.numel() * tensor.element_size()

@@ -1,4 +1,4 @@
-"""What may go wrong, in the words of whoever can mend it."""
+"""Errors in the words of whoever can fix them."""
 
 import re
 import signal
@@ -6,7 +6,7 @@ import unicodedata
 
 
 class UserError(ValueError):
-    """Bad input: one line that names the thing and the remedy.
+    """Error in the input: one line that names the thing and the remedy.
 
     Programs print the message alone, without a traceback, and exit with status 2.
     """
@@ -21,17 +21,19 @@ class Stopped(Exception):
 
 
 EXIT_BASE = 128
-"""A stopped run exits with this plus the signal's number, as shells have it: 130 after SIGINT, 143 after SIGTERM."""
+"""Exit status of a stopped run, less the signal's number: as in shells 130 after SIGINT, 143 after SIGTERM."""
 
 LOST = re.compile("gloo|nccl|connection (closed|reset)|timed out", re.IGNORECASE)
-"""What a rank's error says when it was another one that failed."""
+"""Matches the error of a rank when another rank is the one that failed."""
 
 
 def user_error(error: BaseException | None, *others: type[Exception]) -> str | None:
-    """What to tell the user, where it is theirs to mend, or else None: jsonargparse wraps errors of constructors.
+    """Message of the error, or of one it wraps, that a user can fix; None if there is none.
+
+    jsonargparse wraps errors of constructors.
 
     Args:
-        others: further kinds of errors that users can mend.
+        others: further types of errors that users can fix.
     """
     while error is not None:
         if isinstance(error, (UserError, *others)):
@@ -41,12 +43,12 @@ def user_error(error: BaseException | None, *others: type[Exception]) -> str | N
 
 
 def in_one_line(error: Exception) -> str:
-    """What an exception of any library says."""
+    """Message of an exception of any library, in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """With control characters, line ends, halves of surrogates and changes of direction as escapes.
+    """Escape control characters, line ends, halves of surrogate pairs and changes of direction.
 
     A file's name can hold any of them: on a terminal they would move the cursor, or pass for another line.
     """

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 PUNCTUATION = '.,;:!?¡¿…"“”„‟‚«»‹›()[]{}/–—―‒•'
-"""Becomes a space. Symbols that are spoken (%, &, €, +, ...) are not in it: they stay and are reported."""
+"""Characters that become a space. Spoken symbols (%, &, €, +, ...) are not among them: they stay and are reported."""
 
 GROUP_SPACES = "\u00a0\u202f\u2009"
 """No-break and thin spaces: between groups of three digits they separate thousands in every language."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def length_mask(lengths: Tensor, max_length: int) -> Tensor:
-    """`(B,)` lengths → `(B, max_length)` booleans, true at real positions (padding is on the right)."""
+    """Mask `(B, max_length)`, true at the real positions of `(B,)` lengths; padding is on the right."""
     return torch.arange(max_length, device=lengths.device) < lengths[:, None]
 
 

@@ -204,7 +204,7 @@ def _counts(output: jiwer.WordOutput | jiwer.CharacterOutput) -> ErrorCounts:
 
 
 def _resampled_rates(errors: np.ndarray, words: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Pooled rates (samples,) of as many utterances drawn with replacement: utterances and not words, since the
+    """Pooled rates `(samples,)` of as many utterances drawn with replacement: utterances and not words, since the
     words of one utterance share a speaker and a topic. One draw at a time: all at once
     would need samples x N indices."""
     rates = np.empty(samples)

@@ -1,4 +1,4 @@
-"""How long work shows where it stands."""
+"""Progress bars for terminals and log files."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class _Log:
-    """A stream in which nothing can be written over: whatever a bar draws is a line."""
+    """A stream that cannot overwrite: each refresh of a bar is a line."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -23,9 +23,9 @@ class _Log:
 
 
 def progress_bar(description: str, total: int | None, **looks: Any) -> tqdm:
-    """A bar with rate and time left. In a log file every refresh is a line, so there they are seldom.
+    """Progress bar with rate and time left. In a log file, where every refresh is a line, refreshes are rare.
 
-    Of processes that do the same side by side, the first one of a machine has a bar, and the others have none.
+    Of processes that run side by side only the first one of a machine has a bar.
 
     Args:
         looks: `unit`, `unit_scale`, `initial` … of tqdm.
@@ -40,7 +40,7 @@ def progress_bar(description: str, total: int | None, **looks: Any) -> tqdm:
 
 
 def print_above(line: str, file: TextIO | None = None) -> None:
-    """Print a line at once; on a terminal above the bar, into which it would be written otherwise.
+    """Print a line at once, on a terminal above the bar rather than into it.
 
     Args:
         file: default is stdout.

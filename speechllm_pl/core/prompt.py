@@ -54,7 +54,7 @@ class Columns(NamedTuple):
 
 
 def pad_tokens(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Token lists → right-padded ids `(B, N)` (padding is 0, to be masked by the lengths) and lengths `(B,)`."""
+    """Right-pad token lists to ids `(B, N)`, where padding is 0, with lengths `(B,)`."""
     lengths = torch.tensor([len(row) for row in rows], device=device)
     ids = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.long, device=device)
     for row, tokens in zip(ids, rows, strict=True):
@@ -93,7 +93,7 @@ def assemble(
 
 
 def next_token_labels(text_ids: Tensor, text_lengths: Tensor, eos_id: int) -> Tensor:
-    """`(B, N)` ids → `(B, N + 1)` labels of the columns BOS, t1 … tN: the next token, then EOS, then IGNORED."""
+    """Labels of the columns BOS, t1 … tN, `(B, N + 1)`: the next token, then EOS, then IGNORED."""
     labels = torch.nn.functional.pad(text_ids, (0, 1))
     columns = torch.arange(labels.shape[1], device=labels.device)
     labels = labels.masked_fill(columns == text_lengths[:, None], eos_id)

@@ -19,15 +19,15 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import LANGUAGES, Language
 
 APOSTROPHES = "'’‘‛ʼʻ`´′＇"
-"""All become the first of them."""
+"""Characters that normalization replaces by the first of them."""
 
 HYPHENS = "-‐‑"
-"""All become the first of them."""
+"""Characters that normalization replaces by the first of them."""
 
 INVISIBLE = (
     "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\ufe0e\ufe0f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
-"""Removed: soft hyphen, zero-width characters, variation selectors and directional marks."""
+"""Removed characters: soft hyphen, zero-width characters, variation selectors and directional marks."""
 
 LIGATURES = {"ĳ": "ij", "ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl"}
 """Presentation forms of several letters. œ, æ and ß are letters of their own and are kept."""

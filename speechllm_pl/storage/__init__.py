@@ -1,1 +1,1 @@
-"""Second floor: how checkpoints, shards, indices and weights are written and read, whole or not at all."""
+"""Reading and writing of checkpoints, shards, weights and indices, each whole or not at all."""

@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: a copy of the state is taken at once, and a thread writes that."""
+"""Write checkpoints while training continues: a thread writes a copy of the state."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -8,28 +8,28 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 
 class BackgroundWriter:
-    """One write at a time, in a thread of its own. What goes wrong there is raised here, by the next call."""
+    """Writes in a thread, one at a time. An error there is raised by the next call here."""
 
     def __init__(self) -> None:
         self._writing: Future[None] | None = None
 
     def start(self, state: dict[str, Any], write: Callable[[dict[str, Any]], None]) -> None:
-        """Copy `state` and have the copy written. It waits for the former write, so that there is one copy at most."""
+        """Copy `state` and write the copy, after the previous write has ended, so that there is at most one copy."""
         self.wait()
         thread = ThreadPoolExecutor(1, "checkpoint")
         self._writing = thread.submit(write, on_cpu(state))
         thread.shutdown(wait=False)  # once this is written
 
     def check(self) -> None:
-        """Raise what went wrong, if a write has ended so. It waits for nothing."""
+        """Raise the error of a write that has failed, without waiting for one in progress."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self, seconds: float | None = None) -> None:
-        """Until nothing is being written.
+        """Wait until nothing is being written.
 
         Raises:
-            TimeoutError: that is not so after so many seconds.
+            TimeoutError: a write has not ended after so many seconds.
         """
         if self._writing is not None:
             if not wait([self._writing], seconds).done:  # an interrupt here forgets nothing
@@ -39,7 +39,7 @@ class BackgroundWriter:
 
 
 def on_cpu(state: dict[str, Any]) -> dict[str, Any]:
-    """A copy of all of it in host memory; of DTensors this rank's shards. What shared its memory does so again."""
+    """Copy a state to host memory, of DTensors this rank's shards. Tensors that shared memory do so again."""
     options = StagingOptions(
         use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
     )

@@ -1,4 +1,4 @@
-"""Files and folders that are there as a whole or not at all: a full disk or a kill leaves the former ones intact."""
+"""Write, rename, link and remove checkpoints atomically: a full disk or a kill leaves the former ones intact."""
 
 import os
 import shutil
@@ -41,7 +41,7 @@ def rename(temporary: Path, target: Path) -> None:
 def link(source: Path, target: Path) -> None:
     """Give a complete checkpoint of either kind a second name, which stays when the first one goes.
 
-    By hard links, which take no space; a file system that has none gets copies.
+    Hard links take no space; a file system without them gets copies.
     """
     if target.is_file() and target.samefile(source):  # renaming one name to another of the same file does nothing
         return
@@ -62,7 +62,7 @@ def _link_or_copy(source: str | Path, target: str | Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint of either kind, if it is there; a folder under another name, lest half of one be found."""
+    """Delete a checkpoint of either kind if it exists; a folder is renamed first, so that no half of it is found."""
     if path.is_dir():
         doomed = partial_name(path)
         if path.suffix == doomed.suffix:  # under such a name already
@@ -77,6 +77,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def named_errors(target: Path) -> Iterator[None]:
+    """Turn errors of writing into a `UserError` that names the checkpoint and the remedy."""
     try:
         yield
     except CheckpointException as error:  # of several ranks, and no Exception

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: atomically, without pickled code, and with the frozen LLM named, not copied."""
+"""Read and write checkpoints: atomically, without pickled code, and with the frozen LLM named, not copied."""
 
 import contextlib
 import glob
@@ -23,10 +23,10 @@ STAGES = {"ctc": "stage 1 (make pretrain-ctc)", "llm": "stage 2 (make finetune)"
 
 
 Write = Callable[[dict[str, Any], Path], None]
-"""Writes a checkpoint's contents to a path, wholly or not at all."""
+"""Function that writes a checkpoint's contents to a path, whole or not at all."""
 
 Save = Callable[[dict[str, Any], Path, Write], None]
-"""What `storage_options` of `Trainer.save_checkpoint` may be: it has contents written when it sees fit."""
+"""Type of `storage_options` of `Trainer.save_checkpoint`: a function that decides when contents are written."""
 
 
 def save_at_once(checkpoint: dict[str, Any], path: Path, write_to: Write) -> None:
@@ -34,9 +34,10 @@ def save_at_once(checkpoint: dict[str, Any], path: Path, write_to: Write) -> Non
 
 
 def write_file(checkpoint: dict[str, Any], path: Path) -> None:
-    """
+    """Write a checkpoint as one file, with digests.
+
     Raises:
-        UserError: it could not be written; the former one of this name is untouched.
+        UserError: it could not be written; a former one of this name is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = partial_name(path)
@@ -49,18 +50,18 @@ def write_file(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def weights_alone(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What evaluating takes of a checkpoint; resuming would need the rest, which Adam makes twice as large."""
+    """Entries of a checkpoint that evaluation needs. The optimiser's state, needed to resume, is twice as large."""
     kept = (RECORD, "state_dict", "epoch", "global_step")
     return OF_WEIGHTS_ALONE | {key: checkpoint[key] for key in kept}
 
 
 def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bool = False) -> dict[str, Any]:
-    """A checkpoint's contents, sharded or not, on the CPU, without running pickled code.
+    """Read a checkpoint, sharded or not, to the CPU, without running pickled code.
 
     Args:
-        path: a file, a folder of shards, whose tensors are put together here, or a consolidated folder.
-        stage: `ctc` or `llm` where only that stage will do.
-        optimizer: whether its state is needed, which is twice as large as the weights.
+        path: a file, a folder of shards, whose tensors are joined here, or a consolidated folder.
+        stage: `ctc` or `llm`, if only that stage is accepted.
+        optimizer: whether to read the optimiser's state, which is twice as large as the weights.
 
     Raises:
         UserError: missing, unreadable, damaged or edited, not ours, of the wrong stage, or with weights that are not
@@ -82,7 +83,11 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """What `read_checkpoint` gives, for a folder without the tensors of model and optimiser."""
+    """Read a checkpoint as `read_checkpoint` does, but a folder without the tensors of model and optimiser.
+
+    Raises:
+        UserError: missing, unreadable, damaged or edited, or not ours.
+    """
     path = Path(path)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist: train first (make pretrain-ctc, make finetune)")
@@ -103,10 +108,10 @@ def read_record(path: str | Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _read_as_checkpoint(path: Path) -> Iterator[None]:
-    """What is none makes torch, safetensors and JSON raise errors of a dozen kinds.
+    """Turn the many errors that torch, safetensors and JSON raise for other files into one.
 
     Raises:
-        UserError: instead of any of them.
+        UserError: in place of any of them.
     """
     try:
         yield
@@ -117,15 +122,15 @@ def _read_as_checkpoint(path: Path) -> Iterator[None]:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """The state of the most steps in a run's `checkpoints` folder that is whole, or None.
+    """Whole state with the most steps in a run's `checkpoints` folder, or None.
 
-    Unfinished ones have other names; one that a full disk or a crash of the machine has damaged is passed over.
+    Unfinished ones have other names; one damaged by a full disk or a crash is skipped.
     """
     return next((path for path in reversed(by_steps(folder)) if is_whole(path)), None)
 
 
 def mend(folder: Path) -> None:
-    """Clear away what a killed run left half done: unfinished checkpoints go, one that was being replaced returns."""
+    """Clean up after a killed run: delete unfinished checkpoints, and restore one that was being replaced."""
     for former in folder.glob(".*.former"):
         target = folder / former.name.removeprefix(".").removesuffix(".former")
         remove(former) if target.exists() else os.replace(former, target)
@@ -134,22 +139,22 @@ def mend(folder: Path) -> None:
 
 
 def state_path(folder: Path, step: int) -> Path:
-    """Where the whole state after a step is saved, from which the run is resumed."""
+    """Path of the whole state after a step, from which a run is resumed."""
     return folder / f"step={step:08d}.ckpt"
 
 
 def weights_path(folder: Path, step: int, wer: float) -> Path:
-    """Where the weights alone are saved that a validation has given a word error rate."""
+    """Path of the weights alone after a validation with this word error rate."""
     return folder / f"wer={wer:.4f}-step={step:08d}.ckpt"
 
 
 def by_steps(folder: Path) -> list[Path]:
-    """A run's states, the earliest first."""
+    """Paths of a run's states, the earliest first."""
     return sorted(folder.glob("step=*.ckpt"), key=lambda path: path.stem)
 
 
 def by_error_rate(folder: Path) -> list[Path]:
-    """A run's validated weights, the lowest word error rate first, and of equal ones the earliest."""
+    """Paths of a run's validated weights, the lowest word error rate first, the earlier of equal ones first."""
 
     def rate(path: Path) -> tuple[float, str]:
         wer, _, step = path.stem.removeprefix("wer=").partition("-step=")
@@ -159,15 +164,15 @@ def by_error_rate(folder: Path) -> list[Path]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's end is there; its record is written last."""
+    """Whether a checkpoint was written to its end; the record comes last."""
     return zipfile.is_zipfile(path / RECORD_FILE if path.is_dir() else path)
 
 
 def newest(pattern: str) -> Path:
-    """The newest file that a path or glob pattern names.
+    """Newest file that matches a path or glob pattern.
 
     Raises:
-        UserError: none matches.
+        UserError: there is none.
     """
     matches = [Path(match) for match in glob.glob(pattern)]
     if not matches:

@@ -1,4 +1,4 @@
-"""What was trained as one folder to keep and to share: safetensors, a readable configuration, the tokenizer."""
+"""A trained model as one folder to keep and share: safetensors, a readable configuration, the tokenizer."""
 
 import json
 from importlib.metadata import version
@@ -15,25 +15,26 @@ from speechllm_pl.storage.llm_files import llm_digest
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "speechllm.json", "tokenizer.model"
 RECORD = "speechllm"
-"""The entry of a checkpoint that rebuilds its model: the stage and the module's settings."""
+"""Entry of a checkpoint that rebuilds its model: the stage and the module's settings."""
 
 OF_WEIGHTS_ALONE = {"pytorch-lightning_version": version("lightning"), "optimizer_states": []}
-"""What Lightning's `validate`, `test` and `predict` expect of a checkpoint besides."""
+"""Further entries that Lightning's `validate`, `test` and `predict` expect of a checkpoint."""
 
 LLM = "llm"
-"""Folder of a merged LLM, inside."""
+"""Subfolder of a merged LLM."""
 
 
 def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any], llm: Any = None) -> None:
-    """
+    """Write the folder as a whole.
+
     Args:
-        folder: to be written; one of this name is replaced.
+        folder: where to write; one of this name is replaced.
         record: stage, precision, languages and settings, as checkpoints hold them.
         state: the tensors.
-        llm: a merged LLM and its tokenizer, to be put inside, where the settings look for it.
+        llm: a merged LLM and its tokenizer, saved inside, where the settings look for it.
 
     Raises:
-        UserError: it could not be written, or something else of this name is there.
+        UserError: it could not be written, or something else of this name exists.
     """
     if folder.exists() and not is_consolidated(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not such a folder: give another --output")
@@ -62,7 +63,7 @@ def is_consolidated(path: Path) -> bool:
 
 
 def read_consolidated(folder: Path) -> dict[str, Any]:
-    """The same entries as a checkpoint has for restoring a model.
+    """Read the entries that a checkpoint has for restoring a model.
 
     Raises:
         UserError: they are not what was saved.
@@ -77,6 +78,6 @@ def read_consolidated(folder: Path) -> dict[str, Any]:
 
 
 def _digested(record: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
-    """What digests are of: all but where the LLM is, which a user may put elsewhere. Names go by the alphabet."""
+    """Content that the digests cover, in alphabetical order: all but the path of the LLM, which a user may move."""
     settings = {key: value for key, value in sorted(record["settings"].items()) if key not in ("llm", "llm_revision")}
     return {RECORD: {**dict(sorted(record.items())), "settings": settings}, STATE: state}

@@ -1,6 +1,6 @@
-"""Digests of what a checkpoint holds: damage to it is named when it is read, and never computed with.
+"""Digests of the content of a checkpoint: damage is reported when it is read.
 
-They tell damage and edits, not attacks: whoever can write a file can write its digests too.
+They detect damage and edits, not attacks: whoever can write a file can write its digests too.
 """
 
 import hashlib
@@ -17,40 +17,41 @@ from torch import Tensor
 from speechllm_pl.core.errors import UserError
 
 DIGESTS = "digests"
-"""The entry of a checkpoint that has those of all others; of the tensors of its state each has its own."""
+"""Entry of a checkpoint with the digests of all others; each tensor of the state has its own."""
 
 STATE, FILE = "state_dict", "file "
-"""The entry that has the tensors; what the digest of a file beside the record is called by, before its name."""
+"""Entry with the tensors; prefix in the digest's name of a file beside the record."""
 
 SIZE = 8
-"""Bytes of a digest: it is damage that must not pass by chance."""
+"""Bytes of a digest, enough to detect accidental damage."""
 
 THREADS = 4
-"""Hashing leaves Python to others, and is slower than a disk by itself."""
+"""Threads that hash: hashing releases the GIL, and one thread is slower than a disk."""
 
 log = logging.getLogger(__name__)
 
 
 def digests_of(contents: Mapping[str, Any]) -> dict[str, str]:
-    """Of each entry of a checkpoint, and of each tensor of its state, by name."""
+    """Digests of each entry of a checkpoint and of each tensor of its state, by name."""
     named = dict(_parts({key: value for key, value in contents.items() if key != DIGESTS}))
     with ThreadPoolExecutor(THREADS, "digests") as threads:
         return dict(zip(named, threads.map(_digest, named.values()), strict=True))
 
 
 def file_digests(paths: Iterable[Path]) -> dict[str, str]:
-    """Of whole files, by their names."""
+    """Digests of whole files, by name."""
     paths = list(paths)
     with ThreadPoolExecutor(THREADS, "digests") as threads:
         return {FILE + path.name: found for path, found in zip(paths, threads.map(_file, paths), strict=True)}
 
 
 def refuse_damage(what: Path, contents: Mapping[str, Any], digests: Mapping[str, str] | None) -> None:
-    """
+    """Compare the content of a checkpoint with its digests.
+
     Args:
-        what: the checkpoint, for errors.
-        contents: all that it holds, but for files beside its record.
-        digests: that were saved with it; None for one of an earlier version, which is told.
+        what: path of the checkpoint, for errors.
+        contents: all that it holds, except files beside its record.
+        digests: saved with it; None for a checkpoint of an earlier version, about which a warning is logged.
 
     Raises:
         UserError: something is not what was saved.
@@ -66,7 +67,7 @@ def refuse_damage(what: Path, contents: Mapping[str, Any], digests: Mapping[str,
 
 
 def difference(saved: Mapping[str, str], found: Mapping[str, str]) -> str:
-    """What is wrong, in words; empty when nothing is. Tensors that were never saved are named elsewhere."""
+    """Describe the first difference; empty if there is none. Tensors that were never saved are reported elsewhere."""
     for name, digest in saved.items():
         shown = name.removeprefix(f"{STATE}/").removeprefix(FILE)
         if name not in found:
@@ -78,7 +79,7 @@ def difference(saved: Mapping[str, str], found: Mapping[str, str]) -> str:
 
 
 def damaged(what: Path, problem: str) -> str:
-    """The line about a checkpoint that is not as it was saved."""
+    """Message about a checkpoint that is not as it was saved."""
     return (
         f"{what} is damaged or was edited: {problem}; take another copy of it, or delete it and take another one of its"
         " run, which goes on from the state before"
@@ -86,7 +87,8 @@ def damaged(what: Path, problem: str) -> str:
 
 
 def refuse_not_finite(what: Path, state: Mapping[str, Tensor]) -> None:
-    """
+    """Refuse weights that are not finite.
+
     Raises:
         UserError: names the first tensor that holds NaN or infinity.
     """
@@ -96,7 +98,7 @@ def refuse_not_finite(what: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str:
-    """The first that holds NaN or infinity; empty when none does."""
+    """Name of the first tensor that holds NaN or infinity; empty if none does."""
     for name, tensor in tensors.items():
         # A sum is quicker, and finite only if all is; it may overflow by itself.
         if tensor.is_floating_point() and not tensor.sum().isfinite() and not bool(tensor.isfinite().all()):
@@ -105,7 +107,7 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str:
 
 
 def broken(what: Path, name: str) -> str:
-    """The line about weights that compute nothing."""
+    """Message about weights that are not finite."""
     return f"{what}: {name} has values that are not finite, so nothing is recognised: take another one of its run"
 
 
@@ -130,7 +132,7 @@ def _file(path: Path) -> str:
 
 
 def _pieces(value: Any) -> Iterator[Any]:
-    """A value as bytes: the same before it was saved, in whatever form, as after."""
+    """Value as bytes, the same before saving in any form and after."""
     if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
         yield f"tensor {plain.dtype} {tuple(plain.shape)} ".encode()

@@ -1,4 +1,4 @@
-"""Where the files of an LLM are, and a digest by which another one is told from it."""
+"""Find the files of an LLM, and tell it from another one by a digest."""
 
 import hashlib
 from pathlib import Path
@@ -7,10 +7,10 @@ from huggingface_hub import try_to_load_from_cache
 
 
 def llm_digest(name_or_path: str, revision: str | None = None) -> str:
-    """A short digest of the weights and configuration of a local LLM folder, or of a hub name once it was loaded.
+    """Short digest of the weights and configuration of a local LLM folder, or of a hub name that was loaded before.
 
-    Reads the configuration and the first and last MiB of every weight file: enough to tell other weights,
-    and quick for a 7B model. Empty where nothing of a hub name is on this machine.
+    Reads the configuration and the first and last MiB of every weight file: enough to detect other weights, and quick
+    for a 7B model. Empty if nothing of a hub name is on this machine.
     """
     folder = Path(name_or_path)
     kinds = [("*.safetensors", "*.bin")]
@@ -24,7 +24,7 @@ def llm_digest(name_or_path: str, revision: str | None = None) -> str:
 
 
 def snapshot(name: str, revision: str | None) -> Path | None:
-    """Where the files of a hub name are on this machine, in a folder that has the commit's name."""
+    """Folder with the files of a hub name on this machine, named by the commit; None if there is none."""
     config = try_to_load_from_cache(name, "config.json", revision=revision)
     return Path(config).parent if isinstance(config, str) else None
 

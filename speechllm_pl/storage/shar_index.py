@@ -1,15 +1,15 @@
-"""What stands beside the shards of a Shar folder, so that any utterance is found without opening one.
+"""Index beside the shards of a Shar folder, by which any utterance is found without opening a shard.
 
     train/cuts.000000.jsonl            a cut a line        } Lhotse Shar, as `CutSet.from_shar` reads it
     train/recording.000000.tar         its encoded audio   }
-    train/cuts.quarantine.tsv          what could not be read, and why
-    train/cuts.index/plan.json         which shards there are to be, and of what input
+    train/cuts.quarantine.tsv          recordings that could not be read, and why
+    train/cuts.index/plan.json         planned shards and their input
     train/cuts.index/000000.json       of a complete shard: input, counts, checksums
     train/cuts.index/000000.npy        of a complete shard: a row of `ENTRY` a cut
-    train/cuts.index/joined/           of all shards, once they have been verified: what a reader opens
+    train/cuts.index/joined/           of all verified shards: what a reader opens
     train/cuts.index/lock              held by the process that verifies and joins
 
-Lhotse takes every name in the folder up to its first dot for that of a field: hence the names that begin with `cuts`.
+Lhotse takes every file name up to its first dot for the name of a field: hence the names that begin with `cuts`.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.whole_file import write_whole
 
 VERSION = 1
-"""Of the index's format, and of what is written into shards."""
+"""Version of the index's format and of the shards' content."""
 
 INDEX = "cuts.index"
 QUARANTINE = "cuts.quarantine.tsv"
@@ -45,7 +45,7 @@ PLACE = np.dtype(
         ("crc32", "<u4"),  # of the audio's bytes, then the line's
     ]
 )
-"""Where a cut is in its shard."""
+"""Location of a cut in its shard."""
 
 ENTRY = np.dtype(
     [
@@ -54,7 +54,7 @@ ENTRY = np.dtype(
         ("language", "u1"),  # index into the shard's languages
     ]
 )
-"""What is known of a cut without opening its shard."""
+"""Facts about a cut that need no access to its shard."""
 
 COLUMNS = {"places": "place", "durations": "duration", "languages": "language"}
 """Files of the joined index, and the fields of `ENTRY` that they hold."""
@@ -70,7 +70,7 @@ def audio_name(shard: int) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an export is to become. Tasks that share the work each find the same."""
+    """Plan of an export, the same for all tasks that share the work."""
 
     cuts: int  # of the input
     settings: dict[str, int | str]
@@ -83,7 +83,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Record:
-    """Of a complete shard."""
+    """Record of a complete shard."""
 
     input: str  # as planned
     cuts: int
@@ -94,7 +94,7 @@ class Record:
 
 
 class Joined(NamedTuple):
-    """What is known of all N cuts of a folder."""
+    """Facts about all N cuts of a folder."""
 
     places: np.ndarray  # (N,) PLACE
     durations: np.ndarray  # (N,) float32 seconds
@@ -113,13 +113,13 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def read_plan(folder: Path) -> Plan | None:
-    """None if there is none of this version."""
+    """Read the plan; None if there is none of this version."""
     content = _read_json(folder / INDEX / "plan.json")
     return None if content is None else Plan(**content)
 
 
 def write_record(folder: Path, shard: int, record: Record, entries: np.ndarray) -> None:
-    """The record last: with it the shard counts as complete."""
+    """Write a shard's entries, then its record, with which the shard counts as complete."""
     path = folder / INDEX / f"{shard:06d}.json"
     partial = path.with_name(f".{shard:06d}.npy")
     np.save(partial, entries)
@@ -130,7 +130,7 @@ def write_record(folder: Path, shard: int, record: Record, entries: np.ndarray) 
 
 
 def read_record(folder: Path, shard: int) -> Record | None:
-    """None if the shard is not complete, or of another version."""
+    """Read a shard's record; None if the shard is incomplete or of another version."""
     content = _read_json(folder / INDEX / f"{shard:06d}.json")
     return None if content is None else Record(**content)
 
@@ -144,7 +144,7 @@ def _read_json(path: Path) -> dict | None:
 
 
 def withdraw(folder: Path, shard: int) -> None:
-    """Before any of a shard's files changes it stops counting as complete, and so does the whole."""
+    """Mark a shard, and with it the folder, as incomplete before any of its files changes."""
     (folder / INDEX / f"{shard:06d}.json").unlink(missing_ok=True)
     shutil.rmtree(folder / INDEX / "joined", ignore_errors=True)
 
@@ -153,13 +153,13 @@ def withdraw(folder: Path, shard: int) -> None:
 
 
 def unfinished(folder: Path, plan: Plan) -> list[int]:
-    """Shards that are not there, or not of the planned input. Their files are not opened."""
+    """Numbers of shards that are missing or made from another input, without opening their files."""
     records = ((shard, read_record(folder, shard)) for shard in range(plan.shards))
     return [shard for shard, record in records if record is None or record.input != plan.inputs[shard]]
 
 
 def faults(folder: Path, shard: int, expected_input: str) -> list[str]:
-    """What is wrong with a shard, a line each; every byte of it is read."""
+    """Read every byte of a shard and describe its faults, a line each."""
     record = read_record(folder, shard)
     if record is None:
         return [f"shard {shard:06d} is missing"]
@@ -189,7 +189,7 @@ def _miscounted(folder: Path, shard: int, record: Record) -> list[str]:
 
 
 def _sums(path: Path) -> list:
-    """→ bytes, SHA-256."""
+    """Size in bytes and SHA-256 of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return [file.tell(), digest.hexdigest()]
@@ -202,7 +202,7 @@ def _sums(path: Path) -> list:
 def locked(folder: Path) -> Iterator[None]:
     """Wait until no other process verifies or joins the shards of `folder`, on this node or another one.
 
-    Where there is no index there is nothing to lock.
+    Without an index there is nothing to lock.
     """
     if not (folder / INDEX).is_dir():
         yield
@@ -216,12 +216,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def join(folder: Path, shards: int) -> Joined:
-    """Write what is known of all shards where readers find it, at once. One process at a time: under `locked`.
+    """Join the entries of all shards into one index, which appears in one step. Call it under `locked`.
 
-    What is there already and says the same stays: readers have it mapped.
+    An equal index that exists stays, since readers have it mapped.
 
     Raises:
-        UserError: there is no cut in any.
+        UserError: no shard has a cut.
     """
     records = [record for shard in range(shards) if (record := read_record(folder, shard))]
     codes = sorted({code for record in records for code in record.languages})
@@ -259,7 +259,7 @@ def _same_files(partial: Path, joined: Path) -> bool:
 
 
 def _entries(folder: Path, shard: int, record: Record, codes: list[str]) -> np.ndarray:
-    """`(n,)` ENTRY, its languages numbered as all shards number them."""
+    """Entries of a shard, `(n,)` ENTRY, with languages numbered as in `codes`."""
     entries = np.load(folder / INDEX / f"{shard:06d}.npy")
     numbers = np.array([codes.index(code) for code in record.languages], np.uint8)
     entries["language"] = numbers[entries["language"]] if len(entries) else 0
@@ -272,7 +272,7 @@ def is_joined(folder: Path) -> bool:
 
 
 def read_joined(folder: Path) -> Joined:
-    """Mapped into memory, which processes share.
+    """Map the joined index into memory, which processes share.
 
     Raises:
         UserError: `folder` is no finished export, or files of it are missing; the message names them.

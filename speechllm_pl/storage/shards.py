@@ -1,7 +1,7 @@
 """Checkpoints written by many ranks: folders of safetensors shards, with a record of everything else.
 
-Any number of ranks reads them, and so does a run that does not shard. Nothing in them is pickled but the record,
-which is read with `weights_only`.
+Any number of ranks can read them, as can a run that does not shard. Only the record is pickled, and it is read with
+`weights_only`.
 """
 
 import warnings
@@ -31,22 +31,22 @@ from speechllm_pl.storage.digests import (
 )
 
 RECORD_FILE = "record.pt"
-"""Everything but tensors of model and optimiser."""
+"""File of everything but the tensors of model and optimiser."""
 
 MODEL, OPTIMIZER = "model/", "optimizer/"
-"""What the tensors' names begin with."""
+"""Prefixes of the tensors' names."""
 
 
 def save_shards(
     target: Path, record: dict[str, Any], tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None
 ) -> None:
-    """A checkpoint folder, written by all ranks: safetensors shards, and the record.
+    """Write a checkpoint folder from all ranks: safetensors shards, and the record.
 
     Args:
-        group: that nothing else uses at the same time, where this runs in a thread; all ranks by default.
+        group: used by nothing else at the same time, if this runs in a thread; default is all ranks.
 
     Raises:
-        UserError: it could not be written; the former one of this name is untouched.
+        UserError: it could not be written; a former one of this name is untouched.
     """
     temporary = partial_name(target)
     first = not dist.is_initialized() or dist.get_rank() == 0
@@ -65,7 +65,7 @@ def save_shards(
 
 
 def _digests_of_files(folder: Path, group: dist.ProcessGroup | None) -> dict[str, str]:
-    """Of all files of tensors; each rank reads what it wrote, which it has in memory still."""
+    """Digests of all files of tensors; each rank reads what it wrote, which is still in its page cache."""
     if not dist.is_initialized():
         return file_digests(folder.glob("*.safetensors"))
     own = file_digests(folder.glob(f"shard-{dist.get_rank() + 1:05d}-*.safetensors"))
@@ -76,10 +76,10 @@ def _digests_of_files(folder: Path, group: dist.ProcessGroup | None) -> dict[str
 def load_shards(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None) -> None:
     """Fill `tensors` in place from a checkpoint folder, however many ranks wrote it.
 
-    The optimiser's state is left alone where it is not asked for, or the run had not taken a step to have one.
+    The optimiser's state is skipped if it is not requested, or if the run had not taken a step.
 
     Args:
-        group: in which ranks agree; all of them by default.
+        group: the ranks that must agree; default is all.
 
     Raises:
         UserError: it lacks one of them, has others, is damaged, or has weights that are not finite. On all ranks.
@@ -98,10 +98,10 @@ def load_shards(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup
 
 
 def _damage(path: Path, digests: dict[str, str] | None, rank: int = 0, ranks: int = 1) -> str:
-    """What to tell of the files of a folder, of which this rank reads its share; empty when they are what was saved.
+    """Describe damage to the files of a folder, of which this rank reads its share; empty if there is none.
 
     Args:
-        digests: of all that was saved; None if it is of an earlier version.
+        digests: of all that was saved; None for a checkpoint of an earlier version.
     """
     names = sorted(name for name in digests or () if name.startswith(FILE))[rank::ranks]
     files = (path / name.removeprefix(FILE) for name in names)
@@ -119,9 +119,10 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _refuse_together(problem: str, group: dist.ProcessGroup | None) -> None:
-    """
+    """Raise on all ranks the problem that any of them has, so that none waits for it.
+
     Raises:
-        UserError: any rank has a problem. On all of them, or the others would wait for it.
+        UserError: there is one.
     """
     problems = list(filter(None, _of_ranks(problem, group)))
     if problems:
@@ -129,7 +130,7 @@ def _refuse_together(problem: str, group: dist.ProcessGroup | None) -> None:
 
 
 def _of_ranks(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
-    """Every rank's."""
+    """Gather the value of every rank."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -138,7 +139,7 @@ def _of_ranks(value: Any, group: dist.ProcessGroup | None) -> list[Any]:
 
 
 def join_shards(path: Path, checkpoint: dict[str, Any], *, optimizer: bool) -> None:
-    """Add to the record of a folder what a single file would hold besides; the optimiser's state where asked for.
+    """Add to the record of a folder what a single file would hold; the optimiser's state if requested.
 
     Raises:
         UserError: a file is not what was saved.
@@ -169,7 +170,7 @@ def join_shards(path: Path, checkpoint: dict[str, Any], *, optimizer: bool) -> N
 
 
 def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as it lies in memory, by names that a sharded checkpoint knows it by."""
+    """Tensors of the optimiser's state, not copied, under their names in a sharded checkpoint."""
     return {
         f"{OPTIMIZER}{names[cast(nn.Parameter, parameter)]}/{key}": value
         for parameter, state in optimizer.state.items()
@@ -178,14 +179,14 @@ def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Opt
 
 
 def optimizer_groups(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """Parameter groups with the names of their parameters."""
+    """Parameter groups that list their parameters by name."""
     return [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups]
 
 
 def state_by_name(
     names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer, saved: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """A single file's optimiser state, by the names of `optimizer_tensors`."""
+    """Optimiser's state of a single file, under the names of `optimizer_tensors`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {
         f"{OPTIMIZER}{names[parameters[place]]}/{key}": value
@@ -195,9 +196,10 @@ def state_by_name(
 
 
 def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
-    """
+    """Refuse a checkpoint with missing or unexpected tensors.
+
     Raises:
-        UserError: names the first missing or unexpected keys.
+        UserError: names the first of them.
     """
     found = set(found)
     for keys, what in ((expected - found, "lacks"), (found - expected, "has unexpected")):
@@ -210,9 +212,10 @@ def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:
 
 
 def refuse_other_shapes(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """
+    """Refuse a checkpoint whose tensors have other shapes.
+
     Raises:
-        UserError: names the first tensor of both that has another shape in the checkpoint.
+        UserError: names the first tensor of both with another shape in the checkpoint.
     """
     for name in expected.keys() & found.keys():
         ours, theirs = tuple(expected[name].shape), tuple(found[name].shape)

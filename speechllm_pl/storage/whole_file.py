@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Write files whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Open a file that replaces `path` when the block succeeds and is deleted when it fails.
 
-    Several processes, on several machines, may write the same: the last one counts.
+    Several processes on several machines may write the same path: the last one counts.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
@@ -26,6 +26,6 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put a file in its place in one step."""
+    """Write a file in one step."""
     with replace_atomically(path) as file:
         file.write(content)

@@ -1,1 +1,1 @@
-"""What is known of audio without a model: its units, its files, and whether these can be believed."""
+"""Audio without a model: units, channels, resampling, and checks of files before they are trusted."""

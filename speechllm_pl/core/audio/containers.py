@@ -1,8 +1,8 @@
-"""What the container of an audio file promises.
+"""Checks that an audio file is as long as its container says.
 
 libsndfile takes a file that was cut off for a short recording, passes over pages of an Ogg file that are missing or
-damaged, and guesses the length of an MP3 whose first frame does not tell it. So the promise is compared with the file
-here. (FLAC fails in decoding, as does an MP3 that was cut off.)
+damaged, and guesses the length of an MP3 whose first frame does not tell it. So the stated length is compared
+with the file here. (FLAC fails in decoding, as does an MP3 that was cut off.)
 """
 
 import os
@@ -17,23 +17,23 @@ import miniaudio
 import soundfile
 
 UNKNOWN_LENGTH = 0xFFFFFF00
-"""Lengths from here on mean that the file was written to a pipe, and the header never filled in."""
+"""Lengths from here on mean that the file was written to a pipe and its header never completed."""
 
 SAMPLE_BYTES = {b"fl32": 4, b"FL32": 4, b"fl64": 8, b"FL64": 8, b"ulaw": 1, b"ULAW": 1, b"alaw": 1, b"ALAW": 1}
-"""Of compressions of AIFC that do not store as many bits as the header says."""
+"""Bytes a sample of AIFC compressions that do not store as many bits as the header says."""
 
 PLAIN = {b"NONE", b"twos", b"sowt", b"raw ", b"in24", b"in32", *SAMPLE_BYTES}
-"""Compressions of AIFC in which all samples take as many bytes."""
+"""AIFC compressions in which every sample has the same number of bytes."""
 
 MP3_FRAME = 1152
-"""Samples of a frame of an MP3, at most, by which a guess of its length may be wrong in any case."""
+"""Largest number of samples in an MP3 frame; a guess of the length may be wrong by one frame."""
 
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-"""Each byte with its bits in the other order: Ogg's CRC takes them from the other end than zlib's."""
+"""Each byte with its bits reversed: Ogg's CRC starts at the other end than zlib's."""
 
 
 def broken_promise(path: Path) -> str:
-    """What a WAV, AIFF, Ogg, MP3, AU, CAF, W64 or NIST file lacks, in words; empty for a whole one and other formats.
+    """Describe what a WAV, AIFF, Ogg, MP3, AU, CAF, W64 or NIST file lacks; empty for whole files and other formats.
 
     Raises:
         OSError: the file cannot be read.
@@ -53,14 +53,14 @@ def broken_promise(path: Path) -> str:
 
 
 def _after_id3(head: bytes) -> int:
-    """Where the file begins behind a tag of any format's, which libsndfile passes over."""
+    """Offset of the audio after an ID3 tag, which may precede any format and which libsndfile skips."""
     if not head.startswith(b"ID3") or len(head) < 10:
         return 0
     return 10 + sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(head[6:10])))
 
 
 def _missing(file: BinaryIO, head: bytes, size: int) -> int:
-    """Bytes of samples."""
+    """Number of missing bytes of samples."""
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
         return _missing_of_wav(file, size)
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
@@ -77,13 +77,13 @@ def _missing(file: BinaryIO, head: bytes, size: int) -> int:
 
 
 def _chunks(file: BinaryIO, layout: str, *, header: int, align: int, own: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Names and lengths; the file stands at a chunk's content, and where it is next does not matter.
+    """Iterate over the names and lengths of chunks, with the file positioned at each chunk's content.
 
     Args:
-        layout: of a chunk's name and length, as of `struct`.
+        layout: `struct` format of a chunk's name and length.
         header: bytes before the first chunk.
-        align: chunks begin at multiples of so many bytes.
-        own: bytes by which a length is more than that of the content.
+        align: number of bytes at whose multiples chunks begin.
+        own: bytes of the chunk's header that its length includes.
     """
     file.seek(header, os.SEEK_CUR)
     width = struct.calcsize(layout)
@@ -124,7 +124,7 @@ def _missing_of_aiff(file: BinaryIO, size: int, compressed: bool) -> int:
 
 
 def _promised_of_aiff(header: bytes, compressed: bool) -> int:
-    """Bytes of samples; 0 where they cannot be told from the chunk COMM."""
+    """Bytes of samples stated by the chunk COMM; 0 if it does not tell."""
     if len(header) < 18:
         return 0
     channels, frames, bits = struct.unpack(">hIh", header[:8])
@@ -165,7 +165,7 @@ def _missing_of_nist(file: BinaryIO, size: int) -> int:
 
 
 def _passed_over_in_mp3(path: Path) -> str:
-    """What libsndfile would not read of an MP3 of variable bit rate without the frame that tells its length (Xing)."""
+    """Describe what libsndfile would skip of an MP3 of variable bit rate without a Xing frame, which has the length."""
     try:
         there, read = miniaudio.mp3_get_info(path.read_bytes()).num_frames, soundfile.info(path).frames
     except (miniaudio.DecodeError, soundfile.LibsndfileError):  # whoever reads it says so
@@ -176,7 +176,7 @@ def _passed_over_in_mp3(path: Path) -> str:
 
 
 def _broken_pages(file: BinaryIO) -> str:
-    """What is wrong with the pages of an Ogg file: each has a checksum, and its number in its stream."""
+    """Describe a missing or damaged page of an Ogg file, by the pages' checksums and numbers."""
     numbers: dict[int, int] = {}  # stream → number of its next page
     ended = False
     while head := file.read(27):

@@ -1,4 +1,4 @@
-"""The audio files below a folder, and what only looks like one: reading a FIFO or a device may never end."""
+"""Find the audio files below a folder, without opening a FIFO or a device, which may never end."""
 
 import os
 import stat
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".aiff", ".aif", ".sph")
-"""Of files that hold audio, the most usual first."""
+"""Suffixes of audio files, the most usual first."""
 
 KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -18,14 +18,15 @@ KINDS = {
 
 
 class Found(NamedTuple):
-    files: list[Path]  # sorted
-    skipped: list[
-        str
-    ]  # what has the name of an audio file but is none, or a folder that cannot be looked into, and why
+    """What was found below a folder, sorted."""
+
+    files: list[Path]
+    skipped: list[str]
+    """What has the name of an audio file but is not one, and folders that cannot be read, each with the reason."""
 
 
 def no_file(path: str | Path) -> str:
-    """Why a path cannot be opened as a file, in words; empty if it can. It is not opened."""
+    """Describe, without opening it, why a path is not a readable file; empty if it is one."""
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except OSError as error:
@@ -38,7 +39,7 @@ def no_file(path: str | Path) -> str:
 
 
 def audio_files(folder: Path) -> Found:
-    """Those below `folder` with one of `AUDIO_SUFFIXES`, in any case. Links are followed, but not in circles."""
+    """Find files below `folder` with one of `AUDIO_SUFFIXES` in any case. Links are followed, but not in circles."""
     files: list[Path] = []
     skipped: list[str] = []
     seen: set[tuple[int, int]] = set()  # folders

@@ -17,21 +17,24 @@ from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.errors import UserError
 
 MOST_VALUES = 2**20
-"""Of a filter: that between 11,025 and 16,000 Hz has 0.3 million, that from 192,001 Hz 4,000 million."""
+"""Values of a filter beyond which soxr resamples.
+
+To 16,000 Hz torchaudio's filter has 0.3 million values from 11,025 Hz, and 4,000 million from 192,001 Hz.
+"""
 
 ZERO_CROSSINGS = 6
-"""Of torchaudio's filter, on either side."""
+"""Zero crossings of torchaudio's filter on either side."""
 
 
 def filter_values(source_hz: int, target_hz: int) -> int:
-    """How many values torchaudio's filter has."""
+    """Number of values of torchaudio's filter."""
     common = math.gcd(source_hz, target_hz)
     old, new = source_hz // common, target_hz // common
     return new * (2 * math.ceil(ZERO_CROSSINGS * old / min(old, new)) + old)
 
 
 class SteadyResampler:
-    """Resamples by soxr.
+    """Resampler that uses soxr.
 
     Args:
         source_hz, target_hz: sampling rates before and after.
@@ -42,7 +45,7 @@ class SteadyResampler:
         self.target_hz = target_hz
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
-        """`(..., N)` float32 → `(..., ceil(N * target_hz / source_hz))`, as many as torchaudio would give."""
+        """Resample `(..., N)` float32 to `(..., ceil(N * target_hz / source_hz))`, as many as torchaudio gives."""
         count = -(-samples.shape[-1] * self.target_hz // self.source_hz)
         channels = samples.reshape(math.prod(samples.shape[:-1]), samples.shape[-1]).numpy()
         resampled = np.zeros((len(channels), count), np.float32)
@@ -54,9 +57,9 @@ class SteadyResampler:
 
 @lru_cache
 def steady(create: Callable[[int, int], Callable]) -> Callable[[int, int], Callable]:
-    """`create`, which makes resamplers of torchaudio, but for rates between which their filters would be large.
+    """Wrap `create`, which makes torchaudio's resamplers, so that soxr takes the rates for which filters are large.
 
-    For others, what is returned raises a `UserError` if no recording has them.
+    The wrapped function raises `UserError` for implausible rates of that kind.
     """
 
     def create_steadily(source_hz: int, target_hz: int) -> Callable:

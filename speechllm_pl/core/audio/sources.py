@@ -1,4 +1,4 @@
-"""Where a Lhotse manifest has its audio from: files are read, and nothing that came in as data is run.
+"""Checks of the audio sources in a Lhotse manifest: files are read, and nothing that came in as data is run.
 
 Lhotse gives the source of a recording of type `command` to a shell, and of type `url` to a library that also knows
 `pipe:`. It puts the name of a `.sph` file into a shell's command as it stands.
@@ -8,17 +8,17 @@ import shlex
 from typing import Any
 
 REMEDY = "write the audio to a file and name that, or give --allow-command-sources (data.allow_command_sources true)"
-"""What to do about a source that is no file."""
+"""Remedy for a source that is not a file."""
 
 
 def unsafe_source(item: Any, *, shar: bool = False) -> str:
-    """What in the JSON of a cut or recording is no plain file, in words; empty if there is nothing.
+    """Describe the first source in the JSON of a cut or recording that is no plain file; empty if there is none.
 
-    All of it is looked at: recordings also stand in the tracks of mixed cuts, in custom fields, and in the room
-    responses of transforms.
+    The whole structure is searched: recordings also occur in the tracks of mixed cuts, in custom fields, and in
+    room responses of transforms.
 
     Args:
-        shar: allow the placeholders of a Shar folder, whose audio stands in a tar.
+        shar: allow the placeholders of a Shar folder, whose audio is in a tar file.
     """
     left = [item]
     while left:
@@ -35,7 +35,7 @@ def unsafe_source(item: Any, *, shar: bool = False) -> str:
 
 
 def runs_in_shell(path: str) -> bool:
-    """Whether Lhotse, on opening this file, would have a shell interpret its name."""
+    """Whether Lhotse would pass the name of this file to a shell."""
     return path.lower().endswith(".sph") and shlex.quote(path) != path
 
 
