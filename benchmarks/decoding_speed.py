@@ -13,7 +13,7 @@ from machine import describe
 
 from speechllm_pl.apps.recognition import recognize
 from speechllm_pl.data.manifest import read_manifest
-from speechllm_pl.training.restore import restore
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 def main() -> None:
@@ -27,8 +27,8 @@ def main() -> None:
     cuts = read_manifest(args.cuts)[: args.utterances]
     print(f"{describe(args.threads)}, fp32")
     for run in args.runs:
-        module = restore(run / "checkpoints/best.ckpt")
-        done = {seconds: recognize(module, cuts, seconds, precision="32-true") for seconds in (0.1, 30.0, 120.0)}
+        recognizer = Recognizer.load(run / "checkpoints/best.ckpt")
+        done = {seconds: recognize(recognizer, cuts, seconds, precision="32-true") for seconds in (0.1, 30.0, 120.0)}
         factors = {batch: (each.seconds - each.waiting_seconds) / each.audio_seconds for batch, each in done.items()}
         singly = factors[0.1]
         for seconds, factor in factors.items():

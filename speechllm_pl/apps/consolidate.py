@@ -5,10 +5,10 @@ from typing import Any
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import merge_lora
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.recognizer import PREFIX, Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.consolidated import save_consolidated
-from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.restore import restore
 
 
 def consolidate(checkpoint: str, output: str, merge: bool = False, llm: str | None = None) -> None:
@@ -33,16 +33,16 @@ def consolidate(checkpoint: str, output: str, merge: bool = False, llm: str | No
 
 
 def _save_merged(checkpoint: str, folder: Path, llm: str | None, record: dict[str, Any]) -> None:
-    module = restore(checkpoint, llm=llm)
-    if not isinstance(module, LlmFinetuning):
+    recognizer = Recognizer.load(checkpoint, llm)
+    model, tokenizer = recognizer.model, recognizer.llm_tokenizer
+    if not isinstance(model, SpeechLLM) or tokenizer is None:
         raise UserError(f"checkpoint {checkpoint} is of stage 1 and has no LLM to merge: leave --merge out")
-    model: Any = module.model
     merged = merge_lora(model.llm)
-    state = {name: value for name, value in module.state_dict().items() if not name.startswith("model.llm.")}
-    settings = module.settings() | {"lora_r": 0, "train_llm": False, "quantize": "none", "llm_revision": None}
+    state = {PREFIX + name: value for name, value in model.state_dict().items() if not name.startswith("llm.")}
+    settings = record["settings"] | {"lora_r": 0, "train_llm": False, "quantize": "none", "llm_revision": None}
     save_consolidated(
         folder,
-        {**record, "precision": module.precision, "settings": settings},
+        {**record, "precision": recognizer.precision, "settings": settings},
         state,
-        llm=(merged, module.llm_tokenizer.tokenizer),
+        llm=(merged, tokenizer.tokenizer),
     )

@@ -28,8 +28,8 @@ from speechllm_pl.analysis.html.data_page import data_page
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.whole_file import write_whole
-from speechllm_pl.training.restore import restore
 
 
 def data_report(
@@ -67,10 +67,10 @@ def data_report(
     if sample < 1 or worst < 0 or seed < 0 or not player_seconds > 0 or not max_duration > 0:
         raise UserError("sample, player_seconds and max_duration must be above 0, worst and seed 0 or more")
     path = Path(output) if output else Path(root, "report.html")
-    module = restore(checkpoint, llm=llm, device=device) if checkpoint else None
+    recognizer = Recognizer.load(checkpoint, llm, device) if checkpoint else None
     data, letters = read_through(open_splits(Path(root), allow_commands=allow_command_sources))
     ahead = judged_by_letters(data, letters)
-    heard = listen(data, drawn(data, sample, seed), module, max_duration)
+    heard = listen(data, drawn(data, sample, seed), recognizer, max_duration)
     found, limits = suspects(data, letters, ahead, heard, worst)
     figures = {
         "root": root,

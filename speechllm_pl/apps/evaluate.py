@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from speechllm_pl.apps.ranks import ranks
-from speechllm_pl.apps.recognition import Precision, Recognized, recognize
+from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
-from speechllm_pl.training.recognizer import Recognizer, not_finite
-from speechllm_pl.training.restore import restore
+from speechllm_pl.recognition.hypothesis import not_finite
+from speechllm_pl.recognition.options import Precision
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 def evaluate(
@@ -70,18 +71,19 @@ def evaluate(
         if num_workers:
             start_server()  # which gets ready while the model is read
         for path in checkpoints:
-            module = rank.after_the_first(functools.partial(_restored, path, llm, rank.device, stages))
+            recognizer = rank.after_the_first(functools.partial(_loaded, path, llm, rank.device, stages))
             share = {"num_workers": num_workers, "rank": rank.number, "world_size": rank.of}
-            parts = rank.gathered(recognize(module, references, max_duration, precision=precision, **share))
+            parts = rank.gathered(recognize(recognizer, references, max_duration, precision=precision, **share))
             if not rank.is_first:
                 continue
             recognized = Recognized.of_ranks(parts)
             _tell_skipped(recognized)
-            how = {"device": module.device.type, "devices": rank.of, "precision": precision or module.precision}
-            for system in module.systems:
+            used = precision or recognizer.precision
+            how = {"device": recognizer.device.type, "devices": rank.of, "precision": used}
+            for system in recognizer.systems:
                 # Stage 1's own CTC result stands, not that of the head kept in stage 2.
-                if system not in systems or system == module.stage:
-                    systems[system] = _judged(recognized, system, module.stage, {**how, "checkpoint": path})
+                if system not in systems or system == recognizer.stage:
+                    systems[system] = _judged(recognized, system, recognizer.stage, {**how, "checkpoint": path})
     if rank.is_first:
         _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
         _refuse_above(max_wer, max_unread, systems)
@@ -96,17 +98,17 @@ class System:
     truncated: set[str]  # ids
 
 
-def _restored(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
-    """The module of a checkpoint whose stage is not among `stages`, where it is put.
+def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
+    """The recogniser of a checkpoint whose stage is not among `stages`, where it is put.
 
     Raises:
         UserError: it is, or the checkpoint cannot be used.
     """
-    module = restore(path, llm=llm, device=device)
-    if module.stage in stages:
+    recognizer = Recognizer.load(path, llm, device)
+    if recognizer.stage in stages:
         raise UserError(f"{path} is the second checkpoint of its stage: evaluate them one by one, with --output")
-    stages.add(module.stage)
-    return module
+    stages.add(recognizer.stage)
+    return recognizer
 
 
 def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]) -> System:

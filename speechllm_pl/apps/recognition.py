@@ -1,13 +1,11 @@
 """Cuts in, hypotheses out, with a progress bar: what evaluating and transcribing share."""
 
-import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-import torch
 from lhotse.cut import Cut
 
 from speechllm_pl.core.progress import progress_bar
@@ -18,10 +16,8 @@ from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.training.recognizer import Recognizer
-
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
-"""As Lightning's trainer names them."""
+from speechllm_pl.recognition.options import Precision
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 class RecognizedBatch(NamedTuple):
@@ -80,27 +76,16 @@ class Recognized:
         return [found for batch in self.batches for found in batch.hypotheses.get(system, [])]
 
 
-@contextlib.contextmanager
-def decoding(module: Recognizer, precision: Precision | None) -> Iterator[Callable[[Batch], RecognizedBatch]]:
-    """While it lasts, what recognizes a batch.
-
-    Args:
-        precision: of the computation; default is that of training.
-    """
-
-    def recognized(batch: Batch) -> RecognizedBatch:
-        found = module.transcribe(_on_device(batch, module.device)) if batch.ids else {}
-        return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found)
-
-    with torch.inference_mode():
-        module.begin_decoding()
-        with _autocast(module, precision or module.precision):
-            yield recognized
-        module.end_decoding()
+def recognize_batch(recognizer: Recognizer, batch: Batch) -> RecognizedBatch:
+    """What is said in a batch, whose audio may lie on any device; nothing in an empty one."""
+    device, found = recognizer.device, {}
+    if batch.ids:
+        found = recognizer.transcribe(batch.waveforms.to(device), batch.lengths.to(device), batch.languages)
+    return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found)
 
 
 def recognize(
-    module: Recognizer,
+    recognizer: Recognizer,
     cuts: Sequence[Cut],
     max_duration: float,
     *,
@@ -117,25 +102,15 @@ def recognize(
         rank, world_size: of the batches this one's share. Batches are the same however many share them.
     """
     recognized = Recognized()
-    with decoding(module, precision) as recognized_batch:
+    with recognizer.decoding(precision):
         started = asked = time.perf_counter()
-        for batch in _batches(cuts, max_duration, num_workers, rank, world_size, module.device.type == "cuda"):
+        for batch in _batches(cuts, max_duration, num_workers, rank, world_size, recognizer.device.type == "cuda"):
             recognized.waiting_seconds += time.perf_counter() - asked
-            recognized.batches.append(recognized_batch(batch))
+            recognized.batches.append(recognize_batch(recognizer, batch))
             recognized.audio_seconds += batch.seconds
             asked = time.perf_counter()
         recognized.seconds = time.perf_counter() - started
     return recognized
-
-
-def _autocast(module: Recognizer, precision: str) -> contextlib.AbstractContextManager:
-    """As the trainer validates with this precision."""
-    kind = {"16": torch.float16, "bf16": torch.bfloat16}.get(precision.partition("-")[0])
-    return torch.autocast(module.device.type, kind, enabled=kind is not None)
-
-
-def _on_device(batch: Batch, device: torch.device) -> Batch:
-    return batch._replace(waveforms=batch.waveforms.to(device), lengths=batch.lengths.to(device))
 
 
 def _batches(

@@ -11,9 +11,8 @@ from speechllm_pl.analysis.run.run_folder import Run, manifest_of_tests, read_ru
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.whole_file import write_whole
-from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.restore import restore
 
 WORDS = range(4, 9)
 """Words of an utterance whose alignment fits on a page."""
@@ -57,9 +56,7 @@ def _alignment(
         return "It is not known which recordings to align: give a manifest with --cuts"
     try:
         cut = suitable(list(read_cuts(manifest, allow_commands=allow_commands)))
-        module = restore(stage.checkpoint, llm=llm)
-        assert isinstance(module, LlmFinetuning)
-        return cut.id, _text(cut), align(module, _samples(cut), _text(cut))
+        return cut.id, _text(cut), align(Recognizer.load(stage.checkpoint, llm), _samples(cut), _text(cut))
     except UserError as error:
         if cuts or llm:  # asked for by name: then it must work
             raise

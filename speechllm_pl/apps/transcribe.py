@@ -14,7 +14,7 @@ from lhotse import Recording
 from lhotse.cut import Cut
 
 from speechllm_pl.apps.ranks import device_of
-from speechllm_pl.apps.recognition import Precision, decoding
+from speechllm_pl.apps.recognition import recognize_batch
 from speechllm_pl.core.audio.containers import broken_promise
 from speechllm_pl.core.audio.folders import AUDIO_SUFFIXES, audio_files, no_file
 from speechllm_pl.core.audio.sampling_rates import implausible_rate
@@ -27,10 +27,10 @@ from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.manifest import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import Utterance, read
-from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
+from speechllm_pl.recognition.options import Precision
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_record
-from speechllm_pl.training.recognizer import not_finite
-from speechllm_pl.training.restore import restore
 
 RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What `json.dumps` leaves as it is, and no terminal or file can have: control characters, and halves of surrogates, as
@@ -67,18 +67,19 @@ def transcribe(
     paths, refused = find_audio(files)
     if language != UNKNOWN_LANGUAGE:
         _check_language(language, read_record(checkpoint)[RECORD])
-    module = restore(checkpoint, llm=llm, device=device_of(device))
+    recognizer = Recognizer.load(checkpoint, llm, device_of(device))
     done, given = 0, len(paths) + len(refused)
     try:
-        with decoding(module, precision) as recognized, progress_bar("transcribing", len(paths), unit=" files") as bar:
+        with recognizer.decoding(precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
             for found in _batches(_utterances(paths, language, max_seconds), max_duration):
                 if isinstance(found, UserError):
                     refused.append(_left_out(str(found)))
                     bar.update()
                     continue
-                hypotheses = recognized(collate(found, skipped=[])).hypotheses[module.stage]
+                batch = collate(found, skipped=[])
+                hypotheses = recognize_batch(recognizer, batch).hypotheses[recognizer.stage]
                 for utterance, hypothesis in zip(found, hypotheses, strict=True):
-                    if problem := not_finite([utterance.id], [hypothesis], module.stage):
+                    if problem := not_finite([utterance.id], [hypothesis], recognizer.stage):
                         refused.append(_left_out(problem))
                     else:
                         _print(utterance, hypothesis, format)

@@ -32,6 +32,10 @@ class CtcModel(nn.Module):
         self.encoder = Conformer(config)
         self.head = CtcHead(config.dim, vocab_size)
 
+    def is_saved(self, name: str) -> bool:
+        """Whether checkpoints hold this entry of the state dict."""
+        return True
+
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, N)` samples and `(B,)` lengths → `(B, T, dim)` encoder frames and `(B,)` lengths."""
         features, frames = self.features(waveforms, lengths)

@@ -135,6 +135,19 @@ def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
     )
 
 
+def refuse_contradictions(*, train_llm: bool, lora_r: int, llm_dtype: str, quantize: Quantization) -> None:
+    """
+    Raises:
+        UserError: the LLM is to be trained in a way that excludes another of these settings.
+    """
+    if train_llm and lora_r:
+        raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
+    if train_llm and quantize != "none":
+        raise UserError(f"quantize {quantize} keeps the LLM frozen: train it with LoRA, or set quantize to none")
+    if train_llm and llm_dtype != "float32":
+        raise UserError(f"train_llm in {llm_dtype} would round its steps away: set llm_dtype to float32 with it")
+
+
 def embedding_table(llm: nn.Module) -> Tensor:
     """`(V, D)` the LLM's input embeddings."""
     return cast(Any, llm).get_input_embeddings().weight
@@ -225,6 +238,11 @@ def merge_lora(llm: nn.Module) -> transformers.PreTrainedModel:
         plain.set_submodule(name, _unquantized(layer, updates.get(name)))
     plain.hf_quantizer.remove_quantization_config(plain)
     return plain
+
+
+def is_quantized(llm: nn.Module) -> bool:
+    """Whether any of its layers keeps its weights in 4 bits."""
+    return bool(_quantized_layers(llm))
 
 
 def _quantized_layers(llm: nn.Module) -> dict[str, Linear4bit]:

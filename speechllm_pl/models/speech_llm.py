@@ -84,6 +84,10 @@ class SpeechLLM(nn.Module):
             self.speech.eval()
         return self
 
+    def is_saved(self, name: str) -> bool:
+        """Whether checkpoints hold this entry of the state dict: all do but those of the frozen LLM."""
+        return not self.frozen_llm or not name.startswith("llm.") or "lora_" in name
+
     @property
     def text_embeddings(self) -> Tensor:
         """`(V, D)` the LLM's input embeddings."""

@@ -11,6 +11,7 @@ from speechllm_pl.models.llm import LlmTokenizer
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.hypothesis import Hypothesis, Meaningless
+from speechllm_pl.recognition.options import DecodingOptions
 from speechllm_pl.recognition.position_limit import lowered, positions_below
 
 TOKENS_PER_SECOND = 25  # fast speech has about 8 syllables a second, and a token has at least a third of one
@@ -89,7 +90,13 @@ class FiniteLogits(transformers.LogitsProcessor):
 
 @torch.no_grad()
 def generate(
-    model: SpeechLLM, audio: Audio, instruction: Tokens, tokenizer: LlmTokenizer, *, in_lockstep: bool = False
+    model: SpeechLLM,
+    audio: Audio,
+    instruction: Tokens,
+    tokenizer: LlmTokenizer,
+    options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+    *,
+    in_lockstep: bool = False,
 ) -> list[Hypothesis]:
     """Audio embeddings of a batch → one hypothesis an utterance.
 
@@ -98,6 +105,8 @@ def generate(
     """
     columns = model.prompt(audio, instruction)
     caps, limit = token_caps(audio.frames), model.most_positions
+    if options.max_new_tokens is not None:
+        caps = caps.clamp(max=options.max_new_tokens)
     if limit is not None:
         caps = lowered(caps, columns.mask.sum(1), limit)
     ends, finite = RowEnds(caps), FiniteLogits(len(caps), caps.device)

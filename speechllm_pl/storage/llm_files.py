@@ -1,9 +1,14 @@
 """Find the files of an LLM, and tell it from another one by a digest."""
 
 import hashlib
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
+
+from speechllm_pl.core.errors import UserError
 
 
 def llm_digest(name_or_path: str, revision: str | None = None) -> str:
@@ -21,6 +26,30 @@ def llm_digest(name_or_path: str, revision: str | None = None) -> str:
         folder, kinds = found, [("model*.safetensors",), ("*.safetensors",), ("*.bin",)]  # as transformers chooses
     weights = ([path for pattern in patterns for path in folder.glob(pattern)] for patterns in kinds)
     return _digest([*folder.glob("config.json"), *next(filter(None, weights), [])])
+
+
+def refuse_another_llm(
+    llm: str, found: str, recorded: str, remedy: str = "", warn: Callable[[str], Any] = warnings.warn
+) -> None:
+    """Compare an LLM with the one that a checkpoint was trained with.
+
+    Args:
+        llm: folder or hub name.
+        found: its digest.
+        recorded: the checkpoint's digest; empty in earlier ones, of hub names.
+        remedy: to be offered between the others.
+        warn: tells what cannot be compared.
+
+    Raises:
+        UserError: they are not the same.
+    """
+    if not recorded:
+        warn(f"the checkpoint does not say which weights its LLM had: {llm} is taken on trust")
+    elif found != recorded:
+        raise UserError(
+            f"LLM {llm} is not the one that this checkpoint was trained with (its digest differs):"
+            f" put the former one back{remedy}, or give its folder with --llm"
+        )
 
 
 def snapshot(name: str, revision: str | None) -> Path | None:

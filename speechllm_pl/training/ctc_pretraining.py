@@ -1,7 +1,7 @@
 """Stage 1: the conformer encoder, trained with CTC (`make pretrain-ctc`)."""
 
 from dataclasses import asdict
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -78,7 +78,3 @@ class CtcPretraining(Recognizer):
 
     def settings(self) -> dict[str, Any]:
         return {"tokenizer": self.tokenizer.to_bytes(), "encoder": asdict(self.encoder)}
-
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
-        return cls(CtcTokenizer.from_bytes(settings["tokenizer"]), ConformerConfig(**settings["encoder"]))

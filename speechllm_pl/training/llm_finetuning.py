@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import asdict
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from speechllm_pl.models.llm import (
     load_llm,
     merged_lora,
     most_positions,
+    refuse_contradictions,
 )
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -40,7 +41,7 @@ from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_greedy import generate
 from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
-from speechllm_pl.storage.llm_files import llm_digest
+from speechllm_pl.storage.llm_files import llm_digest, refuse_another_llm
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 from speechllm_pl.training.recognizer import Recognizer, check_tokenizer, refuse_other_settings
 from speechllm_pl.training.step import WeightedTerm
@@ -119,12 +120,7 @@ class LlmFinetuning(Recognizer):
             activation_checkpointing=activation_checkpointing,
             compile_encoder=compile_encoder,
         )
-        if train_llm and lora_r:
-            raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
-        if train_llm and quantize != "none":
-            raise UserError(f"quantize {quantize} keeps the LLM frozen: train it with LoRA, or set quantize to none")
-        if train_llm and llm_dtype != "float32":
-            raise UserError(f"train_llm in {llm_dtype} would round its steps away: set llm_dtype to float32 with it")
+        refuse_contradictions(train_llm=train_llm, lora_r=lora_r, llm_dtype=llm_dtype, quantize=quantize)
         if not 0 <= text_masking < 1:
             raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
         self.llm = llm
@@ -146,7 +142,6 @@ class LlmFinetuning(Recognizer):
         self.llm_tokenizer = LlmTokenizer(llm, self.llm_revision)
         self.digest = ""  # tells the LLM's weights from others, once they are loaded
         self._merged = ExitStack()
-        self._recorded_digest: str | None = None  # of the LLM that a checkpoint was trained with
 
     def setup(self, stage: str) -> None:
         """Before any weight of the LLM is read."""
@@ -192,8 +187,6 @@ class LlmFinetuning(Recognizer):
         self.digest = llm_digest(self.llm, self.llm_revision)
         if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
             self.digest = self.trainer.strategy.broadcast(self.digest)
-        if self._recorded_digest is not None:
-            self._refuse_another_llm(self._recorded_digest)
         self.model = SpeechLLM(
             CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
             llm,
@@ -290,7 +283,7 @@ class LlmFinetuning(Recognizer):
 
     def is_saved(self, name: str) -> bool:
         """All but the frozen LLM, which the checkpoint names by path and digest."""
-        return self.train_llm or not name.startswith("model.llm.") or "lora_" in name
+        return self.model.is_saved(name.removeprefix("model."))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         settings = checkpoint.get(RECORD, {}).get("settings", {})
@@ -314,16 +307,6 @@ class LlmFinetuning(Recognizer):
             "quantize": self.quantize,
         }
 
-    @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """The module; `configure_model` refuses an LLM that is not the one of `settings`."""
-        arguments = {key: value for key, value in settings.items() if key != "llm_digest"}
-        arguments["tokenizer"] = CtcTokenizer.from_bytes(settings["tokenizer"])
-        arguments["encoder"] = ConformerConfig(**settings["encoder"])
-        module = cls(**arguments)
-        module._recorded_digest = settings["llm_digest"]
-        return module
-
     def _refuse_another_llm(self, recorded: str, revision: str | None = None) -> None:
         """Once the LLM is loaded.
 
@@ -334,15 +317,9 @@ class LlmFinetuning(Recognizer):
         Raises:
             UserError: the LLM is not the one that the checkpoint was trained with.
         """
-        if not recorded:
-            rank_zero_warn(f"the checkpoint does not say which weights its LLM had: {self.llm} is taken on trust")
-        elif self.digest != recorded:
-            commit = revision if revision != self.llm_revision else None
-            or_commit = f", take its commit (--model.llm_revision {commit})" if commit else ""
-            raise UserError(
-                f"LLM {self.llm} is not the one that this checkpoint was trained with (its digest differs):"
-                f" put the former one back{or_commit}, or give its folder with --llm"
-            )
+        commit = revision if revision != self.llm_revision else None
+        remedy = f", take its commit (--model.llm_revision {commit})" if commit else ""
+        refuse_another_llm(self.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
 
     def _instruction(self, batch: Batch) -> Tokens:
         texts = [self.prompt.before_audio(language) for language in batch.languages]

@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -23,7 +23,7 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule
-from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.storage.background import BackgroundWriter
 from speechllm_pl.storage.checkpoints import RECORD, STAGES, newest_complete
 from speechllm_pl.storage.digests import damaged
@@ -95,11 +95,6 @@ class Recognizer(Placed):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Constructor arguments that rebuild the model, as plain values."""
-
-    @classmethod
-    @abstractmethod
-    def from_settings(cls, settings: dict[str, Any]) -> Self:
-        """The inverse of `settings`."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser is given; `lr` may differ between groups."""
@@ -485,17 +480,6 @@ def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: s
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     encoder = {f"encoder.{name}": value for name, value in settings["encoder"].items()}
     return {**settings, **encoder, "encoder": None}
-
-
-def not_finite(ids: Iterable[str], hypotheses: Iterable[Hypothesis], system: str) -> str:
-    """The line about texts that mean nothing, as their logits are not finite; empty when there is none."""
-    broken = [id_ for id_, hypothesis in zip(ids, hypotheses, strict=True) if not hypothesis.finite]
-    if not broken:
-        return ""
-    return (
-        f"the {system} logits of {len(broken)} recordings are not finite, so no text was recognised:"
-        f" {', '.join(broken[:5])}; try --precision 32-true, or another checkpoint of the run"
-    )
 
 
 def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) -> None:

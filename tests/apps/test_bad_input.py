@@ -165,7 +165,7 @@ def test_a_path_that_does_not_exist_costs_that_path_only_and_is_told_first(
     done = speechllm("transcribe", missing, good, "--checkpoint", ctc)
     assert f"1 of 2 files refused: audio file {missing} does not exist" in done.error()
     assert done.out.startswith(f"{good}: ")
-    monkeypatch.setattr("speechllm_pl.apps.transcribe.restore", None)  # no model is loaded
+    monkeypatch.setattr("speechllm_pl.apps.transcribe.Recognizer.load", None)  # no model is loaded
     assert f"{missing} does not exist" in speechllm("transcribe", missing, "--checkpoint", ctc).error()
 
 

@@ -236,7 +236,7 @@ def test_languages_that_were_not_trained_are_refused_and_the_trained_named(
     for checkpoint in (first, second, folder):
         given = ("transcribe", audio, "--checkpoint", checkpoint, "--language")
         with monkeypatch.context() as patched:
-            patched.setattr("speechllm_pl.apps.transcribe.restore", None)  # no model is loaded
+            patched.setattr("speechllm_pl.apps.transcribe.Recognizer.load", None)  # no model is loaded
             assert "--language 'pl' is unknown: give one of de, en, or" in speechllm(*given, "pl").error()
         done = speechllm(*given, "de")
         assert done.status == 0

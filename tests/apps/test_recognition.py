@@ -1,7 +1,5 @@
 """What evaluating and transcribing share: no audio is kept, device and precision are as meant, ranks change nothing."""
 
-import gc
-import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,44 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import speak
 from lightning import Trainer
+from listener import Listener
 from untrained import save
 
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.restore import restore
-
-
-class Listener:
-    """Stands for a module: it says the reference, and remembers what it was given, but does not hold it."""
-
-    systems = ("ctc",)
-    device = torch.device("cpu")
-    precision = "32-true"
-
-    def __init__(self) -> None:
-        self.given: list[weakref.ref] = []
-        self.alive: list[int] = []  # of the batches so far, at each
-        self.dtypes: list[torch.dtype] = []
-
-    def begin_decoding(self) -> None:
-        """Nothing is to be made ready."""
-
-    end_decoding = begin_decoding
-
-    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        self.given.append(weakref.ref(batch.waveforms))
-        gc.collect()
-        self.alive.append(sum(waveforms() is not None for waveforms in self.given))
-        self.dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
-        return {"ctc": [Hypothesis(text) for text in batch.texts]}
 
 
 def heard(corpus: Path, listener: Any = None, **options: Any) -> Recognized:
@@ -61,7 +34,8 @@ def test_waveforms_are_let_go_when_they_have_been_transcribed(corpus: Path, num_
     recognized = heard(corpus, listener, num_workers=num_workers)
     assert len(listener.alive) >= 5
     assert max(listener.alive) <= 2  # this one, and the one before until the next has come
-    assert recognized.texts == [found.text for found in recognized.hypotheses("ctc")]
+    said = [f"{len(speak(text))} samples" for text in recognized.texts]
+    assert said == [found.text for found in recognized.hypotheses("ctc")]
     assert len(recognized.ids) == 8
 
 
@@ -92,8 +66,7 @@ def test_ranks_recognize_together_what_one_recognizes_in_the_same_order(corpus: 
     ],
 )
 def test_precision_is_that_of_training_unless_another_is_asked_for(corpus: Path, trained, asked, dtype) -> None:
-    listener = Listener()
-    listener.precision = trained
+    listener = Listener(precision=trained)
     heard(corpus, listener, precision=asked)
     assert set(listener.dtypes) == {dtype}
 
@@ -104,7 +77,7 @@ def test_a_checkpoint_names_the_precision_of_its_training(
 ) -> None:
     module = CtcPretraining(ctc_tokenizer, small_encoder)
     module.trainer = Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
-    assert restore(save(module, tmp_path / "new.ckpt")).precision == precision
+    assert Recognizer.load(save(module, tmp_path / "new.ckpt")).precision == precision
 
 
 def test_checkpoints_that_name_no_precision_are_read_as_fp32(
@@ -112,7 +85,7 @@ def test_checkpoints_that_name_no_precision_are_read_as_fp32(
 ) -> None:
     path = save(CtcPretraining(ctc_tokenizer, small_encoder), tmp_path / "old.ckpt")
     assert "precision" not in torch.load(path, weights_only=True)[RECORD]
-    assert restore(path).precision == "32-true"
+    assert Recognizer.load(path).precision == "32-true"
 
 
 def test_the_real_time_factor_counts_waiting_for_audio(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:

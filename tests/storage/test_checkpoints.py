@@ -18,6 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.recognizer import Recognizer as Loaded
 from speechllm_pl.storage.checkpoint_files import remove
 from speechllm_pl.storage.checkpoints import RECORD, mend, newest, read_checkpoint
 from speechllm_pl.storage.llm_files import llm_digest
@@ -25,7 +27,6 @@ from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.recognizer import Recognizer
-from speechllm_pl.training.restore import restore
 
 
 def save(module: Recognizer, path: Path) -> Path:
@@ -99,12 +100,12 @@ def test_a_wholly_trained_llm_is_saved(
 def test_what_is_restored_is_what_was_saved(stage: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(f"{stage}_file")
     saved = torch.load(path, weights_only=True)["state_dict"]
-    module = restore(path)
+    module = Loaded.load(path)
     assert module.stage == stage
-    assert not module.training
-    state = module.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in saved.items())
-    if isinstance(module, LlmFinetuning):
+    assert not module.model.training
+    state = module.model.state_dict()
+    assert all(torch.equal(state[name.removeprefix("model.")], value) for name, value in saved.items())
+    if isinstance(module.model, SpeechLLM):
         assert module.prompt.instruction == "{language}"
         assert module.model.alignment is not None
 
@@ -112,10 +113,10 @@ def test_what_is_restored_is_what_was_saved(stage: str, request: pytest.FixtureR
 def test_an_llm_that_has_moved_is_found_by_its_new_name(llm_file: Path, wide_llm: Path, tmp_path: Path) -> None:
     moved = wide_llm.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="wide does not exist"):
-        restore(llm_file)
-    module = restore(llm_file, llm=str(moved))
-    assert isinstance(module, LlmFinetuning)
-    assert module.llm == str(moved)
+        Loaded.load(llm_file)
+    module = Loaded.load(llm_file, llm=str(moved))
+    assert isinstance(module.model, SpeechLLM)
+    assert module.model.llm.config._name_or_path == str(moved)
 
 
 # what is refused
@@ -123,7 +124,7 @@ def test_an_llm_that_has_moved_is_found_by_its_new_name(llm_file: Path, wide_llm
 
 def test_another_llm_than_that_of_the_training_is_refused(llm_file: Path, llm_folder: Path) -> None:
     with pytest.raises(UserError, match="digest differs"):
-        restore(llm_file, llm=str(llm_folder))
+        Loaded.load(llm_file, llm=str(llm_folder))
 
 
 def test_the_digest_tells_weights_apart_and_is_empty_for_hub_names_that_are_not_here(
@@ -146,14 +147,14 @@ def test_a_missing_key_is_named(stage: str, request: pytest.FixtureRequest, tmp_
     lost = next(name for name in state if "encoder.blocks.1.attention.output.weight" in name)
     del state[lost]
     with pytest.raises(UserError, match=rf"lacks {lost} \(1 in all\)"):
-        restore(rewritten(path, tmp_path / "lacking.ckpt", state_dict=state))
+        Loaded.load(rewritten(path, tmp_path / "lacking.ckpt", state_dict=state))
 
 
 def test_an_unexpected_key_is_named(ctc_file: Path, tmp_path: Path) -> None:
     state = torch.load(ctc_file, weights_only=True)["state_dict"]
     state["model.something.else"] = torch.zeros(1)
     with pytest.raises(UserError, match=r"unexpected model\.something\.else"):
-        restore(rewritten(ctc_file, tmp_path / "more.ckpt", state_dict=state))
+        Loaded.load(rewritten(ctc_file, tmp_path / "more.ckpt", state_dict=state))
 
 
 def test_a_checkpoint_of_the_wrong_stage_is_refused(
@@ -247,14 +248,14 @@ def test_a_damaged_file_is_refused_by_name(ctc_file: Path, damage: str, tmp_path
             }[damage]
         )
     with pytest.raises(UserError, match=r"damaged\.ckpt is not a checkpoint of this project, or is damaged"):
-        restore(path)
+        Loaded.load(path)
     with pytest.raises(UserError, match=r"damaged\.ckpt is not a checkpoint"):
         AtomicCheckpointIO().load_checkpoint(path)  # as when a run is resumed
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.ckpt does not exist"):
-        restore(tmp_path / "nothing.ckpt")
+        Loaded.load(tmp_path / "nothing.ckpt")
 
 
 class Trap:
@@ -274,7 +275,7 @@ def test_no_pickled_code_runs_from_a_checkpoint(ctc_file: Path, tmp_path: Path) 
     harm.unlink()
     path = rewritten(ctc_file, tmp_path / "trap.ckpt", trap=Trap(harm))
     with pytest.raises(UserError, match="trap"):
-        restore(path)
+        Loaded.load(path)
     with pytest.raises(UserError, match="trap"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)  # as Lightning asks for
     assert not harm.exists()

@@ -13,12 +13,12 @@ from test_checkpoints import save
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import read_checkpoint
 from speechllm_pl.storage.consolidated import WEIGHTS, save_consolidated
 from speechllm_pl.storage.shards import MODEL, OPTIMIZER, load_shards, save_shards
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.restore import restore
 
 DAMAGE = "damaged or was edited"
 BROKEN = "head.weight"
@@ -64,7 +64,7 @@ def test_what_is_whole_is_read_without_a_word(
     path = request.getfixturevalue(form)
     caplog.clear()
     caplog.set_level("INFO")
-    restore(path)
+    Recognizer.load(path)
     assert caplog.messages == []
 
 
@@ -75,7 +75,7 @@ def test_a_flipped_bit_in_a_tensor_is_named(form: str, request: pytest.FixtureRe
     file = {"whole": path, "folder": path / WEIGHTS, "shards": next(path.glob("*.safetensors"), path)}[form]
     flipped(file, weights_begin(file, tensor) + 40)
     with pytest.raises(UserError, match=rf"{form}.* is {DAMAGE}: .*({BROKEN}|safetensors)") as caught:
-        restore(path)
+        Recognizer.load(path)
     assert "delete it" in str(caught.value)
 
 
@@ -106,11 +106,11 @@ def test_an_edited_setting_is_named(whole: Path, folder: Path, tmp_path: Path) -
     found["speechllm"]["settings"]["encoder"]["num_heads"] = 4
     torch.save(found, tmp_path / "edited.ckpt")
     with pytest.raises(UserError, match=rf"edited\.ckpt is {DAMAGE}: speechllm "):
-        restore(tmp_path / "edited.ckpt")
+        Recognizer.load(tmp_path / "edited.ckpt")
     config = folder / "speechllm.json"
     config.write_text(re.sub('"num_heads": 2', '"num_heads": 4', config.read_text()))
     with pytest.raises(UserError, match=rf"folder is {DAMAGE}: speechllm "):
-        restore(folder)
+        Recognizer.load(folder)
 
 
 def test_an_earlier_checkpoint_is_read_and_told(whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -118,7 +118,7 @@ def test_an_earlier_checkpoint_is_read_and_told(whole: Path, tmp_path: Path, cap
     found.pop("digests", None)
     torch.save(found, tmp_path / "earlier.ckpt")
     caplog.set_level("INFO")
-    restore(tmp_path / "earlier.ckpt")
+    Recognizer.load(tmp_path / "earlier.ckpt")
     (told,) = (message for message in caplog.messages if "earlier.ckpt" in message)
     assert "without digests" in told
 
@@ -129,7 +129,7 @@ def test_weights_that_are_not_finite_are_named(whole: Path, tmp_path: Path, valu
     found["state_dict"]["model." + BROKEN][3, 2] = value
     AtomicCheckpointIO().save_checkpoint(found, tmp_path / "nan.ckpt")
     with pytest.raises(UserError, match=rf"nan\.ckpt: model\.{BROKEN} .*not finite"):
-        restore(tmp_path / "nan.ckpt")
+        Recognizer.load(tmp_path / "nan.ckpt")
     with pytest.raises(UserError, match="not finite"):
         AtomicCheckpointIO().load_checkpoint(tmp_path / "nan.ckpt")
 

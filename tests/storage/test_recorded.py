@@ -14,11 +14,12 @@ from test_checkpoints import ctc_file, llm_file, wide_llm  # noqa: F401 (fixture
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, by_steps, read_checkpoint
 from speechllm_pl.storage.consolidated import save_consolidated
 from speechllm_pl.storage.shards import MODEL, RECORD_FILE, save_shards
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
-from speechllm_pl.training.restore import restore
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 Edit = Callable[[dict[str, Any]], Any]
 CONF = Path(__file__).parents[2] / "conf"
@@ -85,7 +86,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
 def test_an_edited_checkpoint_is_refused(ctc_file: Path, kind: str) -> None:  # noqa: F811
     edit, said = EDITS[kind]
     with pytest.raises(UserError, match=said) as refused:
-        restore(edited(ctc_file, edit))
+        Recognizer.load(edited(ctc_file, edit))
     assert "\n" not in str(refused.value)
 
 
@@ -97,7 +98,8 @@ def test_it_is_refused_on_resuming_too(ctc_file: Path, kind: str) -> None:  # no
 
 
 def test_an_absurd_width_is_not_that_of_the_run_which_resumes(ctc_file: Path) -> None:  # noqa: F811
-    module = restore(ctc_file)
+    trained = Recognizer.load(ctc_file)
+    module = CtcPretraining(trained.tokenizer, trained.speech.encoder.config)
     with pytest.raises(UserError, match=r"has encoder\.dim 1000000000, but this run 32"):
         module.on_load_checkpoint(read_checkpoint(edited(ctc_file, EDITS["absurd width"][0])))
 
@@ -113,12 +115,12 @@ def test_an_absurd_width_is_not_that_of_the_run_which_resumes(ctc_file: Path) ->
         ("lora_alpha", "16", "lora_alpha cannot be '16'"),
         ("llm", None, "llm cannot be None"),
         ("llm_digest", 1, "llm_digest cannot be 1"),
-        ("optimizer", 1, "optimizer cannot be 1"),
+        ("optimizer", 1, "optimizer, which is unknown"),
     ],
 )
 def test_settings_of_stage_two_are_looked_at(llm_file: Path, name: str, value: Any, said: str) -> None:  # noqa: F811
     with pytest.raises(UserError, match=said):
-        restore(edited(llm_file, setting(name, value)))
+        Recognizer.load(edited(llm_file, setting(name, value)))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_an_edited_folder_is_refused(ctc_file: Path, tmp_path: Path, edit: Edit,
     edit(record)
     (folder / "speechllm.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match=said):
-        restore(folder)
+        Recognizer.load(folder)
 
 
 def test_settings_of_an_earlier_version_may_be_fewer(llm_file: Path) -> None:  # noqa: F811
@@ -149,7 +151,7 @@ def test_settings_of_an_earlier_version_may_be_fewer(llm_file: Path) -> None:  #
             del settings[name]
         del found[RECORD]["skipped_steps"]
 
-    assert restore(edited(llm_file, age)).stage == "llm"
+    assert Recognizer.load(edited(llm_file, age)).stage == "llm"
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed")  # one process is enough
@@ -160,7 +162,7 @@ def test_a_cut_file_of_a_folder_of_shards_without_digests_is_told(ctc_file: Path
     shard = next(folder.glob("*.safetensors"))
     os.truncate(shard, shard.stat().st_size - 50)
     with pytest.raises(UserError, match="is not a checkpoint of this project, or is damaged"):
-        restore(folder)
+        Recognizer.load(folder)
 
 
 # what a run goes on from

@@ -12,10 +12,12 @@ from test_checkpoints import save
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.llm import is_quantized
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import DIGESTS
 from speechllm_pl.training.llm_finetuning import LlmFinetuning, refuse_quantized_shards
-from speechllm_pl.training.restore import restore
 
 
 @pytest.fixture
@@ -50,10 +52,10 @@ def test_the_module_refuses_sharding_when_it_is_set_up(module: LlmFinetuning) ->
 
 def test_what_is_restored_is_quantised_as_it_was_trained(module: LlmFinetuning, tmp_path: Path) -> None:
     path = save(module, tmp_path / "a.ckpt")
-    restored = restore(path)
-    assert isinstance(restored, LlmFinetuning)
-    assert restored.quantize == "nf4"
-    ours, theirs = module.state_dict(), restored.state_dict()
+    restored = Recognizer.load(path)
+    assert isinstance(restored.model, SpeechLLM)
+    assert is_quantized(restored.model.llm)
+    ours, theirs = module.model.state_dict(), restored.model.state_dict()
     assert any(name.endswith("weight.nested_absmax") for name in ours)
     assert set(ours) == set(theirs)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
@@ -80,9 +82,9 @@ def test_checkpoints_from_before_quantisation_are_taken_as_without(
     plain = LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), small_encoder)
     checkpoint = older(save(plain, tmp_path / "a.ckpt"))
     plain.on_load_checkpoint(checkpoint)
-    restored = restore(tmp_path / "a.ckpt")
-    assert isinstance(restored, LlmFinetuning)
-    assert restored.quantize == "none"
+    restored = Recognizer.load(tmp_path / "a.ckpt")
+    assert isinstance(restored.model, SpeechLLM)
+    assert not is_quantized(restored.model.llm)
     quantized = LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), small_encoder, quantize="nf4")
     with pytest.raises(UserError, match="has quantize none, but this run nf4"):
         quantized.on_load_checkpoint(older(save(plain, tmp_path / "b.ckpt")))

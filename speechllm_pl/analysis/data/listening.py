@@ -12,7 +12,7 @@ from speechllm_pl.analysis.data.transcript_scores import TranscriptScore, transc
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read_utterance
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 class Heard(NamedTuple):
@@ -51,19 +51,19 @@ def _quotas(available: list[int], size: int) -> list[int]:
 
 
 def listen(
-    data: PreparedData, utterances: np.ndarray, module: Recognizer | None, max_duration: float
+    data: PreparedData, utterances: np.ndarray, recognizer: Recognizer | None, max_duration: float
 ) -> dict[int, Heard]:
     """Decode each of `utterances` once.
 
     Args:
-        module: scores the transcripts, if given.
+        recognizer: scores the transcripts, if given.
         max_duration: seconds of audio in a batch for it, padding included.
     """
     shortest_first = utterances[np.argsort(data.seconds[utterances], kind="stable")]
     found: dict[int, Heard] = {}
     with progress_bar("recordings", len(utterances), unit=" recordings") as bar:
         for batch in _batches(data.seconds, shortest_first, max_duration):
-            found |= _heard([(number, data.cut(number)) for number in batch], module)
+            found |= _heard([(number, data.cut(number)) for number in batch], recognizer)
             bar.update(len(batch))
     return found
 
@@ -80,7 +80,7 @@ def _batches(seconds: np.ndarray, utterances: Iterable[int], max_duration: float
         yield batch
 
 
-def _heard(batch: list[tuple[int, Cut]], module: Recognizer | None) -> dict[int, Heard]:
+def _heard(batch: list[tuple[int, Cut]], recognizer: Recognizer | None) -> dict[int, Heard]:
     found: dict[int, Heard] = {}
     loaded: list[tuple[int, Utterance]] = []
     for number, cut in batch:
@@ -92,8 +92,8 @@ def _heard(batch: list[tuple[int, Cut]], module: Recognizer | None) -> dict[int,
         else:
             loaded.append((number, utterance))
             found[number] = Heard(measure(utterance.samples), "", None)
-    if module is not None and loaded:
-        scores = transcript_scores(module, collate([utterance for _, utterance in loaded], []))
+    if recognizer is not None and loaded:
+        scores = transcript_scores(recognizer, collate([utterance for _, utterance in loaded], []))
         for (number, _), score in zip(loaded, scores, strict=True):
             found[number] = found[number]._replace(score=score)
     return found

@@ -6,9 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from speechllm_pl.core.ctc_tokenizer import BLANK
+from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 class TranscriptScore(NamedTuple):
@@ -20,24 +21,24 @@ class TranscriptScore(NamedTuple):
 
 
 @torch.inference_mode()
-def transcript_scores(module: Recognizer, batch: Batch) -> list[TranscriptScore]:
+def transcript_scores(recognizer: Recognizer, batch: Batch) -> list[TranscriptScore]:
     """Log posterior of each transcript given its recording, summed over all its CTC paths.
 
     Args:
-        module: in evaluation mode, of either stage: stage 2 keeps the head.
+        recognizer: of either stage: stage 2 keeps the head.
         batch: at least one utterance.
     """
-    batch = batch._replace(waveforms=batch.waveforms.to(module.device), lengths=batch.lengths.to(module.device))
-    logits, frames = module.speech(batch.waveforms, batch.lengths)
-    targets = module.ctc_targets(batch)
+    device = recognizer.device
+    logits, frames = recognizer.speech(batch.waveforms.to(device), batch.lengths.to(device))
+    targets, lengths = pad_tokens([recognizer.tokenizer.encode(text) for text in batch.texts], device)
     nats = F.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),  # (T, B, V)
-        targets.ids,
+        targets,
         frames,
-        targets.lengths,
+        lengths,
         blank=BLANK,
         reduction="none",
     )
-    heard = greedy_ctc(logits, frames, module.tokenizer)
+    heard = greedy_ctc(logits, frames, recognizer.tokenizer)
     rows = zip((-nats).tolist(), frames.tolist(), heard, strict=True)
     return [TranscriptScore(score, length, hypothesis.text) for score, length, hypothesis in rows]

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from speechllm_pl.models.conformer import FRAME_SECONDS
 from speechllm_pl.models.direct_alignment import cosine_similarities
-from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,17 @@ def alignment_map(audio: Tensor, text: Tensor, tokens: list[str], seconds_per_em
 
 
 @torch.inference_mode()
-def align(module: LlmFinetuning, samples: np.ndarray, text: str) -> AlignmentMap:
-    """The map of one utterance: `(T,)` samples at 16 kHz and the text that they say."""
-    waveforms = torch.from_numpy(samples).to(module.device)[None]
-    audio = module.model.listen(waveforms, torch.tensor([len(samples)], device=module.device))
-    (ids,) = module.llm_tokenizer.encode([text])
-    said = [module.llm_tokenizer.decode(ids[:count]) for count in range(len(ids) + 1)]
+def align(recognizer: Recognizer, samples: np.ndarray, text: str) -> AlignmentMap:
+    """The map of one utterance by a recogniser of stage 2: `(T,)` samples at 16 kHz and the text that they say."""
+    model, tokenizer, device = recognizer.model, recognizer.llm_tokenizer, recognizer.device
+    assert isinstance(model, SpeechLLM)
+    assert tokenizer is not None
+    audio = model.listen(torch.from_numpy(samples).to(device)[None], torch.tensor([len(samples)], device=device))
+    (ids,) = tokenizer.encode([text])
+    said = [tokenizer.decode(ids[:count]) for count in range(len(ids) + 1)]
     tokens = [longer[len(shorter) :] for shorter, longer in pairwise(said)]
-    embeddings = module.model.text_embeddings[torch.tensor(ids, device=module.device)]
-    return alignment_map(audio.embeddings[0], embeddings, tokens, module.stride * FRAME_SECONDS)
+    embeddings = model.text_embeddings[torch.tensor(ids, device=device)]
+    return alignment_map(audio.embeddings[0], embeddings, tokens, model.projector.stride * FRAME_SECONDS)
 
 
 def monotonicity(similarities: np.ndarray) -> float:

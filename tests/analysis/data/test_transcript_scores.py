@@ -9,15 +9,14 @@ import torch
 from speechllm_pl.analysis.data.transcript_scores import transcript_scores
 from speechllm_pl.core.ctc_tokenizer import ctc_collapse
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 @pytest.fixture
-def module(ctc_tokenizer, small_encoder):
+def recognizer(ctc_tokenizer, small_encoder):
     torch.manual_seed(0)
-    module = CtcPretraining(ctc_tokenizer, small_encoder)
-    module.configure_model()
-    return module.eval()
+    return Recognizer(CtcModel(small_encoder, ctc_tokenizer.vocab_size).eval(), ctc_tokenizer)
 
 
 def batch_of(texts: list[str], samples: int) -> Batch:
@@ -27,15 +26,15 @@ def batch_of(texts: list[str], samples: int) -> Batch:
     return Batch(waveforms, lengths, texts, ["en"] * len(texts), [str(i) for i in range(len(texts))], [])
 
 
-def test_the_score_is_the_sum_over_all_paths(module):
+def test_the_score_is_the_sum_over_all_paths(recognizer):
     texts = ["one", "two three", "one one"]
     batch = batch_of(texts, samples=4800)
     with torch.no_grad():
-        logits, frames = module.speech(batch.waveforms, batch.lengths)
-    found = transcript_scores(module, batch)
+        logits, frames = recognizer.speech(batch.waveforms, batch.lengths)
+    found = transcript_scores(recognizer, batch)
     for row, text in enumerate(texts):
         log_probs = logits[row, : frames[row]].double().log_softmax(-1)
-        wanted = module.tokenizer.encode(text)
+        wanted = recognizer.tokenizer.encode(text)
         classes = sorted({0, *wanted})  # no other class is on a path of this text
         paths = itertools.product(classes, repeat=int(frames[row]))
         likely = sum(
@@ -48,13 +47,13 @@ def test_the_score_is_the_sum_over_all_paths(module):
         assert found[row].frames == frames[row]
 
 
-def test_a_transcript_of_more_pieces_than_frames_cannot_be(module):
-    (found,) = transcript_scores(module, batch_of(["one two three four five six seven eight"], samples=3200))
+def test_a_transcript_of_more_pieces_than_frames_cannot_be(recognizer):
+    (found,) = transcript_scores(recognizer, batch_of(["one two three four five six seven eight"], samples=3200))
     assert found.log_posterior == -math.inf
 
 
-def test_what_is_heard_is_what_the_module_transcribes(module):
+def test_what_is_heard_is_what_is_transcribed(recognizer):
     batch = batch_of(["one", "two"], samples=16_000)
-    heard = [score.heard for score in transcript_scores(module, batch)]
-    with torch.no_grad():
-        assert heard == [hypothesis.text for hypothesis in module.transcribe(batch)["ctc"]]
+    heard = [score.heard for score in transcript_scores(recognizer, batch)]
+    found = recognizer.transcribe(batch.waveforms, batch.lengths, batch.languages)
+    assert heard == [hypothesis.text for hypothesis in found["ctc"]]

@@ -1,0 +1,246 @@
+"""A trained model with all that it needs to turn speech into text; it knows no trainer and no data set.
+
+recognizer = Recognizer.load("runs/demo/finetune/checkpoints/best.ckpt")
+with recognizer.decoding():
+    found = recognizer.transcribe(waveforms, lengths, ["de", "en"])
+print(found["llm"][0].text)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.prompt import Prompt, pad_tokens
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.llm import (
+    LlmTokenizer,
+    Quantization,
+    is_quantized,
+    llm_commit,
+    load_llm,
+    merged_lora,
+    refuse_contradictions,
+)
+from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.recognition.options import DecodingOptions, Precision
+from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
+from speechllm_pl.storage.digests import damaged
+from speechllm_pl.storage.llm_files import llm_digest as digest_of
+from speechllm_pl.storage.llm_files import refuse_another_llm
+from speechllm_pl.storage.recorded import wrong_settings
+from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
+
+PREFIX = "model."
+"""What the names of a model's tensors begin with in a checkpoint."""
+
+
+class Recognizer:
+    """Waveforms in, hypotheses out.
+
+    Args:
+        model: of stage 1 or of stage 2.
+        tokenizer: of the CTC classes.
+        llm_tokenizer, prompt: of stage 2.
+        precision: of the training.
+    """
+
+    def __init__(
+        self,
+        model: CtcModel | SpeechLLM,
+        tokenizer: CtcTokenizer,
+        llm_tokenizer: LlmTokenizer | None = None,
+        prompt: Prompt = Prompt(),  # noqa: B008 (frozen)
+        precision: Precision = "32-true",
+    ):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.llm_tokenizer = llm_tokenizer
+        self.prompt = prompt
+        self.precision: Precision = precision
+
+    @classmethod
+    def load(cls, path: str | Path, llm: str | None = None, device: str | torch.device = "cpu") -> "Recognizer":
+        """The recogniser of a checkpoint of either stage, in evaluation mode.
+
+        Args:
+            path: a file, a folder of shards, or a consolidated folder.
+            llm: folder or name of the LLM, where it has moved since training.
+
+        Raises:
+            UserError: the checkpoint or its LLM is missing, damaged, edited or not what it was, or there is no such
+                device.
+        """
+        checkpoint = read_checkpoint(path)
+        record, state = checkpoint[RECORD], checkpoint["state_dict"]
+        settings, build = record["settings"], BUILD[record["stage"]]
+        if problem := wrong_settings(build, ConformerConfig, settings, state):
+            raise UserError(damaged(Path(path), problem))
+        if llm is not None:
+            settings |= {"llm": llm, "llm_revision": None}
+        try:
+            recognizer = build(**settings)
+        except UserError as error:
+            raise UserError(f"checkpoint {path}: {error}") from error
+        recognizer.precision = record.get("precision", recognizer.precision)
+        recognizer.fill(state)
+        try:
+            recognizer.model.eval().to(device)
+        except (RuntimeError, AssertionError) as error:  # an unknown name, no driver, no memory
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"device {device} cannot be used ({reason}): give another, such as cpu or cuda:0"
+            ) from error
+        return recognizer
+
+    def fill(self, state: dict[str, Tensor]) -> None:
+        """Load the tensors of a checkpoint.
+
+        Raises:
+            UserError: one is missing or unexpected, or has another shape.
+        """
+        ours = {PREFIX + name: value for name, value in self.model.state_dict().items() if self.model.is_saved(name)}
+        refuse_other_keys(set(ours), state)
+        refuse_other_shapes(ours, state)
+        self.model.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()}, strict=False)
+
+    @property
+    def stage(self) -> Literal["ctc", "llm"]:
+        """The system to judge by."""
+        return "llm" if isinstance(self.model, SpeechLLM) else "ctc"
+
+    @property
+    def systems(self) -> tuple[str, ...]:
+        """What `transcribe` returns hypotheses of."""
+        return ("ctc", "llm") if isinstance(self.model, SpeechLLM) else ("ctc",)
+
+    @property
+    def speech(self) -> CtcModel:
+        """Features, encoder and CTC head."""
+        return self.model.speech if isinstance(self.model, SpeechLLM) else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @contextmanager
+    def decoding(self, precision: Precision | None = None) -> Iterator[None]:
+        """Make `transcribe` as quick as it can be.
+
+        Args:
+            precision: of the computation; default is that of training.
+        """
+        kind = {"16": torch.float16, "bf16": torch.bfloat16}.get((precision or self.precision).partition("-")[0])
+        with (
+            torch.inference_mode(),
+            self.merged(),
+            torch.autocast(self.device.type, kind, enabled=kind is not None),
+        ):
+            yield
+
+    def merged(self) -> AbstractContextManager[None]:
+        """What LoRA learnt in the LLM's weights, unless they are in 4 bits. Not for sharded ones."""
+        if isinstance(self.model, SpeechLLM) and not is_quantized(self.model.llm):
+            return merged_lora(self.model.llm)
+        return nullcontext()
+
+    @torch.no_grad()
+    def transcribe(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor,
+        languages: Sequence[str],
+        options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+        *,
+        in_lockstep: bool = False,
+    ) -> dict[str, list[Hypothesis]]:
+        """One hypothesis an utterance from each of `systems`.
+
+        Args:
+            waveforms: `(B, N)` samples at 16 kHz in -1 … 1, zero-padded, on the recogniser's device.
+            lengths: `(B,)` real samples.
+            languages: of the B utterances, for an instruction that names it.
+            in_lockstep: go on with idle forward passes until the last rank has ended, as sharded weights need it.
+        """
+        if not isinstance(self.model, SpeechLLM):
+            logits, frames = self.model(waveforms, lengths)
+            return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
+        assert self.llm_tokenizer is not None
+        audio = self.model.listen(waveforms, lengths)
+        instruction = self.llm_tokenizer.encode([self.prompt.before_audio(language) for language in languages])
+        return {
+            "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
+            "llm": generate(
+                self.model,
+                audio,
+                Tokens(*pad_tokens(instruction, lengths.device)),
+                self.llm_tokenizer,
+                options,
+                in_lockstep=in_lockstep,
+            ),
+        }
+
+
+def _of_stage_one(tokenizer: bytes, encoder: dict[str, Any]) -> Recognizer:
+    known = CtcTokenizer.from_bytes(tokenizer)
+    return Recognizer(CtcModel(ConformerConfig(**encoder), known.vocab_size), known)
+
+
+def _of_stage_two(
+    tokenizer: bytes,
+    encoder: dict[str, Any],
+    llm: str,
+    llm_digest: str,
+    llm_revision: str | None = None,
+    stride: int = 3,
+    lora_r: int = 8,
+    lora_alpha: float = 16.0,
+    lora_dropout: float = 0.0,
+    train_llm: bool = False,
+    alignment_weight: float = 0.0,
+    instruction: str = "",
+    llm_dtype: Literal["float32", "bfloat16"] = "float32",
+    quantize: Quantization = "none",
+) -> Recognizer:
+    """
+    Args:
+        those that a checkpoint records; earlier ones lack those that have a default here.
+
+    Raises:
+        UserError: the LLM cannot be loaded, or is another one than `llm_digest` tells.
+    """
+    refuse_contradictions(train_llm=train_llm, lora_r=lora_r, llm_dtype=llm_dtype, quantize=quantize)
+    speech = _of_stage_one(tokenizer, encoder)
+    prompt = Prompt(instruction)
+    commit = llm_commit(llm, llm_revision)
+    llm_tokenizer = LlmTokenizer(llm, commit)
+    loaded = load_llm(llm, getattr(torch, llm_dtype), quantize, commit)
+    refuse_another_llm(llm, digest_of(llm, commit), llm_digest)
+    model = SpeechLLM(
+        speech.speech,
+        loaded,
+        bos_id=llm_tokenizer.bos_id,
+        eos_id=llm_tokenizer.eos_id,
+        unk_id=llm_tokenizer.unk_id,
+        stride=stride,
+        lora_r=lora_r,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        train_llm=train_llm,
+        alignment=alignment_weight > 0,
+    )
+    return Recognizer(model, speech.tokenizer, llm_tokenizer, prompt)
+
+
+BUILD: dict[str, Callable[..., Recognizer]] = {"ctc": _of_stage_one, "llm": _of_stage_two}
+"""By a checkpoint's stage, what makes an untrained recogniser of its settings."""
