@@ -85,7 +85,7 @@ def run_command(arguments: list[str]) -> None:
             sep="\n\n",
         )
     elif command in TRAINER_COMMANDS or command.startswith("-"):
-        sys.argv = ["speechllm", *arguments]  # where Lightning looks, also for the ranks that it starts
+        sys.argv[1:] = arguments  # where Lightning looks; the ranks that it starts run the file that comes first
         import_module("speechllm_pl.apps.trainer_cli").run_trainer()
     elif named in group:
         _run_program(named, arguments[2:])

@@ -16,6 +16,7 @@ from command import command, finish, rows, start
 from speechllm_pl.storage.checkpoints import newest_complete, read_checkpoint
 
 STEPS = {1: 16, 20: 160}  # of a run, by how often it is killed
+SAVED_EVERY = 3  # steps
 SETTINGS = [(trainer, workers) for trainer in ("cpu", "fsdp") for workers in (0, 2)]
 STUBBORN = 60  # seconds that a job may live on when one of its ranks was killed
 Whole = Callable[[str, int], Path]
@@ -41,22 +42,26 @@ def arguments(small_config: Path, run: Path, trainer: str, workers: int, steps: 
         small_config,
         run,
         *("--trainer.max_steps", steps, "--trainer.max_epochs", 99, "--data.max_duration", 1.6),
-        *("--data.num_workers", workers, "--last_checkpoints.every_n_steps", 3, "--model.encoder.dropout", 0.1),
+        *(
+            "--data.num_workers",
+            workers,
+            "--last_checkpoints.every_n_steps",
+            SAVED_EVERY,
+            "--model.encoder.dropout",
+            0.1,
+        ),
         *("--trainer.callbacks+=saboteurs.SlowDisk", "--trainer.callbacks.seconds", 0.05),
         trainer=trainer,
         devices=2,
     )
 
 
-def told(run: Path) -> list[tuple[dict[str, Any], ...]]:
-    """Every row of both ranks, each step once; a step that was taken twice must have been the same both times."""
-    ranks = []
-    for rank in (0, 1):
-        steps: dict[int, dict[str, Any]] = {}
-        for row in rows(run, rank):
-            assert steps.setdefault(row["step"], row) == row
-        ranks.append([steps[step] for step in sorted(steps)])
-    return list(zip(*ranks, strict=True))
+def told(run: Path, rank: int) -> dict[int, dict[str, Any]]:
+    """A rank's row of each step; a step that was taken twice must have been the same both times."""
+    steps: dict[int, dict[str, Any]] = {}
+    for row in rows(run, rank):
+        assert steps.setdefault(row["step"], row) == row
+    return steps
 
 
 def weights(run: Path, steps: int) -> dict[str, torch.Tensor]:
@@ -134,8 +139,13 @@ def check(small_config: Path, make_whole: Whole, folder: Path, trainer: str, wor
         half_written += any((killed / "checkpoints").glob(".*.partial"))
     assert half_written or kills == 1
     finish(given, ranks=2)
-    assert told(killed) == told(whole)
-    assert len(told(whole)) == steps
+    for rank in (0, 1):
+        expected, found = told(whole, rank), told(killed, rank)
+        assert sorted(expected) == list(range(1, steps + 1))
+        # The second rank may be killed after its part of a step, and before its row, when the first has saved the step.
+        lost = {step for step in expected if step not in found and rank == 1 and step % SAVED_EVERY == 0}
+        assert len(lost) <= kills
+        assert found == {step: row for step, row in expected.items() if step not in lost}
     ours, theirs = weights(whole, steps), weights(killed, steps)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
