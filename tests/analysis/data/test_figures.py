@@ -11,7 +11,7 @@ from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 from data_prep.corpus import Rejection, prepare
 from speechllm_pl.analysis.data import figures
 from speechllm_pl.analysis.data.listening import Heard, drawn, listen
-from speechllm_pl.analysis.data.prepared_data import PreparedData, judged_by_letters, open_splits, read_through
+from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through
 from speechllm_pl.core.errors import UserError
 
 
@@ -117,39 +117,6 @@ def test_unknown_speakers_are_not_one_speaker(tmp_path):
     assert [row["values"] for row in figures.overlaps(data)["speakers"]] == [0, 0, 0]
     rows = figures.amounts(data)
     assert all((row["speakers"], row["without_speaker"]) == (0, row["utterances"]) for row in rows)
-
-
-def test_an_utterance_is_found_again_by_its_number(corpus, data):
-    split = list(SIZES)
-    ordered = sorted(corpus, key=lambda each: split.index(each.split))  # stable, as the manifests are written
-    for number in (0, 50, 95, 96, 120, 143):
-        assert data.cut(number).id == ordered[number].id
-        assert data.split_of(number) == ordered[number].split
-
-
-def test_the_second_look_is_the_same_in_any_portions(tmp_path, corpus):
-    data, letters = read_through(open_splits(write_corpus(tmp_path / "data", corpus)))
-    whole, best = judged_by_letters(data, letters, chunk=1000)
-    parts, best_of_parts = judged_by_letters(data, letters, chunk=7)
-    assert np.array_equal(whole, parts)
-    assert np.array_equal(best, best_of_parts)
-
-
-# the sample
-
-
-def test_a_sample_has_as_many_of_each_group_or_all_that_it_has(data):
-    chosen = drawn(data, 80, seed=3)
-    assert len(set(chosen.tolist())) == 80
-    groups = Counter((data.split_of(int(u)), data.language_of(int(u))) for u in chosen)
-    assert groups == {
-        ("train", "de"): 16,
-        ("train", "nl"): 16,
-        **{(split, language): 12 for split in ("dev", "test") for language in LANGUAGES},
-    }
-    assert np.array_equal(chosen, drawn(data, 80, seed=3))
-    assert not np.array_equal(chosen, drawn(data, 80, seed=4))
-    assert np.array_equal(drawn(data, 1000, seed=0), np.arange(len(data)))
 
 
 def test_levels_are_medians_of_what_was_heard(data):
