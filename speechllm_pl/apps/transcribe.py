@@ -24,8 +24,8 @@ from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.prompt import Prompt
+from speechllm_pl.data.cut_line import UNKNOWN_LANGUAGE
 from speechllm_pl.data.dataset import collate
-from speechllm_pl.data.manifest import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import Utterance, read
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.options import Precision

@@ -16,7 +16,7 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.manifest import cut_from_line
+from speechllm_pl.data.cut_line import cut_from_line
 from speechllm_pl.storage.shar_index import INDEX, audio_name, cuts_name, read_joined
 
 AHEAD = 8 * 2**20

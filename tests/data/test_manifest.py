@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data import manifest as module
+from speechllm_pl.data import manifest_index as index_module
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches
@@ -278,7 +279,7 @@ class TestIndex:
         def full(*_) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(module, "index_lines", full)
+        monkeypatch.setattr(index_module, "index_lines", full)
         with pytest.raises(UserError, match=f"no room for the index of manifest .*{name} beside it"):
             read_manifest(written(tmp_path, lines, name))
 
@@ -289,7 +290,7 @@ class TestIndex:
         def refuse(*_) -> None:
             raise AssertionError("indexed again")
 
-        monkeypatch.setattr(module, "index_lines", refuse)
+        monkeypatch.setattr(index_module, "index_lines", refuse)
         second = read_manifest(path)
         assert list(second) == list(first) == expected
         assert second.characters == first.characters
@@ -341,7 +342,7 @@ class TestIndex:
 
         def interrupted() -> None:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(module.np, "save", killed)
+                patch.setattr(index_module.np, "save", killed)
                 read_manifest(path)
 
         process = multiprocessing.get_context("fork").Process(target=interrupted)
@@ -357,14 +358,14 @@ class TestIndex:
 
     def test_one_of_several_processes_makes_it(self, tmp_path: Path, lines, name, monkeypatch) -> None:
         path = written(tmp_path, lines, name)
-        index_lines = module.index_lines
+        index_lines = index_module.index_lines
 
         def noted(*arguments):
             with (tmp_path / "times").open("a") as file:
                 file.write("once\n")
             return index_lines(*arguments)
 
-        monkeypatch.setattr(module, "index_lines", noted)
+        monkeypatch.setattr(index_module, "index_lines", noted)
         context = multiprocessing.get_context("fork")
         together = context.Barrier(4)
 
@@ -389,8 +390,8 @@ class TestIndex:
         all_index, all_read = context.Barrier(3), context.Barrier(3)
         reads = [context.Event() for _ in range(3)]
         found = context.SimpleQueue()
-        index_lines = module.index_lines
-        monkeypatch.setattr(module.fcntl, "flock", lambda *_: None)
+        index_lines = index_module.index_lines
+        monkeypatch.setattr(index_module.fcntl, "flock", lambda *_: None)
 
         def machine(number: int) -> None:
             def in_turn(*arguments):
@@ -401,7 +402,7 @@ class TestIndex:
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(socket, "gethostname", lambda: f"node{number}")
-                patch.setattr(module, "index_lines", in_turn)
+                patch.setattr(index_module, "index_lines", in_turn)
                 cuts = read_manifest(path)
             right = list(cuts) == expected
             reads[number].set()
