@@ -20,7 +20,6 @@ from conftest import write_cut
 from lhotse import CutSet, Recording, RecordingSet
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data import augmentation
 from speechllm_pl.data.augmentation import (
     AddNoise,
     Augmentation,
@@ -32,6 +31,8 @@ from speechllm_pl.data.augmentation import (
     PerturbSpeed,
     Reverberate,
     augment,
+    codecs,
+    noise_and_rooms,
 )
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
@@ -123,7 +124,7 @@ def test_loader_processes_are_sent_what_has_been_opened(noises: Path, monkeypatc
     noise = AddNoise(folder=str(noises))
     noise.check()
     sent = pickle.dumps(noise)
-    monkeypatch.delattr(augmentation, "recordings_of")
+    monkeypatch.delattr(noise_and_rooms, "recordings_of")
     ours, expected = changed(pickle.loads(sent), utterance("u")), changed(noise, utterance("u"))
     np.testing.assert_array_equal(ours.samples, expected.samples)
 
@@ -554,7 +555,7 @@ def test_an_utterance_that_a_codec_cannot_take_stays_as_it_was(
     def refuse(*_: Any) -> None:
         raise RuntimeError("no frame")
 
-    monkeypatch.setattr(augmentation, "_coded", refuse)
+    monkeypatch.setattr(codecs, "_coded", refuse)
     with caplog.at_level(logging.WARNING):
         result = changed(CompressOpus(), utterance("u"))
     np.testing.assert_array_equal(result.samples, utterance("u").samples)

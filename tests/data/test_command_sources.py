@@ -18,9 +18,9 @@ from conftest import RATE, speak
 from data_prep.shar import Settings, export
 from data_prep.shar import main as packing
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.augmentation.noise_and_rooms import recordings_of
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.data.noise_and_rooms import recordings_of
 from speechllm_pl.data.utterance import read
 from speechllm_pl.storage import shar_index as folders
 

@@ -1,12 +1,17 @@
-"""Recordings of noise and of rooms' impulse responses, for augmentation."""
+"""Noise, and reverberation in rooms, from recordings or simulated."""
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from lhotse import Recording, RecordingSet, load_manifest
+from lhotse.audio.mixer import AudioMixer
+from lhotse.augmentation.rir import ReverbWithImpulseResponse
+from lhotse.augmentation.utils import FastRandomRIRGenerator
 from lhotse.cut import Cut
 from tqdm import tqdm
 
@@ -15,6 +20,7 @@ from speechllm_pl.core.audio.folders import audio_files
 from speechllm_pl.core.audio.sources import runs_in_shell, unsafe_source
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import UserError, in_one_line, printable
+from speechllm_pl.data.augmentation.perturbation import Perturbation
 from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
 
@@ -22,6 +28,98 @@ TRIES = 10
 """Recordings that may be unreadable in a row before a run ends: the disk has gone then."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddNoise(Perturbation):
+    """Adds a stretch of a recording, begun anew as often as the utterance is longer than it.
+
+    Args:
+        folder: of noise recordings, folders in it included.
+        manifest: instead of a folder, Lhotse recordings or cuts.
+        snr_db: range of the signal-to-noise ratio, both taken over the whole utterance.
+    """
+
+    folder: str | None = None
+    manifest: str | None = None
+    snr_db: tuple[float, float] = (0.0, 20.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_range("snr_db", -40, 100)
+        if (self.folder is None) == (self.manifest is None):
+            raise self._error("give either a folder of noise recordings or a manifest")
+
+    @cached_property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Opened once: loader processes are sent them."""
+        return recordings_of(self.folder, self.manifest, type(self).__name__)
+
+    def check(self) -> None:
+        _ = self.recordings
+
+    def change(self, samples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+        if not samples.any():
+            return samples, "no noise in silence"
+        snr = generator.uniform(*self.snr_db)
+        noise, name = draw(self.recordings, generator, lambda recording: stretch(recording, len(samples), generator))
+        mixer = AudioMixer(samples[None], SAMPLING_RATE)
+        mixer.add_to_mix(noise[None], snr=snr)
+        return mixer.mixed_audio[0], f"noise {name} at {snr:.1f} dB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reverberate(Perturbation):
+    """Puts the speaker into a room. The direct sound stays where it was, and the power what it was.
+
+    Args:
+        folder: of room impulse responses, folders in it included; their first channels are used.
+        manifest: instead of a folder, Lhotse recordings or cuts. With neither, rooms are simulated (FRA-RIR, arXiv
+            2208.04101).
+        max_t60_seconds: longest time in which simulated rooms go quiet by 60 dB.
+    """
+
+    folder: str | None = None
+    manifest: str | None = None
+    max_t60_seconds: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folder is not None and self.manifest is not None:
+            raise self._error("give a folder of impulse responses or a manifest, not both")
+        if not 0.1 <= self.max_t60_seconds <= 5:
+            raise self._error(f"max_t60_seconds {self.max_t60_seconds} is not within 0.1 … 5")
+
+    @cached_property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Opened once: loader processes are sent them. None, where rooms are simulated."""
+        given = self.folder or self.manifest
+        return recordings_of(self.folder, self.manifest, type(self).__name__) if given else ()
+
+    def check(self) -> None:
+        _ = self.recordings
+
+    def change(self, samples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+        if self.recordings:
+            response, drawn = draw(self.recordings, generator, impulse_response)
+        else:
+            response, drawn = self._simulated(generator)
+        # Lhotse takes the highest sample for the direct sound, which may be a trough just as well.
+        response = response * np.sign(response[np.abs(response).argmax()])
+        reverberated = ReverbWithImpulseResponse(rir_generator=lambda nsource: response[None])
+        return reverberated(samples[None], SAMPLING_RATE)[0], f"room {drawn}"
+
+    def _simulated(self, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+        room, source, images = (int(seed) for seed in generator.integers(2**31, size=3))
+        simulate = FastRandomRIRGenerator(
+            SAMPLING_RATE, max_T60=self.max_t60_seconds, room_seed=room, source_seed=source
+        )
+        with torch.random.fork_rng(devices=[]):  # Lhotse draws the images of the source from torch's generator
+            torch.manual_seed(images)
+            return simulate(nsource=1)[0], f"simulated from {room}"
+
+
+# recordings
 
 
 @lru_cache
