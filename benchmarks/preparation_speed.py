@@ -30,13 +30,14 @@ from lhotse import MonoCut
 from machine import describe
 from torchaudio.functional import resample
 
-from data_prep.audio_files import Stretch
-from data_prep.command_line import run
-from data_prep.corpus import prepare
-from data_prep.lines import tsv_records
+from data_prep.audio.audio_files import Stretch
+from data_prep.corpora.checked_cuts import cut_from_header, cut_from_utterance, cut_of
+from data_prep.corpora.entries import Utterance
+from data_prep.corpora.lines import tsv_records
+from data_prep.corpora.preparation import prepare
+from data_prep.machinery.command_line import run
 from data_prep.mls import utterances
-from data_prep.recordings import Utterance, cut_from_header, cut_from_utterance, cut_of
-from data_prep.shard import CODECS, encode
+from data_prep.shar.encoding import CODECS, encode
 from speechllm_pl.core.errors import UserError
 
 VOICES = Path(os.environ.get("SPEECHLLM_DATA", "../shared/data")) / "cc0-voices" / "en"

@@ -36,7 +36,8 @@ from machine import describe
 from scipy.signal import resample_poly
 from torch.utils.data import DataLoader
 
-from data_prep import shar
+from data_prep.shar.encoding import CODECS
+from data_prep.shar.export import Settings, export
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
@@ -109,9 +110,9 @@ def write_corpus(folder: Path, recording: Path, utterances: int) -> str:
             path = folder / name / f"{number:05d}.{name}"
             soundfile.write(path, piece, RATE, format=file_format, subtype=subtype)
         CutSet.from_cuts(map(cut_of, sorted((folder / name).iterdir()))).to_file(folder / f"{name}.jsonl.gz")
-    for codec in shar.CODECS:
+    for codec in CODECS:
         with quiet():
-            shar.export(folder / f"{codec}.jsonl.gz", folder / f"shar {codec}", shar.Settings(codec, 50))
+            export(folder / f"{codec}.jsonl.gz", folder / f"shar {codec}", Settings(codec, 50))
     return f"cut from {recording.name}" if recording.is_file() else "of noise"
 
 

@@ -29,11 +29,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_prep.command_line import run
-from data_prep.corpus import SPLITS, Rejection
-from data_prep.lines import BrokenLine, count_lines, tsv_rows
-from data_prep.published import LANGUAGES, gender, languages_to_prepare, parser_of, prepare_published
-from data_prep.recordings import Utterance
+from data_prep.corpora.entries import SPLITS, Rejection, Utterance
+from data_prep.corpora.lines import BrokenLine, count_lines, tsv_rows
+from data_prep.corpora.published import LANGUAGES, gender, languages_to_prepare, parser_of, prepare_published
+from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
 

@@ -19,11 +19,13 @@ from pathlib import Path
 import numpy as np
 from lhotse import MonoCut
 
-from data_prep.audio_files import Rejected, read_audio, resample, write_audio
-from data_prep.command_line import add_standard_arguments, run
-from data_prep.corpus import SPLITS, prepare
-from data_prep.made_audio import digest, remove_others
-from data_prep.recordings import Utterance, check_samples, cut_from_utterance
+from data_prep.audio.audio_files import read_audio, resample, write_audio
+from data_prep.audio.checks import Rejected, check_samples
+from data_prep.audio.content_addressed import digest, remove_others
+from data_prep.corpora.checked_cuts import cut_from_utterance
+from data_prep.corpora.entries import SPLITS, Utterance
+from data_prep.corpora.preparation import prepare
+from data_prep.machinery.command_line import add_standard_arguments, run
 from speechllm_pl.core.errors import UserError
 
 RECIPE = 1  # raise it when the same settings give other audio, so that old files are not kept

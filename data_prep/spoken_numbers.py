@@ -21,13 +21,16 @@ import numpy as np
 from lhotse import MonoCut
 from num2words import num2words
 
-from data_prep.audio_files import SAMPLING_RATE, Rejected, resample, write_audio
-from data_prep.command_line import add_standard_arguments, run
-from data_prep.corpus import prepare
-from data_prep.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
-from data_prep.espeak import Espeak
-from data_prep.made_audio import digest, remove_others
-from data_prep.recordings import LABELS, Utterance, cut_from_utterance
+from data_prep.audio.audio_files import resample, write_audio
+from data_prep.audio.checks import Rejected
+from data_prep.audio.content_addressed import digest, remove_others
+from data_prep.audio.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
+from data_prep.audio.espeak import Espeak
+from data_prep.corpora.checked_cuts import cut_from_utterance
+from data_prep.corpora.entries import LABELS, Utterance
+from data_prep.corpora.preparation import prepare
+from data_prep.machinery.command_line import add_standard_arguments, run
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from data_prep.command_line import run
-from data_prep.transcripts import supervisions
+from data_prep.corpora.transcripts import supervisions
+from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.whole_file import replace_atomically
 

@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from conftest import RATE, speak
 
-from data_prep.shar import Settings, export
-from data_prep.shar import main as packing
+from data_prep.shar.__main__ import main as packing
+from data_prep.shar.export import Settings, export
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation.noise_and_rooms import recordings_of
 from speechllm_pl.data.cuts import read_cuts

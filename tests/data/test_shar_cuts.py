@@ -12,7 +12,7 @@ import pytest
 from conftest import SPLITS, WORDS, speak, write_cut
 from lhotse import CutSet
 
-from data_prep.shar import Settings, export
+from data_prep.shar.export import Settings, export
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data import shar_cuts as module
 from speechllm_pl.data.batch import Batch

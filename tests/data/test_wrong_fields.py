@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.command_line import Refused
-from data_prep.shar import Settings, export
-from data_prep.tiny_llm import read_texts
+from data_prep.machinery.command_line import Refused
+from data_prep.shar.export import Settings, export
+from data_prep.tiny_llm.text_pool import read_texts
 from data_prep.tokenizer import read_transcripts
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data import manifest as module

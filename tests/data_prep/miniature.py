@@ -18,8 +18,8 @@ import torch
 from lhotse import CutSet, MonoCut
 from torchaudio.functional import resample
 
-from data_prep.command_line import run
-from data_prep.espeak import SAMPLING_RATE, Espeak
+from data_prep.audio.espeak import SAMPLING_RATE, Espeak
+from data_prep.machinery.command_line import run
 
 SENTENCES: Mapping[str, tuple[str, ...]] = {
     "en": ("it's a quiet evening by the sea", "the old clock struck ten", "nobody came to the door"),

@@ -15,10 +15,12 @@ import pytest
 import soundfile
 from lhotse import CutSet, MonoCut
 
-from data_prep.audio_files import Rejected, write_audio
-from data_prep.command_line import Refused, run
-from data_prep.corpus import Rejection, prepare
-from data_prep.recordings import Utterance, check_samples, check_transcript, cut_from_header, cut_from_utterance
+from data_prep.audio.audio_files import write_audio
+from data_prep.audio.checks import Rejected, check_samples
+from data_prep.corpora.checked_cuts import check_transcript, cut_from_header, cut_from_utterance
+from data_prep.corpora.entries import Rejection, Utterance
+from data_prep.corpora.preparation import prepare
+from data_prep.machinery.command_line import Refused, run
 from speechllm_pl.core.errors import UserError
 
 FORMATS = {  # suffix: format and subtype of libsndfile
@@ -413,11 +415,11 @@ def test_manifests_that_cannot_be_written_leave_the_old_ones_and_nothing_is_chec
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.corpus.join_files", full_disk)
+        patched.setattr("data_prep.corpora.preparation.join_files", full_disk)
         with pytest.raises(OSError):
             prepare(corpus, output, jobs=1, max_seconds=30)
     assert manifests(output) == before
-    monkeypatch.setattr("data_prep.recordings.read_audio", None)  # would fail at the first recording
+    monkeypatch.setattr("data_prep.corpora.checked_cuts.read_audio", None)  # would fail at the first recording
     prepare(corpus, output, jobs=1, max_seconds=30)
     monkeypatch.undo()
     prepare(corpus, tmp_path / "never_stopped", jobs=1, max_seconds=30)
@@ -429,7 +431,7 @@ def test_pieces_of_any_size_give_the_same_manifests_and_an_interrupted_run_goes_
     tmp_path, corpus, monkeypatch, piece
 ):
     prepare(corpus, tmp_path / "whole", jobs=1, max_seconds=30)
-    monkeypatch.setattr("data_prep.corpus.PIECE", piece)
+    monkeypatch.setattr("data_prep.corpora.preparation.PIECE", piece)
     opened = []
 
     def make_cut(utt: Utterance) -> MonoCut:
@@ -454,7 +456,7 @@ def test_pieces_of_other_utterances_or_settings_are_not_used(tmp_path, corpus, m
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.corpus.join_files", fail)
+        patched.setattr("data_prep.corpora.preparation.join_files", fail)
         with pytest.raises(OSError):
             prepare(corpus, tmp_path / "out", jobs=1, max_seconds=0.7)
     corpus[5] = dataclasses.replace(corpus[5], text="another text")
@@ -473,7 +475,7 @@ def test_a_strict_run_stops_at_the_first_rejection_in_the_order_of_the_corpus(tm
 
 def test_utterances_are_read_as_they_are_checked_and_not_held(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
-    monkeypatch.setattr("data_prep.corpus.PIECE", 10)
+    monkeypatch.setattr("data_prep.corpora.preparation.PIECE", 10)
     alive: weakref.WeakSet[Utterance] = weakref.WeakSet()
     most = 0
 

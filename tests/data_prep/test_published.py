@@ -4,8 +4,8 @@ import pytest
 from miniature import make_common_voice, make_mls_language, make_voxpopuli, prepare
 
 from data_prep import common_voice, librispeech, mls, voxpopuli
-from data_prep.lines import BrokenLine, count_lines, text_lines, tsv_rows
-from data_prep.published import LANGUAGES, gender
+from data_prep.corpora.lines import BrokenLine, count_lines, text_lines, tsv_rows
+from data_prep.corpora.published import LANGUAGES, gender
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import LANGUAGES as WITH_RULES
 

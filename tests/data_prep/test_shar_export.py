@@ -20,11 +20,12 @@ import soundfile
 from conftest import deleted_while_mapped, write_cut
 from lhotse import CutSet
 
-from data_prep import shar as module
-from data_prep import shard
-from data_prep.command_line import Refused
-from data_prep.shar import Settings, export, finish, finish_once
-from data_prep.shard import encode
+from data_prep.machinery.command_line import Refused
+from data_prep.shar import __main__ as program_module
+from data_prep.shar import encoding
+from data_prep.shar.encoding import encode
+from data_prep.shar.export import Settings, export
+from data_prep.shar.verification import finish, finish_once
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage import shar_index as shar
 
@@ -130,7 +131,7 @@ def test_the_same_samples_give_the_same_bytes(codec: str) -> None:
 def test_an_opus_stream_with_its_new_serial_number_is_the_same_sound() -> None:
     file = io.BytesIO()
     soundfile.write(file, speechlike(3.0), 16_000, format="OGG", subtype="OPUS")
-    changed = shard._with_serial(file.getvalue(), 77)
+    changed = encoding._with_serial(file.getvalue(), 77)
     assert changed != file.getvalue()
     sound, rate = soundfile.read(io.BytesIO(changed))
     np.testing.assert_array_equal(sound, soundfile.read(io.BytesIO(file.getvalue()))[0])
@@ -142,7 +143,7 @@ def test_oggs_checksum_is_what_libogg_writes() -> None:
     file = io.BytesIO()
     soundfile.write(file, speechlike(3.0), 16_000, format="OGG", subtype="OPUS")
     serial = int.from_bytes(file.getvalue()[14:18], "little")
-    assert shard._with_serial(file.getvalue(), serial) == file.getvalue()
+    assert encoding._with_serial(file.getvalue(), serial) == file.getvalue()
 
 
 def test_samples_beyond_full_scale_are_not_clipped() -> None:
@@ -153,7 +154,7 @@ def test_samples_beyond_full_scale_are_not_clipped() -> None:
 
 @pytest.mark.parametrize("codec", ["flac", "opus"])
 def test_a_recording_in_the_codec_is_taken_as_it_is(tmp_path: Path, codec: str) -> None:
-    file_format, subtype = shard.CODECS[codec]
+    file_format, subtype = encoding.CODECS[codec]
     cut = write_cut(tmp_path, "a", speechlike(1.0), "one", "en")
     path = tmp_path / f"a.{codec}"
     soundfile.write(path, speechlike(1.0), 16_000, format=file_format, subtype=subtype)
@@ -278,17 +279,17 @@ def test_verifying_again_leaves_alone_what_readers_have_mapped(tmp_path: Path, m
 
 
 def test_slurm_says_which_task_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module._tasks(None, None) == (0, 1)
-    assert module._tasks(2, 5) == (2, 5)
+    assert program_module._tasks(None, None) == (0, 1)
+    assert program_module._tasks(2, 5) == (2, 5)
     for name, value in {"ID": "3", "MIN": "1", "COUNT": "4"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
-    assert module._tasks(None, None) == (2, 4)
-    assert module._tasks(0, 2) == (0, 2)
+    assert program_module._tasks(None, None) == (2, 4)
+    assert program_module._tasks(0, 2) == (0, 2)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "9")  # of --array=1,9: gaps
     with pytest.raises(UserError, match="task 8 of 4"):
-        module._tasks(None, None)
+        program_module._tasks(None, None)
     with pytest.raises(UserError, match="together"):
-        module._tasks(1, None)
+        program_module._tasks(1, None)
 
 
 # what cannot be used
@@ -386,7 +387,7 @@ def test_verification_names_what_is_broken(
 
 def program(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "data_prep.shar", *map(str, arguments)]
-    root = Path(module.__file__).parents[1]
+    root = Path(program_module.__file__).parents[2]
     everything = {**os.environ, "PYTHONPATH": str(root), **environment}
     return subprocess.run(command, cwd=root, env=everything, capture_output=True, text=True, check=False)
 
@@ -420,7 +421,7 @@ def test_bad_arguments_are_one_clear_line(tmp_path: Path, monkeypatch, arguments
     (tmp_path / "empty.jsonl").touch()
     monkeypatch.setattr(sys, "argv", ["shar", *arguments, *(["--output", "out"] if arguments else [])])
     with pytest.raises(UserError) as error:
-        module.main()
+        program_module.main()
     assert message in str(error.value)
 
 

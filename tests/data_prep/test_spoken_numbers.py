@@ -11,7 +11,7 @@ import soundfile
 from lhotse import CutSet, MonoCut
 
 from data_prep import spoken_numbers
-from data_prep.espeak import SAMPLING_RATE, Espeak
+from data_prep.audio.espeak import SAMPLING_RATE, Espeak
 
 LANGUAGES = ["de", "en", "es", "fr", "it", "nl", "pl", "pt"]
 SPLITS = ["train", "dev", "test"]
@@ -21,7 +21,7 @@ def generate(folder: Path, jobs: int, seed: int = 0) -> dict[str, bytes]:
     """Run the program on few utterances; all files it leaves, by name."""
     small = (
         "from data_prep import spoken_numbers as s; s.DEV_UTTERANCES, s.TEST_UTTERANCES = 8, 16;"
-        "from data_prep.command_line import run; run(s.main)"
+        "from data_prep.machinery.command_line import run; run(s.main)"
     )
     arguments = ["--output", "numbers", "--hours", "0.005", "--jobs", str(jobs), "--seed", str(seed)]
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
 import pytest
 
-from data_prep.strange_characters import StrangeCharacters
+from data_prep.corpora.strange_characters import StrangeCharacters
 
 
 def test_what_is_told_has_no_character_that_a_terminal_obeys(capsys: pytest.CaptureFixture) -> None:

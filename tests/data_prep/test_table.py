@@ -15,7 +15,7 @@ import soundfile
 from lhotse import CutSet
 
 from data_prep import table
-from data_prep.command_line import Refused
+from data_prep.machinery.command_line import Refused
 from speechllm_pl.core.errors import UserError
 
 REAL_DATA = Path(os.environ.get("SPEECHLLM_DATA", "../shared/data"))

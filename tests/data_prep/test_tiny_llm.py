@@ -12,8 +12,11 @@ import torch
 from lhotse import CutSet, MonoCut, SupervisionSegment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from data_prep import tiny_llm
-from data_prep.tiny_llm import BOS_ID, EOS_ID, FILLER_ID, IGNORED, Noise, Recipe, TextPool, noisy_copy
+from data_prep.tiny_llm.llm_folder import build
+from data_prep.tiny_llm.noisy_copies import IGNORED, Noise, collate, noisy_copy, perturb
+from data_prep.tiny_llm.pretraining import Recipe, _groups_of_similar_length
+from data_prep.tiny_llm.subwords import BOS_ID, EOS_ID, FILLER_ID, SPECIAL_TOKENS
+from data_prep.tiny_llm.text_pool import TextPool, read_texts, too_few
 from speechllm_pl.core.errors import UserError
 
 EIGHT_LANGUAGES = {
@@ -53,7 +56,7 @@ def write_manifest(path: Path, texts: dict[str, list[str]]) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("llm") / "llm"
-    tiny_llm.build(EIGHT_LANGUAGES, output, recipe=SMALL, evaluated=2)
+    build(EIGHT_LANGUAGES, output, recipe=SMALL, evaluated=2)
     return output
 
 
@@ -94,7 +97,7 @@ def test_wrong_tokens_come_at_their_rate_and_no_noise_is_the_text_itself() -> No
 
 
 def test_labels_are_the_text_and_eos_and_leave_out_prefix_bos_and_padding() -> None:
-    ids, labels, in_prefix = tiny_llm.collate([([7, 4, 8], [7, 8]), ([], [9])])
+    ids, labels, in_prefix = collate([([7, 4, 8], [7, 8]), ([], [9])])
     assert ids.tolist() == [[7, 4, 8, BOS_ID, 7, 8, EOS_ID], [BOS_ID, 9, EOS_ID, 0, 0, 0, 0]]
     assert labels.tolist() == [[IGNORED] * 4 + [7, 8, EOS_ID], [IGNORED, 9, EOS_ID] + [IGNORED] * 4]
     assert in_prefix.tolist() == [[True] * 3 + [False] * 4, [False] * 7]
@@ -102,11 +105,11 @@ def test_labels_are_the_text_and_eos_and_leave_out_prefix_bos_and_padding() -> N
 
 def test_perturbing_changes_the_prefix_only_and_no_noise_changes_nothing() -> None:
     table = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
-    ids, _, in_prefix = tiny_llm.collate([([7, 4, 8], [7, 8]), ([5], [9])])
+    ids, _, in_prefix = collate([([7, 4, 8], [7, 8]), ([5], [9])])
 
     def perturbed(noise: Noise) -> torch.Tensor:
         generator = torch.Generator().manual_seed(1)
-        return tiny_llm.perturb(table[ids], ids, in_prefix, table, noise, generator)
+        return perturb(table[ids], ids, in_prefix, table, noise, generator)
 
     changed = (perturbed(Noise()) != table[ids]).any(dim=-1)
     assert torch.equal(changed, in_prefix)
@@ -128,9 +131,9 @@ def test_drawn_texts_are_new_mix_no_languages_and_are_never_held_out() -> None:
 def test_batches_stay_within_their_tokens_and_hold_sequences_of_similar_length() -> None:
     rng = random.Random(0)
     pairs = [([5] * rng.randint(0, 60), [6] * rng.randint(1, 20)) for _ in range(300)]
-    groups = tiny_llm._groups_of_similar_length(pairs, 400)
+    groups = _groups_of_similar_length(pairs, 400)
     assert sorted(pair for group in groups for pair in group) == sorted(pairs)
-    padded = [tiny_llm.collate(group).ids.numel() for group in groups]
+    padded = [collate(group).ids.numel() for group in groups]
     assert max(padded) <= 400
     assert sum(len(p) + len(t) + 2 for p, t in pairs) > 0.9 * sum(padded)
 
@@ -153,7 +156,7 @@ def test_the_tokenizer_gives_texts_of_eight_languages_back_and_adds_nothing(fold
     for text in [text for of_language in EIGHT_LANGUAGES.values() for text in of_language]:
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert ids == tokenizer(text).input_ids
-        assert min(ids) >= len(tiny_llm.SPECIAL_TOKENS)
+        assert min(ids) >= len(SPECIAL_TOKENS)
         assert tokenizer.decode(ids) == text
         around = [BOS_ID, FILLER_ID, *ids, FILLER_ID, EOS_ID]
         assert tokenizer.decode(around, skip_special_tokens=True) == text
@@ -165,7 +168,7 @@ def test_loss_falls(folder: Path) -> None:
 
 
 def test_two_runs_give_identical_weights_and_tokenizers(folder: Path, tmp_path: Path) -> None:
-    tiny_llm.build(EIGHT_LANGUAGES, tmp_path / "again", recipe=SMALL, evaluated=2)
+    build(EIGHT_LANGUAGES, tmp_path / "again", recipe=SMALL, evaluated=2)
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -173,13 +176,13 @@ def test_two_runs_give_identical_weights_and_tokenizers(folder: Path, tmp_path: 
 def test_a_rerun_does_nothing_and_other_settings_build_anew(tmp_path: Path, capsys) -> None:
     output = tmp_path / "llm"
     short = replace(SMALL, steps=2)
-    tiny_llm.build(EIGHT_LANGUAGES, output, recipe=short, evaluated=1)
+    build(EIGHT_LANGUAGES, output, recipe=short, evaluated=1)
     before = (output / "model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
-    tiny_llm.build(EIGHT_LANGUAGES, output, recipe=short, evaluated=1)
+    build(EIGHT_LANGUAGES, output, recipe=short, evaluated=1)
     assert (output / "model.safetensors").stat().st_mtime_ns == before
     assert "nothing to do" in capsys.readouterr().out
-    tiny_llm.build(EIGHT_LANGUAGES, output, recipe=replace(short, seed=1), evaluated=1)
+    build(EIGHT_LANGUAGES, output, recipe=replace(short, seed=1), evaluated=1)
     assert (output / "model.safetensors").stat().st_mtime_ns != before
     assert [path.name for path in tmp_path.iterdir()] == ["llm"]
 
@@ -187,29 +190,29 @@ def test_a_rerun_does_nothing_and_other_settings_build_anew(tmp_path: Path, caps
 def test_a_foreign_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(UserError, match="not made by tiny_llm"):
-        tiny_llm.build(EIGHT_LANGUAGES, tmp_path, recipe=SMALL)
+        build(EIGHT_LANGUAGES, tmp_path, recipe=SMALL)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
 def test_texts_are_read_by_language_once_each(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "a.jsonl.gz", {"en": ["one", "two", "one"], "de": ["eins"]})
-    assert tiny_llm.read_texts([manifest, manifest]) == {"en": ["one", "two"], "de": ["eins"]}
+    assert read_texts([manifest, manifest]) == {"en": ["one", "two"], "de": ["eins"]}
 
 
 def test_a_missing_and_a_broken_manifest_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.jsonl"):
-        tiny_llm.read_texts([tmp_path / "nowhere.jsonl"])
+        read_texts([tmp_path / "nowhere.jsonl"])
     (tmp_path / "broken.jsonl").write_text('{"id": "x", \n')
     with pytest.raises(UserError, match=r"broken\.jsonl"):
-        tiny_llm.read_texts([tmp_path / "broken.jsonl"])
+        read_texts([tmp_path / "broken.jsonl"])
 
 
 def test_too_little_text_is_told_before_minutes_are_spent_on_it() -> None:
     enough = {"en": [f"text {number}" for number in range(150)], "de": [f"Text {number}" for number in range(50)]}
-    assert tiny_llm.too_few(enough) == ""
+    assert too_few(enough) == ""
     enough["de"].pop()
-    assert tiny_llm.too_few(enough).startswith("199 different transcripts are too few to make an LLM of")
-    assert "LLM=" in tiny_llm.too_few(enough)
+    assert too_few(enough).startswith("199 different transcripts are too few to make an LLM of")
+    assert "LLM=" in too_few(enough)
 
 
 def test_the_program_works_on_ten_digit_words(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import pytest
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from num2words import num2words
 
-from data_prep import command_line, tokenizer
+from data_prep import tokenizer
+from data_prep.machinery import command_line
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.text import normalize

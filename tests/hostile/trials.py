@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from jail import Ended, confined
 
-from data_prep import table, tiny_llm, tokenizer
-from data_prep.command_line import run
+from data_prep import table, tokenizer
+from data_prep.machinery.command_line import run
+from data_prep.tiny_llm.text_pool import read_texts
 from speechllm_pl.apps import main
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
@@ -85,7 +86,7 @@ def _judged(trial: Trial, ended: Ended, folder: Path) -> tuple[str, str]:
 
 def _texts() -> None:
     """What the tiny LLM is trained on."""
-    tiny_llm.read_texts([Path(sys.argv[1])])
+    read_texts([Path(sys.argv[1])])
 
 
 PROGRAMS: dict[str, Callable[[], None]] = {"table": table.main, "tokenizer": tokenizer.main, "texts": _texts}

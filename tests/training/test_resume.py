@@ -13,7 +13,7 @@ from bitsandbytes.optim import AdamW8bit
 from lhotse import CutSet
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from data_prep.shar import Settings, export
+from data_prep.shar.export import Settings, export
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import (

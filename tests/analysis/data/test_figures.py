@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 
-from data_prep.corpus import Rejection, prepare
+from data_prep.corpora.entries import Rejection
+from data_prep.corpora.preparation import prepare
 from speechllm_pl.analysis.data import figures
 from speechllm_pl.analysis.data.listening import Heard, drawn, listen
 from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through

@@ -9,7 +9,7 @@ from lhotse import MonoCut, SupervisionSegment
 from parsed_page import Page
 from torch.utils.tensorboard import SummaryWriter
 
-from data_prep.shar import Settings, export
+from data_prep.shar.export import Settings, export
 from speechllm_pl.apps.report import report, suitable
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score, table

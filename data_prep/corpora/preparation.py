@@ -13,88 +13,26 @@ import hashlib
 import itertools
 import json
 import shutil
-from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lhotse import MonoCut
 from tqdm import tqdm
 
-from data_prep.audio_files import Rejected
-from data_prep.command_line import Refused
-from data_prep.pieces import compressed, join_files, write_piece
-from data_prep.processes import process_context, process_pool
-from data_prep.recordings import Utterance, cut_from_utterance
+from data_prep.audio.checks import Rejected
+from data_prep.corpora.checked_cuts import cut_from_utterance
+from data_prep.corpora.entries import SPLITS, Rejection, Utterance, rejection
+from data_prep.corpora.summary import Summary
+from data_prep.machinery.command_line import Refused
+from data_prep.machinery.pieces import compressed, join_files, write_piece
+from data_prep.machinery.processes import process_context, process_pool
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.storage.whole_file import replace_atomically
 
-SPLITS = ("train", "dev", "test")
-
 PIECE = 20_000
 """Utterances that are checked again at most when an interrupted run is repeated."""
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """One line of the quarantine file. What stands before the first colon of `reason` is its kind."""
-
-    split: str
-    id: str
-    path: str
-    reason: str
-    source: str = ""
-
-
-@dataclass
-class Summary:
-    """What `prepare` kept and what it rejected."""
-
-    utterances: Counter[tuple[str, str]] = field(default_factory=Counter)  # (split or subset, language) → how many
-    seconds: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))  # likewise
-    rejected: Counter[str] = field(default_factory=Counter)  # kind of reason → how many
-
-    def table(self) -> str:
-        """Utterances, hours and seconds per split and language, then the rejected ones by kind of reason."""
-        width = max([6, *(len(split) for split, _ in self.utterances)])
-        lines = [f"{'split':<{width}} {'language':<9}{'utterances':>11}{'hours':>10}{'seconds':>13}"]
-        for split in sorted({split for split, _ in self.utterances}, key=_place_of_split):
-            languages = sorted(language for of, language in self.utterances if of == split)
-            rows = [(language, [(split, language)]) for language in languages]
-            if len(rows) > 1:
-                rows.append(("all", [(split, language) for language in languages]))
-            for name, keys in rows:
-                count, total = sum(self.utterances[key] for key in keys), sum(self.seconds[key] for key in keys)
-                lines.append(f"{split:<{width}} {name:<9}{count:>11}{total / 3600:>10.2f}{total:>13.0f}")
-        lines.append(f"rejected: {self.rejected.total()}")
-        lines += [f"  {count:>6}  {kind}" for kind, count in self.rejected.most_common()]
-        return "\n".join(lines)
-
-    def strangers(self) -> list[str]:
-        """Languages that dev or test has and train lacks."""
-        of_train = {language for split, language in self.utterances if split.startswith("train")}
-        others = {language for split, language in self.utterances if not split.startswith("train")}
-        return sorted(others - of_train) if of_train else []
-
-    def to_json(self) -> bytes:
-        rows = [[*key, count, self.seconds[key]] for key, count in self.utterances.items()]
-        return json.dumps({"kept": rows, "rejected": self.rejected}).encode()
-
-    def add_json(self, content: bytes) -> None:
-        """Add what another one's `to_json` gave."""
-        record = json.loads(content)
-        for split, language, count, seconds in record["kept"]:
-            self.utterances[split, language] += count
-            self.seconds[split, language] += seconds
-        self.rejected.update(record["rejected"])
-
-
-def _place_of_split(split: str) -> tuple[int, str]:
-    """train, dev, test, each followed by its subsets."""
-    places = [place for place, known in enumerate(SPLITS) if split.startswith(known)]
-    return (places or [len(SPLITS)])[0], split
 
 
 class Kept(NamedTuple):
@@ -224,10 +162,6 @@ def _identity(function: Callable[..., Any]) -> str:
     if isinstance(function, functools.partial):
         return f"{_identity(function.func)} {function.args} {sorted(function.keywords.items())}"
     return f"{function.__module__}.{function.__qualname__}"
-
-
-def rejection(utterance: Utterance, reason: str) -> Rejection:
-    return Rejection(utterance.split, utterance.id, str(utterance.path), reason, utterance.source)
 
 
 def _check(item: Utterance | Rejection, make_cut: Callable[[Utterance], MonoCut]) -> Kept | Rejection:

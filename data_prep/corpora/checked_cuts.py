@@ -3,65 +3,19 @@
 import json
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import numpy as np
 import soundfile
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
-from data_prep.audio_files import (
-    FRAME_SECONDS,
-    SAMPLING_RATE,
-    Audio,
-    Rejected,
-    Stretch,
-    check_one_frame,
-    read_audio,
-    read_end,
-    resample,
-    write_audio,
-)
-from data_prep.command_line import is_utf_8
+from data_prep.audio.audio_files import Audio, Stretch, read_audio, read_end, resample, write_audio
+from data_prep.audio.checks import FRAME_SECONDS, Rejected, check_samples
+from data_prep.corpora.entries import Utterance
+from data_prep.machinery.command_line import is_utf_8
 from speechllm_pl.core.audio.channels import channels_cancel
 from speechllm_pl.core.audio.sampling_rates import HIGHEST_HZ, LOWEST_HZ
-
-SILENCE = 2e-4
-"""Span between the largest and the smallest sample (full scale 2) below which a recording is silent: three
-steps of 16 bits on either side, so that dither alone does not count as sound."""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One transcribed stretch of a recording, from `start` to `end` seconds (None: to its end)."""
-
-    id: str
-    path: Path | str
-    text: str
-    language: str  # ISO 639-1
-    speaker: str
-    split: str
-    start: float = 0.0
-    end: float | None = None
-    gender: str = ""  # male or female; empty where the corpus does not say
-    subset: str = ""  # the corpus's own name for a part of a split
-    source: str = ""  # table and line that it comes from
-
-
-LABELS = ("gender", "subset", "source")
-"""Fields of an `Utterance` that say nothing of its sound or text."""
-
-
-def check_samples(samples: np.ndarray, sampling_rate: int) -> None:
-    """Reject `samples` (T,) that are empty, shorter than one encoder frame, silent or not finite."""
-    if samples.size == 0:
-        raise Rejected("empty: no samples")
-    if not np.isfinite(samples).all():
-        raise Rejected(f"NaN samples: {np.count_nonzero(~np.isfinite(samples))} of {samples.size} are not finite")
-    check_one_frame(samples.size, sampling_rate)
-    if np.ptp(samples) < SILENCE:
-        raise Rejected("silent")
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 
 
 def check_transcript(text: str, seconds: float) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lhotse import MonoCut
 
-from data_prep.command_line import add_standard_arguments
-from data_prep.corpus import SPLITS, Rejection, prepare
-from data_prep.recordings import Utterance, cut_from_header, cut_from_utterance
+from data_prep.corpora.checked_cuts import cut_from_header, cut_from_utterance
+from data_prep.corpora.entries import SPLITS, Rejection, Utterance
+from data_prep.corpora.preparation import prepare
+from data_prep.machinery.command_line import add_standard_arguments
 from speechllm_pl.core.errors import UserError
 
 LANGUAGES = ("en", "de", "nl", "fr", "es", "it", "pt", "pl")

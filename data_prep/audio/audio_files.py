@@ -12,22 +12,16 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from data_prep.audio.checks import Rejected, check_one_frame
 from speechllm_pl.core.audio.containers import broken_promise
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.storage.whole_file import write_whole
-
-FRAME_SECONDS = 0.08
-"""Step of the encoder: a 10 ms hop times a convolution stride of 8."""
 
 NEEDS_FFMPEG = {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm"}
 """Containers that libsndfile cannot open."""
 
 MP3_SLACK = 2
 """Frames by which an MP3 header may exceed what is decoded: encoder delay and padding."""
-
-
-class Rejected(Exception):
-    """A recording that cannot be used; the message is the reason, as `kind` or `kind: details`."""
 
 
 class Stretch(NamedTuple):
@@ -144,12 +138,6 @@ def _read_with_ffmpeg(path: Path, start: float, end: float | None, max_seconds: 
     samples = np.frombuffer(done.stdout, dtype="<f4").reshape(1, -1)
     _check_length(samples.size / SAMPLING_RATE, max_seconds)
     return Audio(samples, SAMPLING_RATE, samples.shape[1], lazy=False)
-
-
-def check_one_frame(samples: int, sampling_rate: int) -> None:
-    """Reject what is shorter than one encoder frame."""
-    if samples < FRAME_SECONDS * sampling_rate:
-        raise Rejected(f"too short: {samples / sampling_rate:.3f} s, one encoder frame is {FRAME_SECONDS} s")
 
 
 def _check_length(seconds: float, max_seconds: float) -> None:

@@ -31,7 +31,7 @@ class Espeak:
     """A process that speaks, ended with the object or with the program."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "data_prep.espeak"]
+        command = [sys.executable, "-m", "data_prep.audio.espeak"]
         # A session of its own: Ctrl-C is the caller's business; the process ends when its input does.
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert self._process.stdin is not None

@@ -1,0 +1,1 @@
+"""Recordings: read, measured, checked, made and written."""
