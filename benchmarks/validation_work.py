@@ -17,7 +17,7 @@ from padding import like_mls
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.sample import balanced_sample
-from speechllm_pl.recognition.llm_greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
+from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
 
 UTTERANCES = (3_807, 3_469, 3_095, 2_416, 2_408, 1_248, 826, 512)
 NUM_BUCKETS = 30

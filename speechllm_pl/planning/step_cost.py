@@ -29,7 +29,7 @@ from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_lo
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
-from speechllm_pl.recognition.llm_greedy import EXTRA_TOKENS, TOKENS_PER_SECOND
+from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
 from speechllm_pl.training.sharding import checkpoint_activations, replace_tensors
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"

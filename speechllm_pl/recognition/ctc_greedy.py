@@ -4,15 +4,19 @@ import torch
 from torch import Tensor
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer, ctc_collapse
-from speechllm_pl.recognition.hypothesis import Hypothesis, Meaningless
+from speechllm_pl.core.masks import length_mask
+from speechllm_pl.recognition.hypothesis import Hypothesis
 
 
 @torch.no_grad()
 def greedy_ctc(logits: Tensor, frames: Tensor, tokenizer: CtcTokenizer) -> list[Hypothesis]:
     """`(B, T, V)` logits and `(B,)` real frames → one hypothesis an utterance."""
-    most, best = logits.max(-1)  # (B, T); of a frame with NaN it is NaN
-    rows = zip(best.tolist(), most.isfinite().tolist(), frames.tolist(), strict=True)
-    return [
-        (Hypothesis if all(finite[:length]) else Meaningless)(tokenizer.decode(ctc_collapse(row[:length])))
-        for row, finite, length in rows
-    ]
+    most, best = logits.max(-1)  # (B, T)
+    padding = ~length_mask(frames, logits.shape[1])
+    scores = (most - logits.logsumexp(-1)).masked_fill(padding, 0).sum(1)  # (B,) NaN where a logit is
+    hypotheses = []
+    for row, length, score in zip(best.tolist(), frames.tolist(), scores.tolist(), strict=True):
+        labels = ctc_collapse(row[:length])
+        text = tokenizer.decode(labels)
+        hypotheses.append(Hypothesis(text, log_probability=score, num_tokens=len(labels)))
+    return hypotheses

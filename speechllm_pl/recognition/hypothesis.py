@@ -1,22 +1,32 @@
 """What was recognised."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from math import isfinite
 
 
-class Hypothesis(NamedTuple):
-    """What was recognised in one utterance."""
+@dataclass(frozen=True)
+class Hypothesis:
+    """What was recognised in one utterance. Two are equal if their texts are, and ended alike."""
 
     text: str
-    truncated: bool = False  # generation was ended before the text did: at its cap, or in a loop
-    looped: bool = False  # in a loop
-    finite = True  # the logits that it was chosen from
 
+    truncated: bool = False
+    """Generation was ended before the text did: at its cap, or in a loop."""
 
-class Meaningless(Hypothesis):
-    """Of logits that were NaN or infinite: whatever its text is, nobody said it."""
+    looped: bool = False
+    """It was ended in a loop."""
 
-    finite = False
+    log_probability: float = field(default=0.0, compare=False)
+    """Sum over all tokens that were chosen (of CTC: the classes of all frames), in nats."""
+
+    num_tokens: int = field(default=0, compare=False)
+    """Tokens of the text, and the end token where an LLM has written it."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the logits that it was chosen from were: else nobody said it, whatever its text is."""
+        return isfinite(self.log_probability)
 
 
 def not_finite(ids: Iterable[str], hypotheses: Iterable[Hypothesis], system: str) -> str:

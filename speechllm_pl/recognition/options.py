@@ -11,5 +11,8 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 class DecodingOptions:
     """What a user of a recogniser may choose."""
 
+    decoder: Literal["greedy"] = "greedy"
+    """How an LLM's text is searched for."""
+
     max_new_tokens: int | None = None
     """Most tokens of an LLM's text, where the length of its audio would allow more."""

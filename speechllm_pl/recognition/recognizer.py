@@ -32,7 +32,7 @@ from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.recognition.llm_text import generate
 from speechllm_pl.recognition.options import DecodingOptions, Precision
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
@@ -161,8 +161,7 @@ class Recognizer:
         lengths: Tensor,
         languages: Sequence[str],
         options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
-        *,
-        in_lockstep: bool = False,
+        all_ended: Callable[[bool], bool] = bool,
     ) -> dict[str, list[Hypothesis]]:
         """One hypothesis an utterance from each of `systems`.
 
@@ -170,7 +169,8 @@ class Recognizer:
             waveforms: `(B, N)` samples at 16 kHz in -1 … 1, zero-padded, on the recogniser's device.
             lengths: `(B,)` real samples.
             languages: of the B utterances, for an instruction that names it.
-            in_lockstep: go on with idle forward passes until the last rank has ended, as sharded weights need it.
+            all_ended: told whether all texts of this batch have ended; says whether to stop writing. Ranks that share
+                an LLM's weights must go on until the last one has ended.
         """
         if not isinstance(self.model, SpeechLLM):
             logits, frames = self.model(waveforms, lengths)
@@ -186,7 +186,7 @@ class Recognizer:
                 Tokens(*pad_tokens(instruction, lengths.device)),
                 self.llm_tokenizer,
                 options,
-                in_lockstep=in_lockstep,
+                all_ended,
             ),
         }
 

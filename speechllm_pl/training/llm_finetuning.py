@@ -39,7 +39,7 @@ from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.recognition.llm_text import generate
 from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.storage.llm_files import llm_digest, refuse_another_llm
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
@@ -276,9 +276,7 @@ class LlmFinetuning(Recognizer):
         audio = self.model.listen(batch.waveforms, batch.lengths)
         return {
             "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
-            "llm": generate(
-                self.model, audio, self._instruction(batch), self.llm_tokenizer, in_lockstep=self.in_lockstep
-            ),
+            "llm": generate(self.model, audio, self._instruction(batch), self.llm_tokenizer, all_ended=self.all_ended),
         }
 
     def is_saved(self, name: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
@@ -99,6 +100,14 @@ class Placed(L.LightningModule):
         if self.in_lockstep:
             rank_zero_info(f"no device has room for a whole copy of {size / GIB:.2g} GiB: ranks decode in lockstep")
         gather(self.model, layers=not self.in_lockstep)
+
+    def all_ended(self, ended: bool) -> bool:
+        """Whether decoding may stop: where ranks share weights, when all of them have ended."""
+        if not self.in_lockstep:
+            return ended
+        everywhere = torch.tensor(ended, dtype=torch.int, device=self.device)
+        dist.all_reduce(everywhere, dist.ReduceOp.MIN)
+        return bool(everywhere)
 
     def _release(self) -> None:
         if self._mesh is not None:

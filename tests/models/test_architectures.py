@@ -17,7 +17,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, add_lora, decoder_layers
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.recognition.llm_text import generate
 
 # Weights large enough for random choices to differ clearly; widths that NF4 takes.
 TOKENS = {"vocab_size": 12, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.3}

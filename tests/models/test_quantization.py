@@ -13,7 +13,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, add_lora, load_llm, merge_lora
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.recognition.llm_text import generate
 
 IDS = torch.tensor([[1, 5, 7, 4]])
 BLOCK, OUTER_BLOCK = 64, 256

@@ -16,7 +16,7 @@ from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import LlmTokenizer, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.llm_greedy import generate
+from speechllm_pl.recognition.llm_text import generate
 
 LENGTHS = [16_000, 7_000, 300, 22_222, 5_000, 12_800, 9_999, 3_000]
 TEXTS = [[4, 5, 6], [7], [], [8, 9, 10, 11, 4, 5], [6, 6], [5], [11, 10, 9], [4, 4]]

@@ -1,5 +1,7 @@
 import itertools
+import math
 
+import pytest
 import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
@@ -48,3 +50,13 @@ def test_text_from_logits_that_are_not_finite_is_marked(ctc_tokenizer: CtcTokeni
     logits[3, 3, 5] = -torch.inf  # a class that cannot be
     found = greedy_ctc(logits, torch.tensor([4, 4, 3, 4]), ctc_tokenizer)
     assert [hypothesis.finite for hypothesis in found] == [False, False, True, True]
+
+
+def test_the_score_is_the_log_probability_of_the_best_path(ctc_tokenizer: CtcTokenizer) -> None:
+    logits = torch.randn(3, 9, ctc_tokenizer.vocab_size, generator=torch.Generator().manual_seed(2))
+    frames = [9, 4, 0]
+    found = greedy_ctc(logits, torch.tensor(frames), ctc_tokenizer)
+    for row, length, hypothesis in zip(logits, frames, found, strict=True):
+        best = [max(frame) for frame in row[:length].double().softmax(-1).tolist()]
+        assert hypothesis.log_probability == pytest.approx(sum(map(math.log, best)), abs=1e-5)
+        assert hypothesis.num_tokens == len(ctc_tokenizer.encode(hypothesis.text)) or length

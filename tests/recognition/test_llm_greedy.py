@@ -1,243 +1,102 @@
-"""Generation with an LLM that is a table of what follows what, so that every transcript is known beforehand."""
+"""Greedy search over a scorer that is a table of random numbers, against a loop that looks at one row at a time."""
 
-from pathlib import Path
-from typing import Any
+import math
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from torch import Tensor
 
-from speechllm_pl.core.prompt import pad_tokens
-from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.llm import LlmTokenizer
-from speechllm_pl.models.losses import Tokens
-from speechllm_pl.models.speech_llm import Audio, SpeechLLM
-from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.llm_greedy import (
-    EXTRA_TOKENS,
-    TOKENS_PER_SECOND,
-    FiniteLogits,
-    RowEnds,
-    _hypothesis,
-    generate,
-    token_caps,
-)
+from speechllm_pl.recognition.llm_greedy import greedy
+from speechllm_pl.recognition.text_end import TextEnds
 
-BOS, EOS, ONE, TWO, THREE = 1, 2, 4, 5, 6
-ENDLESS = {BOS: ONE, **{token: token + 1 for token in range(ONE, ONE + 7)}, ONE + 7: 30, 30: ONE}
-"""Eight words and a token that is none, over and over: too long for a loop."""
-SIZE = 64  # ids; embeddings are one-hot, so the width is the same
+EOS, PAD, SIZE = 2, 0, 6
 
 
-def chain(steps: dict[int, int], positions: int = 2048) -> LlamaForCausalLM:
-    """An LLM that says `steps[token]` after `token`, whatever came before."""
-    config = LlamaConfig(
-        vocab_size=SIZE,
-        hidden_size=SIZE,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=positions,
-    )
-    llm = LlamaForCausalLM(config)
-    with torch.no_grad():
-        llm.model.layers[0].self_attn.o_proj.weight.zero_()
-        llm.model.layers[0].mlp.down_proj.weight.zero_()
-        llm.model.embed_tokens.weight.copy_(torch.eye(SIZE))
-        llm.lm_head.weight.zero_()
-        for token, following in steps.items():
-            llm.lm_head.weight[following, token] = 1
-    return llm
+class Table:
+    """Scores what follows by the last two tokens of each row; remembers what it was given.
+
+    Args:
+        rows: of the batch.
+        bad: logits that are spoilt: by the number of the step, row, token and value.
+    """
+
+    def __init__(self, rows: int, seed: int, bad: dict[int, tuple[int, int, float]] | None = None):
+        self.logits = torch.randn(rows, SIZE, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+        self.logits[..., EOS] += 0.5
+        self.bad = bad or {}
+        self.given: list[Tensor | None] = []
+
+    def after(self, row: int, written: list[int]) -> Tensor:
+        before, last = [0, 0, *written][-2:]
+        return self.logits[row, before, last]
+
+    def __call__(self, tokens: Tensor | None) -> Tensor:
+        step = len(self.given)
+        self.given.append(tokens)
+        written = torch.stack([t for t in self.given if t is not None], 1).tolist() if step else [[]] * len(self.logits)
+        logits = torch.stack([self.after(row, before) for row, before in enumerate(written)])
+        if step in self.bad:
+            row, token, value = self.bad[step]
+            logits[row, token] = value
+        return logits
 
 
-def hypotheses(llm: PreTrainedModel, frames: list[int], tokenizer: LlmTokenizer):
-    encoder = ConformerConfig(dim=8, num_blocks=1, num_heads=1, ffn_dim=8)
-    model = SpeechLLM(CtcModel(encoder, 4), llm, bos_id=BOS, eos_id=EOS, unk_id=3, lora_r=0).eval()
-    encoded = torch.randn(len(frames), max(frames), 8)
-    embeddings = torch.randn(len(frames), max(frames), SIZE)
-    lengths = torch.tensor(frames)
-    no_instruction = Tokens(*pad_tokens([[] for _ in frames]))
-    return generate(model, Audio(embeddings, lengths, encoded, lengths), no_instruction, tokenizer)
-
-
-@pytest.fixture
-def tokenizer(llm_folder: Path) -> LlmTokenizer:
-    return LlmTokenizer(str(llm_folder))
-
-
-def test_the_end_token_ends_the_text(tokenizer: LlmTokenizer) -> None:
-    found = hypotheses(chain({BOS: ONE, ONE: TWO, TWO: EOS, EOS: THREE}), [5, 9], tokenizer)
-    assert found == [Hypothesis("one two"), Hypothesis("one two")]
-
-
-def test_an_empty_transcript_is_possible(tokenizer: LlmTokenizer) -> None:
-    assert hypotheses(chain({BOS: EOS}), [5], tokenizer) == [Hypothesis("")]
-
-
-def test_a_text_without_end_is_cut_at_the_cap_and_flagged(tokenizer: LlmTokenizer) -> None:
-    found = hypotheses(chain(ENDLESS), [5, 9], tokenizer)
-    caps = token_caps(torch.tensor([5, 9])).tolist()
-    assert caps == [20, 28]
-    assert [len(hypothesis.text.split()) for hypothesis in found] == [cap - cap // 9 for cap in caps]
-    assert all(hypothesis.truncated and not hypothesis.looped for hypothesis in found)
-
-
-def test_caps_do_not_depend_on_the_batch(tokenizer: LlmTokenizer) -> None:
-    llm, frames = chain(ENDLESS), [30, 1, 12]
-    together = hypotheses(llm, frames, tokenizer)
-    assert together == [hypotheses(llm, [count], tokenizer)[0] for count in frames]
-
-
-def test_one_row_may_meet_its_cap_while_another_ends(tokenizer: LlmTokenizer) -> None:
-    """A text of 13 tokens and the end: 1 frame allows 12 tokens, 2 frames allow 14, 40 frames allow more."""
-    ids = list(range(20, 33))
-    steps = dict(zip([BOS, *ids], [*ids, EOS], strict=True))
-    found = hypotheses(chain(steps), [1, 2, 40], tokenizer)
-    assert token_caps(torch.tensor([1, 2])).tolist() == [12, 14]
-    assert [hypothesis.truncated for hypothesis in found] == [True, False, False]
-
-
-def test_a_text_ends_at_the_llms_last_position_and_is_flagged(
-    tokenizer: LlmTokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Of 24 positions, audio of 18 frames and BOS take 19: five tokens fit, and one more is said of the last."""
-    found = hypotheses(chain({BOS: ONE, ONE: ONE}, positions=24), [18, 1, 23], tokenizer)
-    assert [len(hypothesis.text.split()) for hypothesis in found] == [6, 12, 1]
-    assert all(hypothesis.truncated for hypothesis in found)
-    assert not caplog.text
-
-
-def test_a_text_that_just_fits_the_positions_is_whole(tokenizer: LlmTokenizer) -> None:
-    llm = chain({BOS: ONE, ONE: TWO, TWO: EOS}, positions=24)
-    assert hypotheses(llm, [21, 22], tokenizer) == [("one two", False, False), ("one two", True, False)]
-
-
-def test_audio_that_leaves_no_position_has_an_empty_text_and_is_flagged(
-    tokenizer: LlmTokenizer, caplog: pytest.LogCaptureFixture
-) -> None:
-    llm = chain({BOS: ONE, ONE: TWO, TWO: EOS}, positions=24)
-    assert hypotheses(llm, [24, 5, 30], tokenizer) == [("", True, False), ("one two", False, False), ("", True, False)]
-    assert "up to 31 of the LLM's 24 positions, so nothing is said of 2 utterance(s)" in caplog.text
-    assert hypotheses(llm, [24], tokenizer) == [("", True, False)]
-
-
-def test_a_row_at_the_last_learned_position_waits_for_the_others(tokenizer: LlmTokenizer) -> None:
-    """GPT-2 looks positions up in a table, also those of the padding that a row is fed when its text has ended."""
-    config = GPT2Config(vocab_size=SIZE, n_embd=SIZE, n_layer=1, n_head=2, n_positions=24, tie_word_embeddings=False)
-    llm = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        for silent in (llm.transformer.h[0].attn.c_proj, llm.transformer.h[0].mlp.c_proj, llm.transformer.wpe):
-            silent.weight.zero_()
-        llm.transformer.wte.weight.copy_(torch.eye(SIZE))
-        llm.lm_head.weight.zero_()
-        llm.lm_head.weight[ONE, [BOS, ONE]] = 1
-    found = hypotheses(llm, [22, 3, 30], tokenizer)
-    assert [len(hypothesis.text.split()) for hypothesis in found] == [2, 16, 0]
-
-
-def test_caps_grow_with_the_audio() -> None:
-    frames = torch.arange(1, 400)
-    seconds = frames.double() * 0.08
-    expected = [EXTRA_TOKENS + -(-round(s * 1000) * TOKENS_PER_SECOND // 1000) for s in seconds.tolist()]
-    assert token_caps(frames).tolist() == expected
-
-
-# loops
-
-
-def loop_end(ids: list[int]) -> int | None:
-    """After how many tokens a loop is seen, by looking at all that was written after every token."""
-    for length in range(1, len(ids) + 1):
-        for period in range(1, 9):
-            times = max(8, -(-24 // period))
-            tail = ids[max(0, length - times * period) : length]
-            if len(tail) == times * period and tail == tail[:period] * times:
-                return length
-    return None
-
-
-def test_a_text_that_loops_ends_there_and_is_flagged_whatever_its_batch(tokenizer: LlmTokenizer) -> None:
-    """The second row is capped before its loop is seen; nothing that is generated for others changes a row."""
-    llm, frames = chain({BOS: ONE, ONE: TWO, TWO: THREE, THREE: TWO}), [60, 5, 80]
-    found = hypotheses(llm, frames, tokenizer)
-    looped = Hypothesis("one" + 12 * " two three", truncated=True, looped=True)
-    assert found == [looped, Hypothesis("one" + 9 * " two three" + " two", truncated=True), looped]
-    assert found == [hypotheses(llm, [count], tokenizer)[0] for count in frames]
-
-
-def test_a_loop_does_not_hold_its_batch_to_the_cap(tokenizer: LlmTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = []
-    real = RowEnds.__call__
-    monkeypatch.setattr(RowEnds, "__call__", lambda *given, **more: lengths.append(given[1].shape[1]) or real(*given))
-    hypotheses(chain({BOS: ONE, ONE: ONE}), [400, 300], tokenizer)
-    assert lengths == list(range(1, 25))
-
-
-def test_padding_after_the_end_is_no_loop(tokenizer: LlmTokenizer) -> None:
-    """While the rest of a batch goes on, a row that has ended gets more padding than a loop has tokens."""
-    row = [ONE, TWO, EOS] + 60 * [0]
-    ends = RowEnds(torch.tensor([90]))
-    for length in range(1, len(row) + 1):
-        ends(torch.tensor([row[:length]]), None)
-    found = _hypothesis(row[: int(ends.ends)], bool(ends.looped), EOS, tokenizer)
-    assert found == Hypothesis("one two")
+def by_itself(table: Table, row: int, cap: int) -> tuple[list[int], float]:
+    """The likeliest token after every token of one row, and the log probability of all of them."""
+    ids: list[int] = []
+    total = 0.0
+    while len(ids) < cap and EOS not in ids:
+        logits = table.after(row, ids).tolist()
+        ids.append(max(range(SIZE), key=logits.__getitem__))
+        total += logits[ids[-1]] - math.log(sum(map(math.exp, logits)))
+    return ids, total
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_loops_are_seen_just_when_looking_at_the_whole_text_would(seed: int) -> None:
-    """Phrases of 1 to 12 tokens from a small vocabulary, said 1 to 30 times, one after another."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(most: int, least: int = 1) -> int:
-        return int(torch.randint(least, most + 1, (1,), generator=generator))
-
-    rows = []
-    for _ in range(8):
-        ids: list[int] = []
-        while len(ids) < 200:
-            phrase = torch.randint(5, (draw(12),), generator=generator).tolist()
-            ids += phrase * draw(30 if draw(3) == 1 else 7)
-        rows.append(ids[:200])
-    written = torch.tensor(rows)
-    criterion = RowEnds(torch.full((8,), 150))
-    for length in range(1, 201):
-        done = criterion(written[:, :length], None)
-        expected = [min(loop_end(row[:150]) or 150, 150) for row in rows]
-        assert done.tolist() == [end <= length for end in expected]
-    assert criterion.ends.tolist() == expected
-    assert criterion.looped.tolist() == [end < 150 for end in expected]
+def test_each_row_has_what_a_loop_over_it_alone_finds(seed: int) -> None:
+    caps = [0, 1, 3, 7, 12, 5]
+    table, ends = Table(len(caps), seed), TextEnds(torch.tensor(caps), EOS)
+    found = greedy(table, ends, PAD)
+    for row, cap in enumerate(caps):
+        ids, log_probability = by_itself(table, row, cap)
+        assert found.tokens[row, : ends.lengths[row]].tolist() == ids
+        assert found.log_probabilities[row].item() == pytest.approx(log_probability, abs=1e-5)
+        assert bool(ends.complete[row]) == (EOS in ids)
+        assert set(found.tokens[row, len(ids) :].tolist()) <= {PAD} or cap == 0
+    assert found.tokens.shape[1] == max(1, *ends.lengths.tolist())
 
 
-@pytest.mark.parametrize(("phrase", "times"), [("no", 12), ("no", 23), ("ha ha", 11), ("one two three", 7)])
-def test_what_people_repeat_is_no_loop(phrase: str, times: int) -> None:
-    words = ["well", *(phrase.split() * times)]
-    ids = [sorted(set(words)).index(word) for word in words]
-    criterion = RowEnds(torch.tensor([99]))
-    assert not any(criterion(torch.tensor([ids[:length]]), None) for length in range(1, len(ids) + 1))
+def test_it_goes_on_until_the_others_have_ended() -> None:
+    """A batch that has ended is fed padding until all batches have, and nothing of it changes."""
+    caps, told = torch.tensor([2, 3]), []
+
+    def all_ended(ended: bool) -> bool:
+        told.append(ended)
+        return len(told) == 6
+
+    table, alone = Table(2, seed=1), TextEnds(caps, EOS)
+    expected = greedy(Table(2, seed=1), alone, PAD)
+    ends = TextEnds(caps, EOS)
+    found = greedy(table, ends, PAD, all_ended)
+    assert told == [False] * (int(alone.lengths.max()) - 1) + [True] * (7 - int(alone.lengths.max()))
+    assert len(table.given) == 6
+    assert ends.lengths.tolist() == alone.lengths.tolist()
+    assert torch.equal(found.log_probabilities, expected.log_probabilities)
+    assert table.given[-1] is not None
+    assert table.given[-1].tolist() == [PAD, PAD]
 
 
-def test_text_from_logits_that_are_not_finite_is_marked(tokenizer: LlmTokenizer) -> None:
-    """Up to its end token, that is: what a row is fed afterwards does not matter."""
-    llm = chain({BOS: ONE, ONE: TWO, TWO: EOS})
-    asked: list[int] = []
-
-    def spoil(_: Any, __: Any, logits: torch.Tensor) -> None:
-        asked.append(len(asked))
-        if asked[-1] == 2:
-            logits[1, :, 40] = torch.nan
-
-    llm.lm_head.register_forward_hook(spoil)
-    found = hypotheses(llm, [5, 9], tokenizer)
-    assert [hypothesis.finite for hypothesis in found] == [True, False]
-    seen = FiniteLogits(3, torch.device("cpu"))
-    for bad in (None, 1, 2, 1):
-        scores = torch.zeros(3, SIZE)
-        scores[:, 7] = -torch.inf  # a token that cannot be
-        if bad is not None:
-            scores[bad] = torch.inf
-        assert seen(torch.zeros(3, 1), scores) is scores
-    assert seen.until.tolist()[1:] == [1, 2]
-    assert _hypothesis([ONE, EOS], False, EOS, tokenizer, int(seen.until[2])).finite
-    assert not _hypothesis([ONE, EOS], False, EOS, tokenizer, int(seen.until[1])).finite
-    assert _hypothesis([ONE, EOS], False, EOS, tokenizer, int(seen.until[0])).finite
+@pytest.mark.parametrize(
+    ("bad", "finite"),
+    [
+        ({1: (0, 3, torch.nan)}, [False, True]),
+        ({1: (1, 3, torch.inf)}, [True, False]),
+        ({0: (1, 4, -torch.inf)}, [True, True]),  # a token that cannot be
+        ({4: (0, 3, torch.nan)}, [True, True]),  # after its end
+    ],
+)
+def test_what_was_chosen_from_logits_that_are_not_finite_has_no_finite_score(bad: dict, finite: list[bool]) -> None:
+    table = Table(2, seed=0, bad=bad)
+    table.logits[..., EOS] -= 100
+    found = greedy(table, TextEnds(torch.tensor([4, 6]), EOS), PAD)
+    assert found.log_probabilities.isfinite().tolist() == finite

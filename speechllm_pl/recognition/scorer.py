@@ -1,0 +1,63 @@
+"""Which tokens may follow: an LLM behind a prompt, with the cache of what it has read."""
+
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from speechllm_pl.core.prompt import Columns
+from speechllm_pl.models.speech_llm import SpeechLLM
+
+
+class Scorer(Protocol):
+    """What a search asks for logits."""
+
+    def __call__(self, tokens: Tensor | None) -> Tensor:
+        """Score what may come next.
+
+        Args:
+            tokens: `(B,)` that were written last; None before the first.
+
+        Returns:
+            `(B, V)` fp32 logits.
+        """
+        ...
+
+
+class LlmScorer:
+    """Scores the tokens that follow a batch of prompts.
+
+    Args:
+        model: of stage 2, in evaluation mode.
+        prompt: its columns up to BOS.
+    """
+
+    def __init__(self, model: SpeechLLM, prompt: Columns):
+        self._llm = cast(Any, model.llm)
+        self._suppressed: list[int] | None = getattr(self._llm.generation_config, "suppress_tokens", None)
+        self._limit = model.most_positions
+        self._mask = prompt.mask  # (B, C + tokens written)
+        self._positions = prompt.positions  # (B, C), then (B, 1): of what is read next
+        self._next: dict[str, Tensor] = {"inputs_embeds": prompt.embeddings.to(model.text_embeddings.dtype)}
+        self._cache: Any = None
+
+    def __call__(self, tokens: Tensor | None) -> Tensor:
+        if tokens is not None:
+            self._next = {"input_ids": tokens[:, None]}
+            self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
+            self._positions = self._positions[:, -1:] + 1
+        # Rows that have ended are read on to the end of the batch: they must stay inside the table of positions.
+        positions = self._positions if self._limit is None else self._positions.clamp(max=self._limit - 1)
+        found = self._llm(
+            **self._next,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self._cache = found.past_key_values
+        logits = found.logits[:, -1].float()  # (B, V)
+        if self._suppressed:  # by the LLM's own configuration
+            logits[:, self._suppressed] = -torch.inf
+        return logits
