@@ -15,7 +15,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.whole_file import write_whole
 
 WORDS = range(4, 9)
-"""Words of an utterance whose alignment fits on a page."""
+"""Number of words of an utterance whose alignment fits on a page."""
 
 
 def report(
@@ -28,12 +28,12 @@ def report(
     """Write report.html, a page that needs nothing else, into the run folder.
 
     Args:
-        run: folder of the run, with pretrain_ctc, finetune and scores.json as `make demo` leaves them.
-        cuts: manifest from which the alignment's utterance is taken; default is the test set of the run.
-        utterances: how many transcripts to show.
-        llm: folder or name of the LLM, where it has moved since training.
-        allow_command_sources: run the shell commands and open the addresses that the manifest names instead of files;
-            for a manifest that you trust.
+        run: Folder of the run, with pretrain_ctc, finetune and scores.json as `make demo` leaves them.
+        cuts: Manifest of the utterance to align; default is the test set of the run.
+        utterances: Number of transcripts to show.
+        llm: Folder or name of the LLM, if it has moved since training.
+        allow_command_sources: Run the shell commands and open the addresses that the manifest names instead of files.
+            Only for a manifest that you trust.
     """
     if utterances < 0:
         raise UserError(f"utterances {utterances}: give 0 or more")
@@ -47,7 +47,7 @@ def report(
 def _alignment(
     run: Run, cuts: str | None, llm: str | None, allow_commands: bool
 ) -> tuple[str, str, AlignmentMap] | str:
-    """The alignment of one utterance, or why there is none: the page is worth having without it."""
+    """Align one utterance, or say why that is impossible: the page is useful without an alignment."""
     if "finetune" not in run.stages or not run.stages["finetune"].checkpoint.is_file():
         return "Stage 2 has no checkpoint yet, so there is nothing to align: make finetune"
     stage = run.stages["finetune"]
@@ -64,7 +64,7 @@ def _alignment(
 
 
 def suitable(cuts: list[Cut]) -> Cut:
-    """The first utterance of 4 to 8 words; where there is none, the one of the most words."""
+    """First utterance of 4 to 8 words, or else the one with the most words."""
     return next((cut for cut in cuts if len(_text(cut).split()) in WORDS), None) or max(
         cuts, key=lambda cut: len(_text(cut).split())
     )
