@@ -113,7 +113,7 @@ def _rooms(package: str, modules: Iterable[str]) -> dict[str, list[str]]:
     names = [module.removeprefix(package).removeprefix(".") for module in modules]
     for name in filter(None, names):
         room, _, module = name.rpartition(".")
-        if not any(other.startswith(name + ".") for other in names):
+        if module != "__main__" and not any(other.startswith(name + ".") for other in names):
             rooms[room].append(module)
     return rooms
 

@@ -1,1 +1,1 @@
-"""Second floor: Lhotse cuts in, batches out."""
+"""From Lhotse cuts to batches."""

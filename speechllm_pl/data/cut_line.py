@@ -1,6 +1,6 @@
-"""A line of a manifest or of a Shar folder: the cut that it stands for, and what is wrong with it.
+"""Lines of a manifest or of a Shar folder: their cuts and their faults.
 
-Lines that look alike are not deserialised each: what is asked of them is read at a glance.
+Ordinary lines are not deserialised one by one: `glance` reads what is needed.
 """
 
 import json
@@ -15,14 +15,15 @@ from speechllm_pl.core.cut_fields import LONGEST_SECONDS, agree, wrong_field
 from speechllm_pl.core.errors import UserError
 
 UNKNOWN_LANGUAGE = "und"
-"""Of a cut that names none: ISO 639's code for undetermined."""
+"""Language of a cut that names none: ISO 639's code for undetermined."""
 
 
 def cut_from_line(line: bytes, place: str, *, allow_commands: bool = False, shar: bool = False) -> Cut:
-    """
+    """Deserialise a cut and check it.
+
     Args:
-        allow_commands: take one whose audio is no file, too.
-        shar: the line stands in a Shar folder, which has the audio.
+        allow_commands: accept a cut whose audio is not a file.
+        shar: whether the line is of a Shar folder, which has the audio.
 
     Raises:
         UserError: it is no cut that can be trained on, or its audio no file; `place` says where it stands.
@@ -56,7 +57,7 @@ def told(unsafe: str, place: str) -> str:
 
 
 class Glance(NamedTuple):
-    """What is read of an ordinary line without deserialising its cut."""
+    """Fields of an ordinary line, read without deserialising its cut."""
 
     fields: tuple  # names and types of those that it has
     id: str
@@ -66,7 +67,7 @@ class Glance(NamedTuple):
 
 
 def glance(line: bytes) -> Glance | None:
-    """Nothing, if it is no cut of the ordinary kind."""
+    """Read a line without deserialising its cut; None if it is not an ordinary cut."""
     try:
         cut = json.loads(text := line.decode())
         (supervision,) = cut["supervisions"]
@@ -84,12 +85,12 @@ def glance(line: bytes) -> Glance | None:
 
 
 def _form(fields: dict) -> tuple:
-    """Where lines agree in it, all their values are of the types of the first, which was looked at."""
+    """Names and types of the fields. Lines with the same form as a checked one need no check of types."""
     return tuple(fields), tuple(map(type, fields.values()))
 
 
 def _in_range(cut: dict, recording: dict) -> bool:
-    """Whether the values are possible, if they are of the right types."""
+    """Whether values of the right types are possible."""
     return (
         cut["id"] != ""
         and cut["start"] >= 0
@@ -99,9 +100,9 @@ def _in_range(cut: dict, recording: dict) -> bool:
 
 
 def _kinds_of_audio(recording: dict) -> tuple | None:
-    """Of each source its type and whether a shell would read its name, where lines that agree in it are equally safe.
+    """Type of each source, and whether a shell would read its name: lines that agree in it are equally safe.
 
-    None where there is more to look at, as in transforms that bring recordings of their own.
+    None if there is more to check, such as transforms with recordings of their own.
     """
     if any(_holds_more(transform["kwargs"]) for transform in recording.get("transforms") or ()):
         return None

@@ -12,7 +12,7 @@ from speechllm_pl.data.shar_cuts import SharCuts
 
 
 class Cuts(Protocol):
-    """What stands in a manifest, or in shards: these have `shard_starts` too, `(S + 1,)` positions of cuts."""
+    """Cuts of a manifest or of shards; shards also have `shard_starts`, `(S + 1,)` positions of cuts."""
 
     durations: np.ndarray  # (n,) float32 seconds
     languages: np.ndarray  # (n,) uint8, of `language_codes`
@@ -35,7 +35,7 @@ class Cuts(Protocol):
 
 
 def read_cuts(path: Path, *, allow_commands: bool = False) -> Manifest | SharCuts:
-    """The cuts of a manifest (`train.jsonl.gz`) or of a Shar folder (`shar/train`), which holds its audio.
+    """Open the cuts of a manifest (`train.jsonl.gz`) or of a Shar folder (`shar/train`), which holds its audio.
 
     Args:
         allow_commands: of a manifest also take cuts whose audio comes from shell commands or over the network.

@@ -1,4 +1,4 @@
-"""Which cuts make which batch: an epoch's plan, in arrays.
+"""The plan of an epoch, in arrays: which cuts make which batch.
 
 A plan is a function of the data, the seed and the epoch, made in one go: a run starts anywhere in an epoch as fast
 as at its beginning. Batches are numbered over all ranks, so a run that stopped on two goes on with just the batches
@@ -18,9 +18,9 @@ from speechllm_pl.data.buckets import Buckets
 
 
 class Draw(NamedTuple):
-    """The M utterances that an epoch has, some perhaps more than once.
+    """The M utterances of an epoch, some perhaps more than once.
 
-    Where they are read from shards, the epoch is cut into lanes: parts of equal length, that are read side by side.
+    If they are read from shards, the epoch is divided into lanes: parts of equal length, read side by side.
     """
 
     utterances: np.ndarray  # (M,) int32
@@ -30,7 +30,7 @@ class Draw(NamedTuple):
 
 
 class PlannedBatch(NamedTuple):
-    """What is known of a batch before it is read."""
+    """A batch before it is read."""
 
     indices: np.ndarray  # (B,) of its cuts
     seed: int  # of everything random about it, 63 bits: the same whichever rank draws it, and after any resume
@@ -47,21 +47,21 @@ class EpochPlan(NamedTuple):
     stops: np.ndarray  # (batches,)
 
     def members(self, number: int) -> np.ndarray:
-        """`(B,)` the utterances of a batch."""
+        """Utterances of a batch, `(B,)`."""
         return self.utterances[self.starts[number] : self.stops[number]]
 
     def between(self, first: int, last: int) -> np.ndarray:
-        """The utterances of batches `first` to `last - 1`."""
+        """Utterances of batches `first` to `last - 1`."""
         starts = self.starts[first:last]
         return self.utterances[_ranges(starts, self.stops[first:last] - starts)]
 
     def digest(self) -> int:
-        """Of a plan in which a batch's number means the same."""
+        """Checksum, equal for plans in which a batch's number has the same meaning."""
         return zlib.crc32(self.stops.tobytes(), zlib.crc32(self.utterances.tobytes()))
 
 
 def plan_epoch(buckets: Buckets, draw: Draw, generator: np.random.Generator | None) -> EpochPlan:
-    """Make batches of the utterances of an epoch, and put them into an order.
+    """Group the utterances of an epoch into batches, and order these.
 
     In each lane, utterances of a bucket make batches in the order of their times; what is left over of the lanes
     makes batches together. A batch is due at the time of its last utterance. Lanes take turns, batch by batch: so
@@ -69,7 +69,7 @@ def plan_epoch(buckets: Buckets, draw: Draw, generator: np.random.Generator | No
     as buffer and buckets leave it.
 
     Args:
-        generator: of all that is random. Without one, buckets follow each other in the order of the draw.
+        generator: source of all random numbers. Without one, buckets follow each other in the order of the draw.
     """
     count, bucket = len(draw.utterances), buckets.of[draw.utterances]
     lane, time, by_time = np.zeros(count, np.uint16), np.zeros(count), np.arange(count, dtype=np.int32)
@@ -93,7 +93,7 @@ def plan_epoch(buckets: Buckets, draw: Draw, generator: np.random.Generator | No
 
 
 def _sorted(by_time: np.ndarray, bucket: np.ndarray, lane: np.ndarray) -> np.ndarray:
-    """Lane by lane, in it bucket by bucket, in that by time. (Stable sorts of 16 bits are radix sorts.)"""
+    """Sort by lane, then bucket, then time. (Stable sorts of 16 bits are radix sorts.)"""
     order = by_time
     for digit in (bucket, lane):
         if digit.any():
@@ -107,8 +107,8 @@ def _chunked(
     """Cut utterances into batches of their bucket's size, lane by lane.
 
     Returns:
-        The order, in which those come last that no full batch of their lane has, bucket by bucket; `(batches,)` how
-        many of it each batch has; how many batches are of one lane.
+        The order, with the utterances of no full batch of their lane last, bucket by bucket; `(batches,)` sizes of the
+        batches in this order; the number of batches of a single lane.
     """
     lanes, kinds = int(lane[order[-1]]) + 1, len(batch_sizes)
     counts = np.bincount(lane.astype(np.int64) * kinds + bucket, minlength=lanes * kinds)  # (lanes * K,)
@@ -124,7 +124,7 @@ def _chunked(
 
 
 def _split_evenly(counts: np.ndarray, most: np.ndarray) -> np.ndarray:
-    """How many each batch has when `counts` of every bucket make batches of at most so many."""
+    """Sizes of batches when `counts` utterances of each bucket make batches of at most `most`."""
     batches = -(-counts // most)
     sizes = np.repeat(most, batches)
     ends = batches.cumsum()[counts > 0] - 1
@@ -133,12 +133,12 @@ def _split_evenly(counts: np.ndarray, most: np.ndarray) -> np.ndarray:
 
 
 def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Each start and the numbers after it, as many as its count, one range after the other."""
+    """Concatenated ranges, each of `count` numbers from its start."""
     return np.repeat(starts - counts.cumsum() + counts, counts) + np.arange(counts.sum())
 
 
 def _in_turn(lane: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """An order of batches: the first of every lane, the second of every lane …"""
+    """Order of batches: the first of every lane, the second of every lane …"""
     order = np.lexsort((time, lane))
     counts = np.bincount(lane)
     number = np.empty(len(order), np.int64)  # of each in its lane
@@ -147,23 +147,23 @@ def _in_turn(lane: np.ndarray, time: np.ndarray) -> np.ndarray:
 
 
 class EpochBatches(Sampler[PlannedBatch]):
-    """One rank's batches of one epoch, from where a run stands in it.
+    """One rank's batches of one epoch, from the position of a run in it.
 
     Args:
-        buckets: of the utterances.
-        draw: what the epoch has of them; default is every one once.
-        seed, epoch: the order is a function of both, and of nothing else.
-        shuffle: else bucket after bucket, in the manifest's order.
+        buckets: buckets of the utterances.
+        draw: utterances of the epoch; default is every one once.
+        seed, epoch: all that the order depends on.
+        shuffle: whether batches are in random order, not bucket after bucket in the manifest's order.
         shortest_first: batches of short utterances before those of long ones, which lets CTC find its first
             alignments sooner (SortaGrad, arXiv 1512.02595).
         rank, world_size: batch i belongs to rank i modulo world_size, counted from `start`.
-        fill: what ranks get so that all have as many and none waits for another: the epoch's first batches once
-            more, or batches of no utterance, since metrics must see every utterance once.
-        start: batches of the epoch that are done already, over all ranks.
-        steps: as how many the trainer counts them.
+        fill: how all ranks get equally many batches, so that none waits for another: by repeating the epoch's first
+            batches, or by batches of no utterance, where metrics must see every utterance once.
+        start: batches of the epoch that are done, over all ranks.
+        steps: number of steps that the trainer counts for them.
 
     Raises:
-        UserError: there are fewer batches than ranks, and they are to be repeated.
+        UserError: batches are to be repeated, but there are fewer than ranks.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class EpochBatches(Sampler[PlannedBatch]):
         self.steps = steps
 
     def __len__(self) -> int:
-        """Batches of this rank in the whole epoch: the trainer counts those that are done as seen."""
+        """Number of this rank's batches in the whole epoch, with those that are done as the trainer counts them."""
         return self.steps + self._rounds()
 
     def __iter__(self) -> Iterator[PlannedBatch]:
@@ -212,7 +212,7 @@ class EpochBatches(Sampler[PlannedBatch]):
 
     @cached_property
     def plan(self) -> EpochPlan:
-        """The whole epoch's."""
+        """Plan of the whole epoch."""
         # The 1 tells this stream of random numbers from default_rng(0)'s, which others draw from too.
         generator = np.random.default_rng((self.seed, self.epoch, 1)) if self.shuffle else None
         plan = plan_epoch(self.buckets, self.draw, generator)
@@ -224,7 +224,7 @@ class EpochBatches(Sampler[PlannedBatch]):
 
     @cached_property
     def _copies(self) -> np.ndarray | None:
-        """`(M,)` uint16 how often each of the plan's utterances stands before in it; None where none does."""
+        """Number of earlier occurrences of each of the plan's utterances, `(M,)` uint16; None if none recurs."""
         utterances = self.plan.utterances
         if np.bincount(utterances).max(initial=0) < 2:
             return None
@@ -235,16 +235,16 @@ class EpochBatches(Sampler[PlannedBatch]):
         return copies
 
     def resumed(self, start: int, steps: int) -> "EpochBatches":
-        """The same epoch, of which so many batches are done over all ranks, in so many steps of the trainer."""
+        """Continue the epoch after `start` batches over all ranks, in `steps` steps of the trainer."""
         self.start, self.steps = start, steps
         return self
 
     def done_after(self, steps: int) -> int:
-        """Batches done over all ranks when the trainer counts `steps` of this epoch."""
+        """Number of batches done over all ranks when the trainer counts `steps` of this epoch."""
         return min(self.start + (steps - self.steps) * self.world_size, self.batches)
 
     def _rounds(self) -> int:
-        """How many batches are left for each rank."""
+        """Number of batches left for each rank."""
         return -((self.start - self.batches) // self.world_size)
 
     def _seed_of(self, position: int) -> int:

@@ -1,4 +1,4 @@
-"""What tells training data from other data, wherever it lies and however it is packed."""
+"""Identity of training data, independent of its location and packing."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ TEXTS = 1_000
 
 
 def identity(cuts: Cuts, place: str) -> dict[str, Any]:
-    """The digest of every utterance's duration and language, in their order, and of some transcripts.
+    """Digest of every utterance's duration and language, in order, and of some transcripts.
 
     Args:
-        cuts: of one source.
-        place: where they are, for messages alone.
+        cuts: cuts of one source.
+        place: location, used in messages only.
     """
     digest = hashlib.blake2b(digest_size=8)
     digest.update(cuts.durations.tobytes())
@@ -31,16 +31,17 @@ def identity(cuts: Cuts, place: str) -> dict[str, Any]:
 
 
 def difference(former: Mapping[str, dict[str, Any]], ours: Mapping[str, dict[str, Any]]) -> str:
-    """What two runs' sources differ in, in words; empty when they are the same, wherever they lie."""
+    """Describe how the sources of two runs differ; empty if they are the same, wherever they are."""
     if {name: each["digest"] for name, each in former.items()} == {name: each["digest"] for name, each in ours.items()}:
         return ""
     return f"{_shown(former)} -> {_shown(ours)}"
 
 
 def refuse_other_data(former: Mapping[str, dict[str, Any]], ours: Mapping[str, dict[str, Any]]) -> None:
-    """
+    """Refuse to continue a run on other data.
+
     Raises:
-        UserError: names both.
+        UserError: the data differ; the message names both.
     """
     if difference(former, ours):
         raise UserError(

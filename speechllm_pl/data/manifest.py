@@ -27,7 +27,7 @@ LARGE = 16 * 2**20
 
 
 class Manifest(Sequence[Cut]):
-    """The cuts of a manifest, or some of them.
+    """Cuts of a manifest, or some of them.
 
     Args:
         path: of the manifest, for errors.
@@ -59,21 +59,21 @@ class Manifest(Sequence[Cut]):
 
     @property
     def characters(self) -> str:
-        """Every character of the whole manifest's transcripts, once."""
+        """All characters of the whole manifest's transcripts, each once."""
         return self._index.characters
 
     @property
     def unsafe(self) -> str:
-        """What is wrong with the first line of the whole manifest whose audio is no file; empty if there is none."""
+        """Describe the first line of the whole manifest whose audio is not a file; empty if there is none."""
         return self._index.unsafe
 
     @property
     def language_codes(self) -> tuple[str, ...]:
-        """Every language of the whole manifest, which `languages` are numbers of."""
+        """Languages of the whole manifest, of which `languages` are indices."""
         return self._index.language_codes
 
     def texts(self) -> Iterator[str]:
-        """The transcripts, in order.
+        """Iterate over the transcripts in order.
 
         Raises:
             UserError: a line is no cut any more; the message names file and line.
@@ -84,7 +84,7 @@ class Manifest(Sequence[Cut]):
             yield self._cut(line, place).supervisions[0].text or "" if known is None else known.text
 
     def select(self, rows: np.ndarray) -> "Manifest":
-        """The cuts at these positions of the sequence, in their order."""
+        """Cuts at these positions of the sequence, in the order of `rows`."""
         rows = rows if self._rows is None else self._rows[rows]
         return Manifest(self.path, self._lines, self._index, rows, allow_commands=self.allow_commands)
 
@@ -98,9 +98,10 @@ class Manifest(Sequence[Cut]):
     def __getitem__(self, index: slice) -> "Manifest": ...
 
     def __getitem__(self, index: int | slice) -> "Cut | Manifest":
-        """
+        """Read a cut, or take a part of the sequence.
+
         Raises:
-            UserError: the line is no cut, or its audio no file; the message names file and line.
+            UserError: the line is no cut, or its audio is not a file; the message names file and line.
         """
         if isinstance(index, slice):
             return self.select(np.arange(len(self))[index])
@@ -110,14 +111,14 @@ class Manifest(Sequence[Cut]):
         return cut_from_line(line, place, allow_commands=self.allow_commands)
 
     def _line(self, position: int) -> tuple[bytes, str]:
-        """→ the line of a cut, and where it stands, for errors."""
+        """Line of a cut, and its location, for errors."""
         row = self._row(position)
         begin, end = map(int, self._index.starts[row : row + 2])
         line = self._read(begin, end) if isinstance(self._lines, Path) else self._lines[begin:end]
         return line, self.where(position)
 
     def where(self, position: int) -> str:
-        """The file that has a cut, and where in it: nothing is read."""
+        """File and line of a cut, without reading anything."""
         return f"{self.path}, line {self._row(position) + 1}"
 
     def _row(self, position: int) -> int:
@@ -127,11 +128,11 @@ class Manifest(Sequence[Cut]):
         return array if self._rows is None else array[self._rows]
 
     def _read(self, begin: int, end: int) -> bytes:
-        """Without moving the file's position, which forked processes share."""
+        """Read without moving the file's position, which forked processes share."""
         return os.pread(cast(BinaryIO, self._file).fileno(), end - begin, begin)
 
     def __reduce__(self) -> tuple:
-        """Another process maps the index for itself, where it is kept."""
+        """Pickle without the index where it is kept in files: the other process maps it."""
         kept = self.index_folder is not None
         index = None if kept else self._index
         return _sent, (self.path, self._lines, index, self._rows, self.index_folder, self.allow_commands)
@@ -145,9 +146,10 @@ def _sent(
     folder: Path | None,
     allow_commands: bool,
 ) -> Manifest:
-    """
+    """Open the manifest of another process.
+
     Raises:
-        UserError: the manifest is not what it was any more.
+        UserError: the manifest has changed since.
     """
     if index is None:
         found = stored(path)
@@ -158,10 +160,10 @@ def _sent(
 
 
 def read_manifest(path: Path, *, allow_commands: bool = False) -> Manifest:
-    """The cuts of a JSONL manifest, plain or gzipped.
+    """Open the cuts of a JSONL manifest, plain or gzipped.
 
     Args:
-        allow_commands: also take cuts whose audio comes from shell commands or over the network.
+        allow_commands: accept cuts whose audio comes from shell commands or over the network.
 
     Raises:
         UserError: the file is missing, empty, or has a line that is no cut; the message names file and line.
@@ -183,7 +185,7 @@ def read_manifest(path: Path, *, allow_commands: bool = False) -> Manifest:
 
 
 def durations_of(cuts: Sequence[Cut]) -> np.ndarray:
-    """`(N,)` float32 seconds."""
+    """Durations of the cuts, `(N,)` float32 seconds."""
     known = getattr(cuts, "durations", None)
     return np.array([cut.duration for cut in cuts], np.float32) if known is None else known
 

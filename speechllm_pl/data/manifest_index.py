@@ -1,6 +1,6 @@
-"""The index of a manifest: where its lines are, and what a planner must know of their cuts.
+"""Index of a manifest: positions of its lines, and the facts about their cuts that planning needs.
 
-That of a large manifest is kept in a folder beside it, where processes of any machine map it into memory.
+The index of a large manifest is kept in a folder beside it, from which processes of any machine map it into memory.
 """
 
 import contextlib
@@ -27,13 +27,13 @@ from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.cut_line import UNKNOWN_LANGUAGE, Glance, cut_from_line, glance, told
 
 VERSION = 4
-"""Of the index's format."""
+"""Version of the index's format."""
 
 log = logging.getLogger(__name__)
 
 
 class Index(NamedTuple):
-    """What is known of N cuts without deserialising them."""
+    """Facts about N cuts that do not need deserialising."""
 
     starts: np.ndarray  # (N + 1,) uint64: cut i is in the bytes from starts[i] to starts[i + 1]
     durations: np.ndarray  # (N,) float32 seconds
@@ -44,13 +44,13 @@ class Index(NamedTuple):
 
 
 ARRAYS = Index._fields[:3]
-"""What the index keeps in files of their own."""
+"""Fields that the index keeps in files of their own."""
 
 
 def index_lines(lines: Iterable[bytes], path: Path) -> Index:
-    """Check every line and note where it is and what is known of its cut.
+    """Check every line, and record its position and the facts about its cut.
 
-    Deserialising each would take ten times as long: it is done for lines whose fields have not been met before.
+    Deserialising every line would take ten times as long: it is done for lines with fields not met before.
 
     Raises:
         UserError: a line is no cut, or has the id of another one, or there are more than 256 languages; the message
@@ -98,7 +98,7 @@ def _numbered(language: str, numbers: dict[str, int], place: str) -> int:
 
 
 def _sorted_codes(numbers: dict[str, int], languages: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """→ the codes in order, and `(N,)` uint8 numbers of them: independent of which was met first."""
+    """Sorted codes, and `(N,)` uint8 indices into them, independent of the order in which they were met."""
     codes = tuple(sorted(numbers))
     renumbered = np.zeros(256, np.uint8)
     renumbered[[numbers[code] for code in codes]] = range(len(codes))
@@ -109,10 +109,10 @@ def _sorted_codes(numbers: dict[str, int], languages: np.ndarray) -> tuple[tuple
 
 
 def index_beside(path: Path) -> tuple[Path | None, Index]:
-    """The index of a manifest, made if it is not there, and its folder; None where nothing can be kept there.
+    """Index of a manifest, built if missing, and its folder; None if no folder can be written.
 
-    One process of a machine makes it while the others wait; of several machines the first to finish counts. None is
-    ever changed or deleted, since processes of any machine may have it mapped.
+    One process of a machine builds it while the others wait; of several machines the first to finish counts. An index
+    is never changed or deleted, since processes of any machine may have it mapped.
 
     Raises:
         UserError: a gzipped manifest, which must be unpacked there, has no room.
@@ -141,25 +141,25 @@ def _not_kept(path: Path, error: OSError) -> Index:
 
 
 def _beside(path: Path) -> Path:
-    """The folder of the indexes of a manifest: one of each content that it has had since they were last deleted."""
+    """Folder of a manifest's indexes: one for each content that it has had since they were last deleted."""
     return path.with_name(f"{path.name}.index")
 
 
 def _folders(path: Path, identity: list[int]) -> Iterator[Path]:
-    """Where the index of this content may be: under the first name, or the next where that one's is damaged."""
+    """Folders in which the index of this content may be: the first, or the next if that one is damaged."""
     name = f"{VERSION}-{hashlib.sha256(repr(identity).encode()).hexdigest()[:12]}"
     return (_beside(path) / (f"{name}-{number}" if number else name) for number in itertools.count())
 
 
 def stored(path: Path) -> tuple[Path, Index] | None:
-    """The index of the manifest as it is now, and its folder."""
+    """Index of the manifest in its present state, and its folder; None if there is none."""
     identity = _identity(path.stat())
     there = itertools.takewhile(Path.exists, _folders(path, identity))
     return next((found for folder in there if (found := _mapped(folder, identity))), None)
 
 
 def _mapped(folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
-    """`folder`, and the index in it, if it is whole."""
+    """`folder` and the index in it, mapped; None if it is not whole."""
     try:
         record = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if (record["version"], record["manifest"]) != (VERSION, identity):
@@ -172,7 +172,7 @@ def _mapped(folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
 
 
 def _built(path: Path) -> tuple[Path, Index]:
-    """The index, written under another name and renamed, and its folder; or those of a machine that was faster."""
+    """Build an index under another name and rename it; return it, or the one of a machine that was faster."""
     beside = _beside(path)
     if any(beside.glob("[!.]*")):
         log.warning(
@@ -194,7 +194,7 @@ def _built(path: Path) -> tuple[Path, Index]:
 
 
 def _placed(partial: Path, folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
-    """A finished index under its name; where there is one already, that one, if it is whole."""
+    """Rename a finished index; return it, or an existing one of that name; None if that one is damaged."""
     try:
         partial.rename(folder)
     except OSError:
@@ -213,7 +213,7 @@ def _write_index(folder: Path, index: Index, identity: list[int]) -> None:
 
 
 def _indexed_into(partial: Path, path: Path, file: BinaryIO) -> Index:
-    """Index a manifest that is open; of a gzipped one the text goes into the folder `partial`, to be read in place."""
+    """Index an open manifest; the text of a gzipped one is written to the folder `partial`, to be read from there."""
     with contextlib.ExitStack() as stack:
         lines: Iterable[bytes] = file
         if path.suffix == ".gz":
@@ -223,7 +223,7 @@ def _indexed_into(partial: Path, path: Path, file: BinaryIO) -> Index:
 
 
 def _identity(status: os.stat_result) -> list[int]:
-    """Another manifest under the same name differs in this."""
+    """Size and time, in which another manifest of the same name differs."""
     return [status.st_size, status.st_mtime_ns]
 
 
@@ -234,7 +234,7 @@ def _copied(lines: Iterable[bytes], write: Callable[[bytes], Any]) -> Iterator[b
 
 
 def _with_progress(lines: Iterable[bytes], file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """The lines of `file`, with a bar of how much of it has been read."""
+    """Iterate over the lines of `file` with a progress bar."""
     with progress_bar(f"index of {path.name}", path.stat().st_size, unit="B", unit_scale=True) as bar:
         for number, line in enumerate(lines):
             if number % 10_000 == 0:

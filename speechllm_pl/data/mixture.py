@@ -1,4 +1,4 @@
-"""What a training epoch has of each source and language, and in what order it is read.
+"""Composition of training epochs from sources and languages, and the order of reading.
 
 A group is one language of one source. Of an epoch, which lasts as long as all the data together, it gets
 
@@ -36,7 +36,7 @@ class TrainSource:
     """Training data of one kind.
 
     Attributes:
-        cuts: their manifest, relative to `data.root` unless absolute.
+        cuts: path of the manifest, relative to `data.root` unless absolute.
         weight: how often its hours are heard, relative to the other sources.
     """
 
@@ -52,10 +52,10 @@ class Group(NamedTuple):
 
 
 class TrainingCuts(Sequence[Cut]):
-    """The cuts of several sources, one source after the other.
+    """Cuts of several sources, one source after the other.
 
     Args:
-        sources: by name.
+        sources: cuts of each source, by name.
         max_seconds: longer cuts are left out.
 
     Raises:
@@ -81,7 +81,7 @@ class TrainingCuts(Sequence[Cut]):
         self.groups, self.group_of = self._grouped()  # (N,) uint16
 
     def chosen(self, which: np.ndarray) -> "TrainingCuts":
-        """Those of which `(N,)` booleans are true."""
+        """Cuts selected by an `(N,)` mask."""
         fewer = copy(self)
         others = [np.flatnonzero(~part) for part in np.split(which, self._starts[1:-1])]
         fewer._leave_out(
@@ -95,24 +95,24 @@ class TrainingCuts(Sequence[Cut]):
 
     @property
     def characters(self) -> str:
-        """Every character of all the sources' transcripts, once."""
+        """All characters of the sources' transcripts, each once."""
         return "".join(sorted(set().union(*(cuts.characters for cuts in self.sources.values()))))
 
     @property
     def language_codes(self) -> list[str]:
-        """Every language that is trained on, sorted."""
+        """Languages of the training data, sorted."""
         return sorted({group.language for group in self.groups})
 
     def of_sources(self, known: Callable[[Cuts], np.ndarray]) -> np.ndarray:
-        """`(N,)` of what is known of all cuts of each source."""
+        """Apply `known` to each source and concatenate the values of the cuts used, `(N,)`."""
         return np.concatenate(self._kept(known))
 
     def _kept(self, known: Callable[[Cuts], np.ndarray]) -> list[np.ndarray]:
-        """For each source."""
+        """Values of the cuts used, for each source."""
         return [np.delete(known(cuts), rows) for cuts, rows in zip(self.sources.values(), self._left_out, strict=True)]
 
     def members(self, group: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """→ `(n,)` int32 the cuts of a group, as they lie on the disk, and the shard of each if there are shards."""
+        """Cuts of a group in the order of the disk, `(n,)` int32, and the shard of each if there are shards."""
         members = np.flatnonzero(self.group_of == group).astype(np.int32)
         source = list(self.sources).index(self.groups[group].source)
         starts = getattr(self.sources[self.groups[group].source], "shard_starts", None)
@@ -121,12 +121,12 @@ class TrainingCuts(Sequence[Cut]):
         return members, np.searchsorted(starts, self._rows(source, members), side="right") - 1
 
     def _rows(self, source: int, positions: np.ndarray) -> np.ndarray:
-        """Of cuts of a source, their rows in it."""
+        """Rows of cuts in their source."""
         positions = positions - self._starts[source]
         return positions + np.searchsorted(self._kept_before[source], positions, side="right")
 
     def _grouped(self) -> tuple[list[Group], np.ndarray]:
-        """→ the groups that have cuts, and `(N,)` uint16 the group of each cut."""
+        """Groups that have cuts, and the group of each cut, `(N,)` uint16."""
         groups: list[Group] = []
         group_of = []
         for (name, cuts), languages in zip(self.sources.items(), self._kept(lambda cuts: cuts.languages), strict=True):
@@ -151,17 +151,17 @@ class TrainingCuts(Sequence[Cut]):
         return cuts[row]
 
     def where(self, position: int) -> str:
-        """The file that has a cut, and where in it: nothing is read."""
+        """File and location of a cut, without reading anything."""
         cuts, row = self._found(position)
         return cuts.where(row)
 
     def _found(self, position: int) -> tuple[Cuts, int]:
-        """→ the source of a cut, and its row there."""
+        """Source of a cut, and its row there."""
         source = int(np.searchsorted(self._starts, position, side="right")) - 1
         return list(self.sources.values())[source], int(self._rows(source, np.array(position)))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a loader's process: what reading takes, which grows with what is left out, and not with what is read."""
+        """Pickle what reading needs for a loader's process: it grows with what is left out, not with what is read."""
         return {name: self.__dict__[name] for name in ("sources", "_kept_before", "_starts")}
 
 
@@ -169,12 +169,12 @@ class Mixture:
     """Draws epochs from the groups of the training data.
 
     Args:
-        cuts: of all sources.
-        weights: of each source, by name.
-        alpha: 0 to 1: 1 leaves the hours of groups as they are, 0 makes them equal.
-        seed: of the order of utterances.
-        lanes: parts into which an epoch is cut where it is read from shards; they are read side by side.
-        shuffle_buffer: utterances of a lane among which that reading shuffles.
+        cuts: cuts of all sources.
+        weights: weight of each source, by name.
+        alpha: exponent of the hours of groups, 0 to 1: 1 keeps their proportions, 0 makes them equal.
+        seed: seed of the order of utterances.
+        lanes: parts into which an epoch read from shards is divided; they are read side by side.
+        shuffle_buffer: utterances of a lane among which reading from shards shuffles.
     """
 
     def __init__(
@@ -203,11 +203,11 @@ class Mixture:
         self.from_shards = any(shards is not None for _, shards in self._members)
 
     def drawn_before(self, epoch: int) -> np.ndarray:
-        """`(G,)` utterances of the epochs before this one."""
+        """Number of utterances of each group in the epochs before this one, `(G,)`."""
         return np.floor(epoch * self.rates * self.utterances + self._phases).astype(np.int64)
 
     def draw(self, epoch: int) -> Draw:
-        """What an epoch has; a function of data, seed and epoch."""
+        """Utterances of an epoch, a function of data, seed and epoch."""
         begin, end = self.drawn_before(epoch), self.drawn_before(epoch + 1)
         numbers = range(len(self.groups))
         utterances = np.concatenate([self._stream(group, begin[group], end[group]) for group in numbers])
@@ -221,7 +221,7 @@ class Mixture:
         return Draw(utterances, np.concatenate(at), self.lanes, self.shuffle_buffer)
 
     def heard_before(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """`(G,)` utterances of the epochs before this one, and their seconds."""
+        """Number and seconds of each group's utterances in the epochs before this one, `(G,)` each."""
         drawn = self.drawn_before(epoch)
         passes, begun = np.divmod(drawn, self.utterances)
         seconds = passes * self.seconds
@@ -231,7 +231,7 @@ class Mixture:
         return drawn, seconds
 
     def _stream(self, group: int, begin: int, end: int) -> np.ndarray:
-        """A slice of a group's endless stream; a pass that is in it as a whole need not be in order without shards."""
+        """Slice of a group's endless stream. Without shards a complete pass in it need not be shuffled."""
         members, _ = self._members[group]
         parts, at = [members[:0]], begin
         while at < end:
@@ -243,7 +243,7 @@ class Mixture:
         return np.concatenate(parts)
 
     def _pass(self, group: int, number: int) -> np.ndarray:
-        """A group's utterances at random, or shard by shard as they lie there."""
+        """One pass of a group's utterances: in random order, or in the order of randomly ordered shards."""
         members, shards = self._members[group]
         if shards is None:
             return self._random(group, number, ORDER).permutation(members)
@@ -254,7 +254,7 @@ class Mixture:
         return np.random.default_rng((self.seed, group, number, stream))
 
     def table(self) -> list[str]:
-        """For each group its hours, its share of an epoch, and how often that is all of it."""
+        """Table of the groups: hours, share of an epoch, and how often an epoch has all of it."""
         width = max(len(" ".join(group)) for group in self.groups)
         rows = [f"{'':<{width}}       hours   share  epochs an epoch"]
         for group, seconds, share, rate in zip(self.groups, self.seconds, self.shares, self.rates, strict=True):
@@ -263,7 +263,7 @@ class Mixture:
 
 
 class Heard:
-    """Counts what a run has heard of each language, from the plan: so a resumed run knows it too.
+    """Counts from the plan what a run has heard of each language, so that a resumed run knows it too.
 
     An epoch that the trainer cut short counts as whole once the next one begins.
     """
@@ -279,7 +279,7 @@ class Heard:
         self._whole = self._by_language(mixture.utterances)
 
     def after(self, done: int) -> tuple[dict[str, float], dict[str, float]]:
-        """→ epochs and hours of each language when so many batches of this epoch are done, over all ranks."""
+        """Epochs and hours of each language after `done` batches of this epoch, over all ranks."""
         new = self.batches.plan.between(self._done, done)
         groups = self._mixture.cuts.group_of[new]
         number = len(self._mixture.groups)

@@ -1,4 +1,4 @@
-"""How many of the LLM's input positions each utterance takes, before any audio is read.
+"""Count the LLM input positions of each utterance before any audio is read.
 
 Texts are tokenised once: the counts of a large manifest are kept beside its index, under the tokenizer's digest.
 """
@@ -22,13 +22,13 @@ from speechllm_pl.data.cuts import Cuts
 from speechllm_pl.data.mixture import TrainingCuts
 
 AT_ONCE = 10_000
-"""Texts that are tokenised together."""
+"""Number of texts tokenised together."""
 
 TO_DO = np.iinfo(np.uint32).max
-"""Stands where a text has not been counted yet."""
+"""Marks a text that has not been counted yet."""
 
 TOKENS_PER_SECOND = 5.0
-"""Of text in speech, as `speechllm plan` assumes."""
+"""Tokens of text in a second of speech, as `speechllm plan` assumes."""
 
 _in_memory: WeakKeyDictionary[Cuts, dict[str, np.ndarray]] = WeakKeyDictionary()
 
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 
 class LlmInput(NamedTuple):
-    """What the LLM reads of an utterance, `[instruction][audio][BOS][text]`, as stage 2 says it.
+    """Lengths of the LLM's input `[instruction][audio][BOS][text]`, as stage 2 defines it.
 
     Attributes:
         audio: `(N,)` seconds → `(N,)` audio embeddings.
         instruction: language → tokens before the audio.
         tokens: texts → tokens of each.
-        digest: tells the tokenizer from others.
-        limit: positions that the LLM has; None where nothing bounds them.
+        digest: digest of the tokenizer.
+        limit: positions of the LLM; None if they are unbounded.
     """
 
     audio: Callable[[np.ndarray], np.ndarray]
@@ -53,26 +53,25 @@ class LlmInput(NamedTuple):
     limit: int | None = None
 
     def most(self, max_duration: float) -> int:
-        """Positions of a batch of so many seconds of speech."""
+        """Positions of a batch of `max_duration` seconds of speech."""
         return int(self.audio(np.array([max_duration]))[0]) + round(TOKENS_PER_SECOND * max_duration)
 
     def before_bos(self, cuts: TrainingCuts, factor: float = 1.0) -> np.ndarray:
-        """`(N,)` positions that instruction and audio take; of instructions the longest, and audio `factor` times as
-        long as the recording, as augmentation may make it."""
+        """Positions of the longest instruction and of audio `factor` times as long as the recordings, `(N,)`."""
         longest = max(self.instruction(group.language) for group in cuts.groups)
         return self.audio(cuts.durations * np.float32(factor)) + longest
 
     def text(self, cuts: TrainingCuts, factor: float = 1.0) -> np.ndarray:
-        """`(N,)` tokens of the transcripts, with room for `factor` times as many."""
+        """Tokens of the transcripts, `(N,)`, with room for `factor` times as many."""
         counts = cuts.of_sources(lambda source: count_tokens(source, self.tokens, self.digest))
         return counts if factor == 1 else np.ceil(counts * factor).astype(counts.dtype)
 
 
 def within_limit(cuts: TrainingCuts, llm_input: LlmInput, factor: float = 1.0) -> TrainingCuts:
-    """The cuts that the LLM has positions for, as long as augmentation may make them; others are counted aloud.
+    """Select the cuts that fit the LLM's positions, even when augmentation lengthens them; report how many do not.
 
     Raises:
-        UserError: it has for none of them.
+        UserError: none fits.
     """
     limit = llm_input.limit
     if limit is None:
@@ -94,11 +93,11 @@ def within_limit(cuts: TrainingCuts, llm_input: LlmInput, factor: float = 1.0) -
 
 
 def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], digest: str) -> np.ndarray:
-    """`(n,)` uint32, from where they are kept, or counted now.
+    """Number of tokens of each transcript, `(n,)` uint32, stored or counted now.
 
-    They are kept in memory or, where cuts have an `index_folder`, in that: one process of a machine counts while the
-    others wait, and an interrupted one is continued. Of several machines the first to finish counts: what others have
-    mapped stays.
+    Counts are stored in memory, or in the `index_folder` of cuts that have one: one process of a machine counts while
+    the others wait, and an interrupted one is continued. Of several machines the first to finish counts: what others
+    have mapped stays.
     """
     folder = cast(Path | None, getattr(cuts, "index_folder", None))
     if folder is None:
@@ -134,7 +133,7 @@ def _count_into(path: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[i
 
 
 def _go_on_counting(partial: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
-    """Into a file, from where a process that was interrupted has left it."""
+    """Count into a file, from where an interrupted process has left it."""
     try:
         counts = np.load(partial, mmap_mode="r+")
     except (OSError, ValueError, EOFError):
@@ -145,7 +144,7 @@ def _go_on_counting(partial: Path, cuts: Cuts, tokens: Callable[[Sequence[str]],
 
 
 def _counted(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], counts: np.ndarray) -> np.ndarray:
-    """Fill in the counts that are to do; they are counted from the first to the last."""
+    """Fill in the missing counts, from the first to the last."""
     done = int(np.argmax(counts == TO_DO)) if (counts == TO_DO).any() else len(counts)
     texts = cuts.select(np.arange(done, len(counts))).texts()
     with progress_bar("tokens of transcripts", len(counts), initial=done, unit=" texts") as bar:

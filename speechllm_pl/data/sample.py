@@ -1,15 +1,15 @@
-"""A part of a set of utterances that stands for the whole in every language, the same one each time."""
+"""Draw a fixed sample of utterances that represents every language."""
 
 import numpy as np
 
 
 def balanced_sample(languages: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Equally many utterances of each language, as far as there are; more of the others where one has fewer.
+    """Draw equally many utterances of each language; where one has too few, more of the others.
 
     Args:
-        languages: `(N,)` a small number for each utterance's.
-        size: how many in all; N is at least as large.
-        seed: of the choice, which is a function of it and of `languages`.
+        languages: `(N,)` small number of each utterance's language.
+        size: size of the sample, at most N.
+        seed: seed of the choice, which is a function of it and of `languages`.
 
     Returns:
         `(size,)` int32 positions, ascending.
@@ -22,7 +22,7 @@ def balanced_sample(languages: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def equal_shares(counts: np.ndarray, size: int) -> np.ndarray:
-    """`(L,)` how many there are of each → `(L,)` how many of each make `size`, as equally as that allows."""
+    """Divide `size` among L kinds as equally as their `(L,)` counts allow."""
     shares = np.zeros_like(counts)
     while left := size - int(shares.sum()):
         unfilled = np.flatnonzero(shares < counts)

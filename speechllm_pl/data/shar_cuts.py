@@ -23,15 +23,15 @@ AHEAD = 8 * 2**20
 """Bytes of a tar that the system is asked to read ahead: some 30 utterances in FLAC."""
 
 MOST_OPEN = 192
-"""Shards whose files a process holds open; each has two, and 1,024 files are what a process may usually have."""
+"""Number of shards that a process holds open. Each has two files; the usual limit is 1,024 files."""
 
 
 class SharCuts(Sequence[Cut]):
-    """The cuts of a Shar folder, or some of them.
+    """Cuts of a Shar folder, or some of them.
 
     Args:
-        folder: as `data_prep.shar` writes it.
-        rows: `(n,)` the cuts that are meant; default is all.
+        folder: Shar folder of `data_prep.shar`.
+        rows: `(n,)` positions of the cuts; default is all.
 
     Raises:
         UserError: the export is not finished, or files of it are missing.
@@ -56,16 +56,16 @@ class SharCuts(Sequence[Cut]):
 
     @property
     def index_folder(self) -> Path:
-        """Where what is known of the whole folder's cuts may be kept; a new export empties it."""
+        """Folder in which facts about all cuts may be kept; a new export empties it."""
         return self.folder / INDEX / "joined"
 
     @property
     def shard_starts(self) -> np.ndarray:
-        """`(S + 1,)` positions in this sequence at which shards begin, if it is in the order of the folder."""
+        """Positions in this sequence at which shards begin, `(S + 1,)`, if it is in the order of the folder."""
         return self._starts if self._rows is None else np.searchsorted(self._rows, self._starts)
 
     def select(self, rows: np.ndarray) -> "SharCuts":
-        """The cuts at these positions of the sequence, in their order."""
+        """Cuts at these positions of the sequence, in the order of `rows`."""
         return SharCuts(self.folder, rows if self._rows is None else self._rows[rows])
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class SharCuts(Sequence[Cut]):
     def __getitem__(self, index: slice) -> "SharCuts": ...
 
     def __getitem__(self, index: int | slice) -> "Cut | SharCuts":
-        """A cut with its encoded audio in memory.
+        """Read a cut, with its encoded audio in memory, or take a part of the sequence.
 
         Raises:
             UserError: the bytes are not those that were written, or name other audio than the shard's; the message says
@@ -99,7 +99,7 @@ class SharCuts(Sequence[Cut]):
         return cut
 
     def without_audio(self, position: int) -> Cut:
-        """A cut whose audio cannot be loaded, from its line alone.
+        """Read a cut from its line alone; its audio cannot be loaded.
 
         Raises:
             UserError: the line is no cut; the message names the shard and the line.
@@ -109,25 +109,25 @@ class SharCuts(Sequence[Cut]):
         return cut_from_line(self._shard(shard).line(place), where, shar=True)
 
     def where(self, position: int) -> str:
-        """The file that has a cut's audio, and where in it: nothing is read."""
+        """File and location of a cut's audio, without reading anything."""
         shard, row, _ = self._place(position)
         return f"{self.folder / audio_name(shard)}, cut {row}"
 
     def texts(self) -> Iterator[str]:
-        """The transcripts, in order."""
+        """Iterate over the transcripts in order."""
         for position in range(len(self)):
             shard, _, place = self._place(position)
             (supervision,) = json.loads(self._shard(shard).line(place))["supervisions"]
             yield supervision.get("text") or ""
 
     def _place(self, position: int) -> tuple[int, int, np.void]:
-        """→ shard, number of the cut in it, and where its bytes are."""
+        """Shard of a cut, its number there, and the location of its bytes."""
         row = position if self._rows is None else int(self._rows[position])
         shard = int(self._starts.searchsorted(row, side="right")) - 1
         return shard, row - int(self._starts[shard]), self._places[row]
 
     def _shard(self, number: int) -> "_Shard":
-        """One that is opened when it is read; the one that was used longest ago is closed."""
+        """Shard by number, opened on reading; the least recently used one is closed."""
         if number not in self._shards:
             self._shards[number] = _Shard(self.folder, number)
         self._open_shards[number] = None
@@ -137,7 +137,7 @@ class SharCuts(Sequence[Cut]):
         return self._shards[number]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process opens the folder for itself."""
+        """Pickle the path alone: another process opens the folder for itself."""
         return {"folder": self.folder, "_rows": self._rows}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class SharCuts(Sequence[Cut]):
 
 
 class _Shard:
-    """The files of a shard, read in place: without moving their position, which forked processes share."""
+    """Files of a shard, read without moving their positions, which forked processes share."""
 
     def __init__(self, folder: Path, number: int):
         self.paths = folder / cuts_name(number), folder / audio_name(number)
@@ -159,27 +159,27 @@ class _Shard:
         return os.pread(cuts, int(place["line_bytes"]), int(place["line_start"]))
 
     def read(self, place: np.void) -> tuple[bytes, bytes]:
-        """→ line, encoded audio; shorter than they should be if the files are."""
+        """Line and encoded audio, shorter than they should be if the files are."""
         start = int(place["audio_start"])
         _, audio = self._opened()
         self._read_ahead(audio, start)
         return self.line(place), os.pread(audio, int(place["audio_bytes"]), start)
 
     def close(self) -> None:
-        """What was read ahead is still known when it is opened again."""
+        """Close the files; what was read ahead is remembered."""
         for file in self.files:
             file.close()
         self.files = []
 
     def _opened(self) -> tuple[int, int]:
-        """→ descriptors of the files of cuts and audio."""
+        """Descriptors of the files of cuts and audio, opened if necessary."""
         if not self.files:
             self.files = [path.open("rb") for path in self.paths]
         cuts, audio = self.files
         return cuts.fileno(), audio.fileno()
 
     def _read_ahead(self, audio: int, start: int) -> None:
-        """Ask for what follows if reading goes forward, but not if it jumps about."""
+        """Ask the system to read ahead if reading goes forward, but not if it jumps about."""
         forward = 0 <= start - self.last < AHEAD
         self.last = start
         if forward and start + AHEAD // 2 > self.asked and hasattr(os, "posix_fadvise"):  # not on macOS

@@ -1,4 +1,4 @@
-"""A cut with its samples."""
+"""Read the samples of a cut."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ lhotse_transforms.get_or_create_resampler = steady(lhotse_transforms.get_or_crea
 
 
 class Utterance(NamedTuple):
-    """What is said in N samples."""
+    """An utterance of N samples with its text."""
 
     id: str
     samples: np.ndarray  # (N,) float32, mono, 16 kHz
@@ -37,20 +37,21 @@ class Utterance(NamedTuple):
 
 
 def read_utterance(cut: Cut, copy: int = 0) -> Utterance:
-    """
+    """Read an utterance.
+
     Raises:
-        UserError: see `read`; whatever a decoder throws comes through as well.
+        UserError: see `read`. Errors of decoders come through as they are.
     """
     supervision = cut.supervisions[0]
     return Utterance(cut.id, read(cut), supervision.text or "", supervision.language or "und", copy)
 
 
 def read(cut: Cut) -> np.ndarray:
-    """`(N,)` float32 samples, mono, 16 kHz.
+    """Read the samples of a cut: `(N,)` float32, mono, 16 kHz.
 
     Raises:
-        UserError: there are none, some are not finite, the file is none or was cut off, or its sampling rate is not
-            plausible or not what the manifest says.
+        UserError: there are none, some are not finite, the file cannot be read or was cut off, or its sampling rate is
+            implausible or not what the manifest says.
     """
     _refuse_files(cut)
     samples, finite = decoded(cut) or (None, False)
@@ -70,8 +71,10 @@ def read(cut: Cut) -> np.ndarray:
 
 
 def _refuse_files(cut: Cut) -> None:
-    """What is no file, on which a reader would wait for ever; and what decodes without an error although its end is
-    missing: FLAC does not, and its name spares opening the file."""
+    """Refuse what is not a file, on which a reader might wait forever, and files without their end.
+
+    FLAC is not opened for this, since it does not decode without its end.
+    """
     for path in files_of(cut):
         if why := no_file(path):
             raise UserError(f"{cut.id}: audio file {path} cannot be read: {why}")
@@ -80,7 +83,7 @@ def _refuse_files(cut: Cut) -> None:
 
 
 def _refuse_rates(cut: Cut) -> None:
-    """Such as no recording has, and such as the files do not have."""
+    """Refuse implausible sampling rates and rates that the files do not have."""
     for recording in _recordings(cut):
         said = rate_of_files(recording)
         if wrong := implausible_rate(said):
@@ -91,7 +94,7 @@ def _refuse_rates(cut: Cut) -> None:
 
 
 def files_of(cut: Cut) -> list[str]:
-    """The audio files of a cut, but for members of archives (Lhotse's `a.tar/b.wav`)."""
+    """Audio files of a cut, without members of archives (Lhotse's `a.tar/b.wav`)."""
     return [path for recording in _recordings(cut) for path in _files(recording)]
 
 
@@ -101,7 +104,7 @@ def _files(recording: Recording) -> list[str]:
 
 
 def _recordings(cut: Cut) -> list[Recording]:
-    """A mixed cut has several."""
+    """Recordings of a cut; a mixed cut has several."""
     if isinstance(cut, MixedCut):
         return [recording for track in cut.tracks for recording in _recordings(track.cut)]
     recording = getattr(cut, "recording", None)

@@ -1,4 +1,4 @@
-"""Through a codec and back: Opus, MP3 and the telephone's μ-law."""
+"""Augmentation by codecs: Opus, MP3 and the telephone's μ-law."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from speechllm_pl.data.augmentation.perturbation import Perturbation
 
 @dataclass(frozen=True, kw_only=True)
 class CompressOpus(Perturbation):
-    """Through Opus and back, in time with the original.
+    """Encodes with Opus and decodes again, aligned with the original.
 
     Args:
         kbps: range of the bit rate, in kbit/s.
@@ -40,7 +40,7 @@ class CompressOpus(Perturbation):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressMp3(Perturbation):
-    """Through MP3 of variable bit rate and back, in time with the original.
+    """Encodes with MP3 of variable bit rate and decodes again, aligned with the original.
 
     Args:
         quality: range of LAME's VBR quality, from 0, the best, to 9.9.
@@ -62,7 +62,7 @@ class CompressMp3(Perturbation):
 
 @dataclass(frozen=True, kw_only=True)
 class CompressMuLaw(Perturbation):
-    """Through 8 bits of μ-law and back.
+    """Encodes with μ-law of 8 bits and decodes again.
 
     Args:
         telephone: at 8 kHz, as telephones do, which takes everything above 4 kHz away.
@@ -77,21 +77,22 @@ class CompressMuLaw(Perturbation):
 
 
 def _coded(codec: Callable[[np.ndarray, int], np.ndarray], samples: np.ndarray) -> np.ndarray:
-    """`(N,)` → `(N,)`. What is beyond full scale, as sums with noise may be, is coded at a lower level, unclipped."""
+    """Encode and decode `(N,)` samples. Sums with noise that exceed full scale are attenuated, not clipped."""
     peak = max(1.0, float(np.abs(samples).max(initial=0.0)))
     coded = codec(samples[None] / np.float32(peak), SAMPLING_RATE)[0] * peak
     return np.pad(coded, (0, max(0, len(samples) - len(coded))))[: len(samples)]
 
 
 def _mu_law(samples: np.ndarray, _: int) -> np.ndarray:
-    """In 8 bits and back, at whatever sampling rate: Lhotse has it at 8 kHz only."""
+    """Encode and decode with 8 bits at any sampling rate; Lhotse supports only 8 kHz."""
     return mu_law_decoding(mu_law_encoding(torch.from_numpy(samples), 256), 256).numpy()
 
 
 def _check_codec(codec: Compress, name: str) -> None:
-    """
+    """Check that libsndfile supports a codec.
+
     Raises:
-        UserError: libsndfile was built without this codec.
+        UserError: it was built without this codec.
     """
     try:
         codec(np.zeros((1, 1600), np.float32), SAMPLING_RATE)

@@ -1,4 +1,4 @@
-"""Utterances of a batch joined to longer ones."""
+"""Augmentation that joins utterances of a batch."""
 
 from dataclasses import dataclass
 
@@ -11,18 +11,18 @@ from speechllm_pl.data.utterance import Utterance
 
 @dataclass(frozen=True, kw_only=True)
 class Concatenate(Augmentation):
-    """Joins utterances of one language that came into the same batch, and their texts: fewer and longer rows.
+    """Joins utterances of one language in a batch, and their texts, to fewer and longer rows.
 
-    A batch is left as it is where it would become longer than `room` allows with its padding: rows that found no
-    partner of their language are padded to the length of those that did. Nothing is dropped or cut off.
-    What a batch is made of does not depend on ranks, workers or resuming, so this does not either.
+    A batch stays as it is if, with padding, it would grow beyond `room`: rows without a partner of their language are
+    padded to the length of those with one. Nothing is dropped or cut off. The result does not depend on ranks, workers
+    or resuming, since the composition of batches does not.
 
     Args:
         probability: share of the batches whose utterances are joined.
-        max_seconds: of a joined utterance.
-        pause_seconds: of silence between two. From 0.2 s on CTC has one frame more than for the two apart, which it
-            needs where the next begins with the token that the last one ended with.
-        room: by which factor a batch may grow, padding included; batches are planned shorter by it.
+        max_seconds: longest joined utterance.
+        pause_seconds: silence between two. From 0.2 s on CTC has one frame more than for the two apart, as it
+            needs if the second begins with the token with which the first ended.
+        room: factor by which a batch may grow, padding included; batches are planned shorter by it.
     """
 
     max_seconds: float = 30.0
@@ -61,7 +61,7 @@ class Concatenate(Augmentation):
         return utterances
 
     def _rows(self, utterances: list[Utterance], pieces: int) -> list[list[Utterance]]:
-        """Which utterances to join: at most `pieces` of one language, not longer than `max_seconds` together."""
+        """Choose utterances to join: at most `pieces` of one language, together at most `max_seconds` long."""
         rows: list[list[Utterance]] = []
         unfinished: dict[str, list[Utterance]] = {}
         for utterance in utterances:
@@ -78,7 +78,7 @@ class Concatenate(Augmentation):
         return samples_in(self.pause_seconds)
 
     def _length(self, row: list[Utterance]) -> int:
-        """In samples."""
+        """Length of the joined row in samples."""
         return sum(len(utterance.samples) for utterance in row) + (len(row) - 1) * self._pause
 
     def _joined(self, row: list[Utterance]) -> Utterance:
@@ -93,5 +93,5 @@ class Concatenate(Augmentation):
 
 
 def _characters(row: list[Utterance]) -> int:
-    """Of the transcripts; the spaces between them go into the tokens that follow."""
+    """Characters of the transcripts; spaces between them are part of the tokens that follow."""
     return sum(len(utterance.text) for utterance in row)

@@ -1,4 +1,4 @@
-"""What all augmentations have in common: how they are applied, and what they draw from."""
+"""Base classes of augmentations, and the random numbers from which they draw."""
 
 import hashlib
 import logging
@@ -14,13 +14,13 @@ from speechllm_pl.data.utterance import Utterance
 log = logging.getLogger(__name__)
 
 Generators = Callable[[str, int], np.random.Generator]
-"""From the id of an utterance and its copy's number to where everything about it is drawn from."""
+"""Function from an utterance's id and its copy's number to its random generator."""
 
 
 def augment(
     utterances: list[Utterance], augmentations: Sequence["Augmentation"], seed: int, epoch: int
 ) -> list[Utterance]:
-    """Apply augmentations in their order. `Concatenate` makes fewer and longer utterances of those it is given."""
+    """Apply augmentations in order. `Concatenate` returns fewer and longer utterances."""
     for place, augmentation in enumerate(augmentations):
 
         def generators(name: str, copy: int, place: int = place) -> np.random.Generator:
@@ -34,7 +34,8 @@ def augment(
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation(ABC):
-    """
+    """Base of all augmentations.
+
     Args:
         probability: share of the utterances that are changed.
     """
@@ -47,19 +48,19 @@ class Augmentation(ABC):
 
     @property
     def duration_factor(self) -> float:
-        """By how much it may lengthen a batch, padding included; batches are planned for that."""
+        """Factor by which it may lengthen a batch, padding included; batches are planned for it."""
         return 1.0
 
     def check(self) -> None:  # noqa: B027  # most need nothing
-        """At a run's start.
+        """Check requirements at a run's start.
 
         Raises:
-            UserError: something that it needs is not there.
+            UserError: one is not met.
         """
 
     @abstractmethod
     def apply(self, utterances: list[Utterance], generators: Generators) -> list[Utterance]:
-        """The utterances of a batch, changed."""
+        """Change the utterances of a batch."""
 
     def _check_range(self, name: str, least: float, most: float) -> None:
         low, high = getattr(self, name)
@@ -73,11 +74,11 @@ class Augmentation(ABC):
 
 
 class Perturbation(Augmentation):
-    """An augmentation of each utterance by itself."""
+    """Base of augmentations that change each utterance by itself."""
 
     @abstractmethod
     def change(self, samples: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, str]:
-        """`(N,)` float32 samples at 16 kHz → the changed ones, and in words what was drawn."""
+        """Change `(N,)` float32 samples at 16 kHz, and describe what was drawn."""
 
     def apply(self, utterances: list[Utterance], generators: Generators) -> list[Utterance]:
         return [self._perhaps(utterance, generators(utterance.id, utterance.copy)) for utterance in utterances]

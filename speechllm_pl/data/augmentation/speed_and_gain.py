@@ -1,4 +1,4 @@
-"""Faster and slower, louder and softer."""
+"""Augmentation of speed and loudness."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from speechllm_pl.data.augmentation.perturbation import Perturbation
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbSpeed(Perturbation):
-    """Plays faster or more slowly, which moves the pitch as well.
+    """Plays faster or slower, which shifts the pitch as well.
 
     Args:
-        factors: to choose from; 0.9 makes an utterance longer by 1/0.9.
-        weights: of the factors; equal if none are given.
+        factors: speeds to choose from; 0.9 makes an utterance longer by 1/0.9.
+        weights: weights of the factors; default is equal.
     """
 
     factors: tuple[float, ...] = (0.9, 1.0, 1.1)
@@ -41,10 +41,10 @@ class PerturbSpeed(Perturbation):
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbGain(Perturbation):
-    """Louder or softer. Filter banks are normalised per utterance: what it changes is what codecs make of it.
+    """Makes louder or softer. Filter banks are normalised per utterance, so it only changes what codecs do.
 
     Args:
-        gain_db: range.
+        gain_db: range of the gain in dB.
     """
 
     gain_db: tuple[float, float] = (-12.0, 6.0)
