@@ -1,1 +1,1 @@
-"""Second floor: optimisers and learning-rate schedules."""
+"""Optimisers and learning-rate schedules."""

@@ -95,7 +95,7 @@ class MuonAdamW(Optimizer):
             self._divide()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """After loading a state dict, copying or unpickling."""
+        """Restore after loading a state dict, copying or unpickling."""
         super().__setstate__(state)
         self._divide()
 
@@ -130,7 +130,7 @@ class SharedMuon(torch.optim.Muon):
                 matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def _momentum(self, matrix: Tensor, momentum: float) -> Tensor:
-        """Nesterov's."""
+        """Nesterov momentum."""
         gradient, state = cast(Tensor, matrix.grad), self.state[matrix]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(matrix)
@@ -139,7 +139,7 @@ class SharedMuon(torch.optim.Muon):
 
 
 def shared(stacks: list[Tensor]) -> list[Tensor]:
-    """`orthogonalised` each `(N, R, C)`, a part of every stack on each rank."""
+    """Orthogonalise `(N, R, C)` stacks of matrices, a part of every stack on each rank."""
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if ranks == 1 or not stacks:  # none has a gradient in a step that is left out
         return [orthogonalised(stack) for stack in stacks]
@@ -151,14 +151,14 @@ def shared(stacks: list[Tensor]) -> list[Tensor]:
 
 
 def _part(stack: Tensor, rank: int, ranks: int) -> Tensor:
-    """A rank's share of `(N, R, C)`, as many for each; after the last one come zeros."""
+    """A rank's share of `(N, R, C)`, equally many for each, padded with zeros after the last."""
     each = -(-len(stack) // ranks)
     part = stack[rank * each : (rank + 1) * each]
     return torch.nn.functional.pad(part, (0, 0, 0, 0, 0, each - len(part)))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """`(N, R, C)` → the same with singular values near one, in bf16.
+    """Bring the singular values of `(N, R, C)` matrices near one, in bf16.
 
     Five Newton-Schulz iterations of the fifth order, with Muon's coefficients: https://kellerjordan.github.io/posts/muon
     """

@@ -1,1 +1,1 @@
-"""Beside analysis: what a training step needs and whether it fits, found without a GPU."""
+"""Memory and computation of a training step, and whether it fits, estimated without a GPU."""

@@ -1,4 +1,4 @@
-"""What a GPU would run, on tensors that are not there: memory is estimated on machines without one.
+"""Stand-ins for a GPU's kernels on fake tensors, so that memory can be estimated on machines without a GPU.
 
 Fake tensors on a CUDA device cannot go backward without a driver, so the step runs on fake CPU tensors, and this
 mode replaces what differs: the attention kernel, dropout's mask, and the functions that autocast computes in fp32
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 MASK_ALIGNMENT = 8
-"""Columns: the memory-efficient attention kernel pads its mask to a multiple of it."""
+"""Number of columns to whose multiples the memory-efficient attention kernel pads its mask."""
 
 
 def _names(*owners: Any, names: str) -> set[Callable]:
@@ -32,7 +32,7 @@ FP32_UNDER_AUTOCAST = _names(
 
 
 class GpuKernels(TorchFunctionMode):
-    """Stands in for CUDA's kernels and autocast while it is entered, on fake CPU tensors."""
+    """Replaces CUDA's kernels and autocast on fake CPU tensors while it is entered."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -71,7 +71,7 @@ def attention(
 
 
 def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """The mask as the kernel takes it: in the dtype of the queries, its rows padded, broadcast without a copy."""
+    """Mask as the kernel takes it: in the dtype of the queries, its rows padded, broadcast without a copy."""
     columns = mask.shape[-1]
     bias = torch.zeros_like(mask, dtype=query.dtype)
     if columns % MASK_ALIGNMENT:
@@ -80,7 +80,7 @@ def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
 
 
 def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """With a mask of booleans, where a CPU keeps one of numbers."""
+    """Dropout that keeps a mask of booleans, where a CPU keeps one of numbers."""
     return torch.native_dropout(input, p, True)[0] if training and p else input
 
 

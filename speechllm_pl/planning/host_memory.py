@@ -1,4 +1,4 @@
-"""What a training job takes of each node's own memory, beside its GPUs': what sbatch is to be asked for (`--mem`)."""
+"""Host memory of a training job on each node, the amount to request from sbatch with `--mem`."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,22 @@ from speechllm_pl.core.device_memory import GIB
 from speechllm_pl.planning.estimate import Plan, Setup, needed
 
 PROCESS = 4 * GIB
-"""Allowed for a training process: Python, torch, the libraries of CUDA, pinned buffers."""
+"""Allowance for a training process: Python, torch, the libraries of CUDA, pinned buffers."""
 LOADER = GIB
-"""Allowed for a process that reads ahead, with its batches that are ready."""
+"""Allowance for a process that reads ahead, with its finished batches."""
 
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Bytes of a node.
+    """Bytes of host memory on a node.
 
     Attributes:
-        reading: whole copies of the model while it is read; the first rank reads for all, but for NF4, which each
-            rank packs for itself.
+        reading: whole copies of the model while it is read: one, by the first rank for all, but one for each rank that
+            packs NF4.
         saving: the trained weights and the optimiser's state, while a checkpoint is written.
         processes: training processes.
         loaders: processes that read ahead.
-        devices: what takes a GPU's memory otherwise.
+        devices: on a CPU, what would take a GPU's memory.
     """
 
     reading: float
@@ -36,9 +36,10 @@ class HostMemory:
 
 
 def host_memory(setup: Setup, plan: Plan, *, workers: int, on_cpu: bool) -> HostMemory:
-    """
+    """Estimate the host memory of a plan.
+
     Args:
-        plan: of `setup`.
+        plan: plan of `setup`.
         workers: processes that read ahead for each training process.
         on_cpu: whether the model is trained on the CPU.
     """

@@ -1,4 +1,4 @@
-"""How many bytes of tensors are alive, operation by operation, and how many floating point operations they take.
+"""Count the live bytes of tensors operation by operation, and floating point operations.
 
 Works on fake tensors (`torch._subclasses.FakeTensorMode`), which have shapes, dtypes and lifetimes but no memory,
 as well as on real ones.

@@ -1,4 +1,4 @@
-"""A sample of the recordings of prepared data, decoded once: measured, and scored by a model if there is one."""
+"""Decode a sample of the recordings of prepared data, measure them, and score their transcripts with a model."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 
 
 class Heard(NamedTuple):
-    """What is known of one recording."""
+    """Measures and score of one recording."""
 
     measures: Measures | None  # None: it cannot be read
     error: str
@@ -24,10 +24,10 @@ class Heard(NamedTuple):
 
 
 def drawn(data: PreparedData, size: int, seed: int) -> np.ndarray:
-    """`(n,)` utterances, `size` at most, in order; all where there are no more.
+    """Draw a sample of utterances, `(n,)` in order with n at most `size`.
 
-    Every split and language has as many as the others, or all that it has: else a small language, or the test set of
-    a large corpus, would hardly be in it.
+    Every split and language has equally many, or all that it has: a small language, or the test set of a large corpus,
+    would hardly be in a proportional sample.
     """
     if len(data) <= size:
         return np.arange(len(data))
@@ -40,7 +40,7 @@ def drawn(data: PreparedData, size: int, seed: int) -> np.ndarray:
 
 
 def _quotas(available: list[int], size: int) -> list[int]:
-    """As equal as they can be; together `size`, where there are as many."""
+    """Divide `size` among the groups as equally as their sizes allow."""
     quotas = [0] * len(available)
     left = size
     smallest_first = sorted(range(len(available)), key=lambda number: available[number])
@@ -69,7 +69,7 @@ def listen(
 
 
 def _batches(seconds: np.ndarray, utterances: Iterable[int], max_duration: float) -> Iterator[list[int]]:
-    """Of utterances by rising length, so that the last of a batch is its longest."""
+    """Batches of utterances that are ordered by length, so that the last of a batch is its longest."""
     batch: list[int] = []
     for number in map(int, utterances):
         if batch and seconds[number] * (len(batch) + 1) > max_duration:

@@ -1,4 +1,4 @@
-"""How well a model's CTC head finds a transcript in its recording: a low score means that something else is said."""
+"""Score how well a CTC head finds a transcript in its recording. A low score means that something else is said."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 
 
 class TranscriptScore(NamedTuple):
-    """Of one utterance."""
+    """Score of one utterance."""
 
     log_posterior: float  # nats, of the whole transcript; -inf: it has more pieces than there are frames
     frames: int

@@ -1,6 +1,6 @@
-"""Do the audio embeddings say, in order, what the text says? The paper's alignment analysis.
+"""The paper's alignment analysis: whether the audio embeddings say in order what the text says.
 
-Cosine similarity between the projected audio embeddings of one utterance and the LLM's input embeddings of
+A map is the cosine similarity between the projected audio embeddings of one utterance and the LLM's input embeddings of
 its reference text. The paper finds the map close to monotonic: the LLM repeats, in order, what the audio
 embeddings already say.
 """
@@ -25,13 +25,13 @@ class AlignmentMap:
     """Similarities of one utterance's text with its audio."""
 
     similarities: np.ndarray
-    """`(N, A)` cosines in -1 … 1: a row a text token, a column an audio embedding."""
+    """Cosines in -1 … 1, `(N, A)`: a row a text token, a column an audio embedding."""
 
     tokens: list[str]
-    """`(N,)` what each token adds to the text; a space in front begins a word."""
+    """Text that each token adds, N in all; a space in front begins a word."""
 
     seconds_per_embedding: float
-    """Audio under one column."""
+    """Seconds of audio under one column."""
 
     @property
     def monotonicity(self) -> float:
@@ -39,14 +39,14 @@ class AlignmentMap:
 
 
 def alignment_map(audio: Tensor, text: Tensor, tokens: list[str], seconds_per_embedding: float) -> AlignmentMap:
-    """`(A, D)` audio embeddings and `(N, D)` embeddings of the N tokens → their map."""
+    """Map of `(A, D)` audio embeddings and the `(N, D)` embeddings of the tokens."""
     similarities = cosine_similarities(audio.detach(), text.detach()).T  # (N, A)
     return AlignmentMap(similarities.cpu().numpy(), tokens, seconds_per_embedding)
 
 
 @torch.inference_mode()
 def align(recognizer: Recognizer, samples: np.ndarray, text: str) -> AlignmentMap:
-    """The map of one utterance by a recogniser of stage 2: `(T,)` samples at 16 kHz and the text that they say."""
+    """Map of one utterance by a recogniser of stage 2, from `(T,)` samples at 16 kHz and the text that they say."""
     model, tokenizer, device = recognizer.model, recognizer.llm_tokenizer, recognizer.device
     assert isinstance(model, SpeechLLM)
     assert tokenizer is not None
@@ -80,7 +80,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def draw(alignment: AlignmentMap, axis: Axes, *, cmap: str = "viridis", best: str = "white") -> AxesImage:
-    """A heat map on `axis`: seconds to the right, the text downwards, a dot on each token's best embedding.
+    """Draw a heat map on `axis`: seconds to the right, the text downwards, a dot on each token's best embedding.
 
     Args:
         cmap: any matplotlib colour map.
@@ -112,5 +112,5 @@ def draw(alignment: AlignmentMap, axis: Axes, *, cmap: str = "viridis", best: st
 
 
 def _label(token: str, place: int) -> str:
-    """A hyphen in front of what continues a word."""
+    """Label of a token, with a hyphen in front if it continues a word."""
     return token.strip() if place == 0 or token.startswith(" ") else f"-{token}"
