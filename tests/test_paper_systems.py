@@ -5,9 +5,7 @@ LLMs from the shapes in `conf/llm/`. What is compared with comes from the paper'
 """
 
 import itertools
-import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from forwarded import lines
 from lightning.pytorch.cli import LightningCLI
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -27,8 +26,6 @@ from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.speech_llm import SpeechLLM
 
 ROOT = Path(__file__).parents[1]
-CUTS, TOKENIZER = "data/mls/train.jsonl.gz", "data/mls/tokenizer.model"
-
 ENCODERS = {"paper": 72, "paper-24": 96, "paper-36": 142}  # millions of parameters
 STRIDES = (1, 2, 3, 6, 12)  # 80 to 960 ms
 RANKS = (0, 8, 16, 32)
@@ -49,23 +46,13 @@ class System(NamedTuple):
 
 def command(target: str, *variables: str) -> list[str]:
     """The arguments of the program that make would run last, as if the corpus were there."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    done = subprocess.run(
-        ["make", "-n", "VENV=", target, "DATA=mls", *variables, "-o", CUTS],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=clean,
-        check=True,
-    )
-    printed = done.stdout.replace("\\\n", " ").splitlines()[-1]  # echo '<command>'; <command>
-    return shlex.split(printed.partition("'; ")[2])[1:]
+    return shlex.split(lines(f"make {target} DATA=mls {' '.join(variables)}")[-1])[1:]
 
 
 def finetune(system: System, trainer: str = "ddp") -> list[str]:
     size, stride, rank, masking, llm = system
     variables = (f"STRIDE={stride}", f"LORA_R={rank}", f"MASKING={masking}", f"LLM={llm}", f"TRAINER={trainer}")
-    return command("finetune", f"SIZE={size}", *variables, "-o", TOKENIZER)
+    return command("finetune", f"SIZE={size}", *variables)
 
 
 def papers(system: System) -> list[str]:
@@ -100,7 +87,7 @@ def parse() -> Iterator[Callable[[list[str]], Any]]:
 @cache
 def ctc_classes() -> int:
     """Pieces of the tokenizer that make trains at the paper's sizes, and the blank."""
-    arguments = command("tokenizer", "SIZE=paper")
+    arguments = command("tokenizer", "SIZE=paper", "ROOT=data/new", "CORPUS=x")
     return int(arguments[arguments.index("--vocab-size") + 1]) + 1
 
 
@@ -260,7 +247,7 @@ def test_both_runs_have_the_papers_batches_and_schedules_with_every_trainer(pars
     }  # seconds of audio a device; peak learning rate; steps of warm-up, and to the end of the schedule
     for target, (seconds, peak, warmup, end) in stages.items():
         chosen = ("LLM=llama-7b",) if target == "finetune" else ()
-        config = parse(command(target, "SIZE=paper", f"TRAINER={trainer}", *chosen, "-o", TOKENIZER))
+        config = parse(command(target, "SIZE=paper", f"TRAINER={trainer}", *chosen))
         assert config.data.max_duration == seconds
         assert config.data.root == "data/mls"
         optimizer, schedule = config.model.init_args.optimizer, config.model.init_args.schedule.init_args

@@ -22,6 +22,7 @@ TRAINER_COMMANDS = {
 """Lightning's commands, with the options of the model, the data and the trainer."""
 
 PROGRAMS = {
+    "run": "Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.",
     "evaluate": "Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.",
     "transcribe": "Print what is said in audio files; one line a file, when it is there.",
     "report": "Write report.html, a page that needs nothing else, into the run folder.",
@@ -110,7 +111,9 @@ def _unknown(name: str, known: dict[str, str]) -> UserError:
 def _run_program(name: str, arguments: list[str]) -> None:
     function = name.replace(" ", "_")
     program = getattr(import_module(f"speechllm_pl.apps.{function}"), function)
-    if name in ("plan", "fetch"):
+    if name == "run":
+        program(arguments)
+    elif name in ("plan", "fetch"):
         program(arguments, import_module("speechllm_pl.apps.trainer_cli").fit_configuration)
     else:
         import_module("speechllm_pl.apps.options").run_with_options(name, program, arguments)

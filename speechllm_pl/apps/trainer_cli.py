@@ -26,6 +26,7 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.optim.schedules import Schedule
+from speechllm_pl.recipes.recipe import run_name
 from speechllm_pl.storage.checkpoints import BEST, newest_complete
 from speechllm_pl.training.callbacks import (
     AugmentationSamples,
@@ -67,7 +68,8 @@ class SpeechCLI(LightningCLI):
         return {name: skipped for name, skipped in every.items() if name == sys.argv[1]} or every
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run", type=str, default="runs/default", help="Folder of this run.")
+        named = run_name(sys.argv[2:])
+        parser.add_argument("--run", type=str, default=named, help="Folder of this run, named after its arguments.")
         parser.link_arguments("run", "trainer.default_root_dir")
         parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
         parser.add_lightning_class_args(WholeDev, "whole_dev")

@@ -122,18 +122,24 @@ def options(small_config: Path) -> str:
     return f"--config {small_config} {LENGTH} --trainer.log_every_n_steps 1"
 
 
+def named_after_its_options(clone: Path, stage: str) -> Path:
+    """The run folder of a job that was given ARGS and no RUN."""
+    (run,) = (clone / "runs" / stage).glob("table-tiny+*")
+    return run
+
+
 @pytest.fixture(scope="module")
 def stage_one(submit: Callable[..., Job], clone: Path, options: str) -> tuple[Job, Path]:
-    """An uninterrupted job of stage 1 and its run folder, the default one."""
+    """An uninterrupted job of stage 1 and its run folder, whose name follows ARGS."""
     job = submit("pretrain-ctc", "DATA=table", *TWO_TASKS, f"ARGS={options}").succeed()
-    return job, clone / "runs" / "pretrain_ctc" / "table-tiny"
+    return job, named_after_its_options(clone, "pretrain_ctc")
 
 
 @pytest.fixture(scope="module")
 def stage_two(submit: Callable[..., Job], clone: Path, stage_one: tuple[Job, Path], options: str) -> tuple[Job, Path]:
-    """The same of stage 2, on the encoder of stage 1 that make finds by itself."""
+    """The same of stage 2, on the encoder of stage 1 that is found by itself."""
     job = submit("finetune", "DATA=table", *TWO_TASKS, f"ARGS={options}").succeed()
-    return job, clone / "runs" / "finetune" / "table-tiny"
+    return job, named_after_its_options(clone, "finetune")
 
 
 def record(run: Path, name: str) -> dict:
@@ -208,7 +214,7 @@ def test_stage_one_runs_as_two_tasks(stage_one: tuple[Job, Path]) -> None:
     job, run = stage_one
     assert record(run, "environment.json")["processes"] == 2
     assert record(run, "finished.json")["steps"] == STEPS
-    assert job.field("JobName") == "runs/pretrain_ctc/table-tiny"
+    assert job.field("JobName") == str(run.relative_to(run.parents[2]))
     assert {line[:3] for line in job.printed().splitlines() if line[1:3] == ": "} == {"0: ", "1: "}
 
 

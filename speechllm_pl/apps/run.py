@@ -1,0 +1,284 @@
+"""`speechllm run`: the targets of the Makefile, as plain command lines that are printed and run."""
+
+import argparse
+import shlex
+import sys
+from dataclasses import fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from speechllm_pl.apps.main import with_underscores
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.recipes.experiment import Experiment
+from speechllm_pl.recipes.preparation import Preparation
+from speechllm_pl.recipes.programs import Programs
+from speechllm_pl.recipes.recipe import Recipe, Stage, words
+from speechllm_pl.recipes.slurm import LOGS, Cluster
+from speechllm_pl.recipes.steps import Step, become, carry_out, unfinished
+
+STAGES: dict[str, Stage] = {"pretrain-ctc": "pretrain_ctc", "finetune": "finetune"}
+PREPARING = {"data": "cuts", "tokenizer": "tokenizer", "llm": "tiny_llm", "shar": "shar"}
+"""Targets that prepare data, and what they are called in `Preparation`."""
+SHORT = {"root": "data/spoken_numbers_short", "hours": "0.5", "languages": "en", "max_wer": "0.25"}
+EXPERIMENTS = {
+    "demo": {"name": "demo", "data": "spoken_numbers"},
+    "fsdd": {"name": "fsdd", "data": "fsdd"},
+    "demo-short": {"name": "demo_short", "data": "spoken_numbers", **SHORT},
+    "experiment": {},
+}
+"""Targets that are a whole experiment, and what they fix."""
+OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
+"""Options that a job is not told."""
+SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
+TARGETS = (*STAGES, "evaluate", "transcribe", "report", "data-report", *PREPARING, "prepare", *EXPERIMENTS)
+
+OPTIONS = {
+    "data": "Corpus: a file of conf/data.",
+    "size": "Size of the encoder: a file of conf/size.",
+    "trainer": "Devices and how they share the work: a file of conf/trainer.",
+    "augment": "What is done to the training audio: a file of conf/augment.",
+    "llm": "A file of conf/llm, or a folder or hub name of a causal LM; without it a tiny one is made of the data.",
+    "root": "Folder of the prepared data (default: data/DATA).",
+    "stride": "Encoder frames of 80 ms in an audio embedding.",
+    "lora_r": "Rank of LoRA; 0 is none.",
+    "masking": "Share of the text tokens that are hidden in training.",
+    "run": "Run folder; without it, it is named after the settings.",
+    "ckpt": "Checkpoint to begin with, evaluate or transcribe with; evaluate takes several, with commas.",
+    "ctc_run": "Run folder of stage 1, where it has a name of its own.",
+    "llm_run": "Run folder of stage 2, where it has a name of its own.",
+    "split": "Cuts that are evaluated: SPLIT.jsonl.gz of the data.",
+    "max_wer": "Fail when a system's average WER is above this fraction.",
+    "output": "Where scores or a report are written.",
+    "name": "Name of the experiment, whose folder is runs/NAME.",
+    "table": "Folder or table of DATA=table.",
+    "corpus": "Folder in which a published corpus was unpacked.",
+    "fsdd": "Folder of the Free Spoken Digit Dataset.",
+    "hours": "Hours of speech that spoken_numbers synthesises.",
+    "languages": "Languages to prepare.",
+    "parts": "Languages, or sub-folders of the table, that are prepared each by itself and then joined.",
+    "vocab": "Pieces of the CTC tokenizer.",
+    "piece": "Letters of its longest piece.",
+    "codec": "Codec in Shar: opus or flac.",
+    "prepare_args": "Further arguments of the program that prepares the corpus, in one word.",
+    "program": "How jobs start `speechllm`, in one word (default: as this one was started).",
+    "gpus": "GPUs of a node, as 8 or a100:8; 0 for a job on CPUs.",
+    "partition": "Partition of SLURM.",
+    "account": "Account of SLURM.",
+    "time": "Time limit of a job.",
+    "mem": "Memory of a node; without it training asks for what the plan says.",
+    "array": "Tasks of the array that packs Shar.",
+    "sbatch_args": "Further options of sbatch, in one word.",
+}
+NUMBERS = {
+    "jobs": "Processes that prepare data.",
+    "part": "Prepare this part alone, counted from 1.",
+    "side_by_side": "Steps that may run at the same time.",
+    "nodes": "Nodes of a job.",
+    "tasks": "Tasks of a node without GPUs.",
+    "cpus": "CPUs of a task.",
+}
+SWITCHES = {
+    "dry_run": "Print the lines and run nothing.",
+    "only_needs": "Make what the target needs, and not the target.",
+    "slurm": "Submit the target to SLURM.",
+}
+UNLIMITED = 999
+"""What an empty number stands for, as `make -j` gives it."""
+DEFAULTS = {
+    "data": "spoken_numbers",
+    "size": "tiny",
+    "trainer": "cpu",
+    "split": "test",
+    "name": "demo",
+    "codec": "opus",
+    "hours": "3",
+    "jobs": 2,
+    "nodes": 1,
+    "gpus": "1",
+    "tasks": 1,
+    "array": "0-7",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"run: {message}")
+
+
+def _number(text: str) -> int:
+    return int(text or UNLIMITED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="speechllm run",
+        description=(run.__doc__ or "").splitlines()[0],
+        epilog="What follows -- is passed on as it is: `speechllm run finetune --data fsdd -- --model.stride 2`.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", choices=TARGETS, help="What to do.")
+    for name, text in OPTIONS.items():
+        parser.add_argument(f"--{name}", default=DEFAULTS.get(name), help=text)
+    for name, text in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=_number, default=DEFAULTS.get(name), help=text)
+    for name, text in SWITCHES.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+    return parser
+
+
+def run(arguments: list[str]) -> None:
+    """Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.
+
+    Args:
+        arguments: see `--help`; those after `--` are passed on.
+
+    Raises:
+        UserError: a choice does not exist, or does not go with the others.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = _parser().parse_args(arguments[:end])
+    vars(options).update(EXPERIMENTS.get(options.target, {}))
+    target = Target(options, tuple(with_underscores(arguments[end + 1 :])))
+    last = Step(f"mkdir -p {LOGS} && {target.submission()}") if options.slurm else target.step
+    if options.dry_run:
+        for step in unfinished(*last.needs, *last.after) if options.only_needs else unfinished(last):
+            print(step.line)
+    elif options.target in EXPERIMENTS:
+        carry_out(last, at_once=options.side_by_side or 2)
+        print(f"scores.json, hypotheses.jsonl, transcripts.txt and report.html are in {target.experiment.folder}")
+    else:
+        carry_out(*last.needs, *last.after, at_once=options.side_by_side or 1)
+        if not options.only_needs and not last.is_finished:
+            become(last)
+
+
+class Target:
+    """What the command line asks for.
+
+    Args:
+        options: parsed.
+        overrides: passed on to the last command.
+    """
+
+    def __init__(self, options: argparse.Namespace, overrides: tuple[str, ...]):
+        self.options, self.overrides = options, overrides
+        program = sys.argv[0] if Path(sys.argv[0]).name == "speechllm" else "speechllm"
+        self.programs = Programs(options.program or shlex.quote(program), options.trainer)
+
+    def chosen(self, kind: Any, **given: Any) -> Any:
+        """A dataclass of recipes with the options of its fields' names, and with `given`."""
+        names = {field.name for field in fields(kind)} - given.keys()
+        return kind(**{name: value for name, value in vars(self.options).items() if name in names}, **given)
+
+    def recipe(self, stage: Stage) -> Recipe:
+        """The recipe of a stage; a checkpoint and a run folder that were given are those of the target's stage."""
+        run = self.options.ctc_run if stage == "pretrain_ctc" else self.options.llm_run
+        if STAGES.get(self.options.target) == stage:
+            return self.chosen(Recipe, stage=stage, run=self.options.run or run, overrides=self.overrides)
+        return self.chosen(Recipe, stage=stage, run=run, ckpt=None)
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        return self.chosen(
+            Preparation,
+            programs=self.programs,
+            folder=self.recipe("pretrain_ctc").folder,
+            parts=tuple(words(self.options.parts)),
+            arguments=tuple(words(self.options.prepare_args)),
+        )
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        recipe = replace(self.recipe("finetune"), overrides=self.overrides)
+        folder = Path("runs", self.options.name)
+        return Experiment(folder, recipe, self.preparation, self.programs, self.options.max_wer)
+
+    @property
+    def step(self) -> Step:
+        """What is to be done, with all that it needs."""
+        name = self.options.target
+        if name in EXPERIMENTS:
+            return self.experiment.report
+        if name in STAGES:
+            return self.training
+        if name == "prepare":
+            return self.preparation.tokenizer
+        if name == "data" and self.options.part:
+            return self.preparation.part(words(self.options.parts)[self.options.part - 1])
+        if name in PREPARING:
+            return getattr(self.preparation, PREPARING[name])
+        return {
+            "evaluate": self._evaluation,
+            "transcribe": self._transcription,
+            "report": self._report,
+            "data-report": self._data_report,
+        }[name]()
+
+    @property
+    def training(self) -> Step:
+        recipe = self.recipe(STAGES[self.options.target])
+        needs = [self.preparation.tokenizer]
+        if recipe.tiny_llm:
+            needs.append(self.preparation.tiny_llm)
+        elif (
+            self.options.only_needs
+            and recipe.stage == "finetune"
+            and not Path(str(recipe.llm), "config.json").is_file()
+        ):
+            needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
+        return replace(self.programs.fit(recipe), needs=tuple(needs))
+
+    def _evaluation(self) -> Step:
+        stages = [self.recipe(stage).best for stage in STAGES.values()]
+        checkpoints = [Path(name) for name in (self.options.ckpt or "").split(",") if name]
+        checkpoints = checkpoints or [path for path in stages if path.exists()] or stages[:1]
+        cuts = self.recipe("finetune").folder / f"{self.options.split}.jsonl.gz"
+        given = (self.options.output, self.options.trainer, self.options.max_wer)
+        return self.programs.evaluate(checkpoints, cuts, *given, overrides=self.overrides)
+
+    def _transcription(self) -> Step:
+        checkpoint = self.options.ckpt or str(self.recipe("finetune").best)
+        return self.programs.speechllm("transcribe", "--checkpoint", checkpoint, *self.overrides)
+
+    def _report(self) -> Step:
+        return self.programs.speechllm("report", "--run", self.options.run or "runs/demo", *self.overrides)
+
+    def _data_report(self) -> Step:
+        arguments = ["--root", str(self.recipe("finetune").folder)]
+        arguments += ["--checkpoint", self.options.ckpt] if self.options.ckpt else []
+        arguments += ["--output", self.options.output] if self.options.output else []
+        return self.programs.speechllm("data", "report", *arguments, *self.overrides)
+
+    def submission(self) -> str:
+        """The line that submits the target.
+
+        Raises:
+            UserError: the target is none that can be submitted, or its GPUs would be idle.
+        """
+        name, parts = self.options.target, words(self.options.parts)
+        cluster: Cluster = self.chosen(Cluster, arguments=tuple(words(self.options.sbatch_args)))
+        if name in STAGES:
+            cluster.refuse_idle_gpus(self.options.trainer)
+            recipe = self.recipe(STAGES[name])
+            run = str(recipe.run_folder)
+            plan = self.programs.speechllm("plan", *recipe.fit_arguments).line
+            return cluster.training(run, plan, self._job(name, "--run", run))
+        if name == "evaluate":
+            return cluster.evaluation(self._job(name))
+        if name == "prepare" and parts:
+            self.preparation.part(parts[0])  # refused where the corpus has none
+            return cluster.parts(len(parts), self._job("data"), self._job(name))
+        if name in ("prepare", "shar"):
+            return cluster.preparation(name, self._job(name), self.options.array if name == "shar" else None)
+        raise UserError(f"{name} is not submitted to SLURM; these are: {', '.join(SUBMITTED)}")
+
+    def _job(self, target: str, *more: str) -> list[str]:
+        """What a job is told: this command's options, but for those that sbatch has."""
+        given = {name: value for name, value in vars(self.options).items() if name in (*OPTIONS, *NUMBERS)}
+        told = [
+            f"--{name}={value}"
+            for name, value in given.items()
+            if name not in OF_SUBMISSION and value is not None and value != DEFAULTS.get(name)
+        ]
+        return [self.programs.program, target, *told, *more, "--", *self.overrides]

@@ -1,0 +1,63 @@
+"""The whole experiment as steps: both stages, scores, transcripts and a report in one folder."""
+
+import shlex
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from speechllm_pl.recipes.preparation import Preparation
+from speechllm_pl.recipes.programs import Programs
+from speechllm_pl.recipes.recipe import BEST, Recipe
+from speechllm_pl.recipes.steps import Step
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Steps that end in `runs/NAME/report.html`; the tiny LLM is made beside stage 1, transcripts beside scores."""
+
+    folder: Path
+    recipe: Recipe
+    """Of stage 2; its settings are those of stage 1 as well."""
+    preparation: Preparation
+    programs: Programs
+    max_wer: str | None = None
+
+    @cached_property
+    def stage_one(self) -> Step:
+        recipe = replace(self.recipe, stage="pretrain_ctc", run=str(self.folder / "pretrain_ctc"), ckpt=None)
+        makes = self.folder / "pretrain_ctc" / "finished.json"
+        return replace(self.programs.fit(recipe), makes=makes, after=(self.preparation.tokenizer,))
+
+    @cached_property
+    def stage_two(self) -> Step:
+        encoder = str(self.folder / "pretrain_ctc" / BEST)
+        recipe = replace(self.recipe, stage="finetune", run=str(self.folder / "finetune"), ckpt=encoder)
+        llm = (self.preparation.tiny_llm,) if recipe.tiny_llm else ()
+        makes = self.folder / "finetune" / "finished.json"
+        return replace(self.programs.fit(recipe), makes=makes, needs=(self.stage_one,), after=llm)
+
+    @cached_property
+    def scores(self) -> Step:
+        checkpoints = [self.folder / stage / BEST for stage in ("pretrain_ctc", "finetune")]
+        trainer = "single" if self.recipe.trainer == "cpu" else self.recipe.trainer
+        # On CPUs one process has scored a small test set before a second one has started.
+        step = self.programs.evaluate(
+            checkpoints, self.preparation.folder / "test.jsonl.gz", str(self.folder), trainer, self.max_wer
+        )
+        return replace(step, makes=self.folder / "scores.json", needs=(self.stage_two,))
+
+    @cached_property
+    def transcripts(self) -> Step:
+        """Three recordings of the test set: the first, another one, the last."""
+        audio, makes = shlex.quote(str(self.preparation.folder / "audio" / "test")), self.folder / "transcripts.txt"
+        recordings = f"$(find {audio} -name '*.flac' | sort | sed -n '1p;25p;$p')"
+        step = self.programs.speechllm("transcribe", "--checkpoint", str(self.folder / "finetune" / BEST))
+        written, partial = shlex.quote(str(makes)), shlex.quote(f"{makes}.partial")
+        line = f"{step.line} {recordings} | tee {partial} && mv {partial} {written}"
+        return replace(step, line=line, makes=makes, needs=(self.stage_two,))
+
+    @cached_property
+    def report(self) -> Step:
+        options = ["--run", str(self.folder), "--cuts", str(self.preparation.folder / "test.jsonl.gz")]
+        step = self.programs.speechllm("report", *options)
+        return replace(step, makes=self.folder / "report.html", needs=(self.scores, self.transcripts))

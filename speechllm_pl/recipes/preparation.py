@@ -1,0 +1,140 @@
+"""How a corpus is prepared: from DATA and where it lies to cuts, the CTC tokenizer and the tiny LLM."""
+
+import os
+import shlex
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.recipes.programs import Programs
+from speechllm_pl.recipes.recipe import words
+from speechllm_pl.recipes.steps import Step
+
+OF_LANGUAGES = ("mls", "common_voice", "voxpopuli")
+"""Published corpora of several languages, each of which can be prepared by itself."""
+PUBLISHED = (*OF_LANGUAGES, "librispeech")
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is known of a corpus before it is prepared."""
+
+    programs: Programs
+    data: str
+    folder: Path
+    """Where the prepared data goes."""
+    size: str = "tiny"
+    """Decides the size of the tokenizer's vocabulary."""
+    table: str | None = None
+    corpus: str | None = None
+    fsdd: str | None = None
+    hours: str = "3"
+    languages: str | None = None
+    parts: tuple[str, ...] = ()
+    vocab: str | None = None
+    piece: str | None = None
+    codec: str = "opus"
+    jobs: int = 2
+    arguments: tuple[str, ...] = ()
+    """Further arguments of the program that prepares the corpus."""
+
+    def _step(self, program: str, options: list[str], makes: Path | None, *needs: Step) -> Step:
+        line = f"{self.programs.python} -m data_prep.{program} {shlex.join(options)}"
+        return Step(line, makes, needs, environment=self.programs.environment)
+
+    @cached_property
+    def cuts(self) -> Step:
+        """Train, dev and test cuts; train's are there last."""
+        makes = self.folder / "train.jsonl.gz"
+        if self.parts:
+            return self._joined(makes)
+        if makes.exists():
+            return Step("", makes)
+        return self._step(*self._program(), makes)
+
+    def _program(self) -> tuple[str, list[str]]:
+        """The program of data_prep that knows the corpus, and its options.
+
+        Raises:
+            UserError: there is none, or it needs to be told where the corpus is.
+        """
+        written = ["--output", str(self.folder)]
+        jobs = ["--jobs", str(self.jobs)]
+        languages = ["--languages", *words(self.languages)] if self.languages else []
+        if self.data == "spoken_numbers":
+            options = [*written, "--hours", self.hours, *jobs, *languages]
+        elif self.data == "fsdd":
+            shared = os.environ.get("SPEECHLLM_DATA", "../shared/data")
+            options = ["--corpus", self.fsdd or f"{shared}/free-spoken-digit-dataset", *written, *jobs]
+        elif self.data == "table":
+            if not self.table:
+                raise UserError("DATA=table needs TABLE=<folder or table>; see README, Your own data")
+            options = ["--table", self.table, *written, "--copy-audio", *jobs]
+        elif self.data in PUBLISHED:
+            if not self.corpus:
+                raise UserError(
+                    f"DATA={self.data} needs CORPUS=<folder in which it was unpacked>, or your own train, dev and"
+                    f" test.jsonl.gz in {self.folder}; see docs/data.md"
+                )
+            options = ["--corpus", self.corpus, *written, *jobs, *(languages if self.data in OF_LANGUAGES else [])]
+        else:
+            raise UserError(
+                f"{self.folder}/train.jsonl.gz does not exist: put train, dev and test.jsonl.gz (Lhotse cuts) into"
+                f" {self.folder}"
+            )
+        return self.data, [*options, *self.arguments]
+
+    def part(self, name: str) -> Step:
+        """A part of the corpus, a language or a sub-folder of the table, as a corpus by itself.
+
+        Raises:
+            UserError: the corpus has no parts.
+        """
+        of_its_own: dict[str, str | None]
+        if self.data in ("spoken_numbers", *OF_LANGUAGES):
+            of_its_own = {"languages": name}
+        elif self.data == "table":
+            of_its_own = {"table": f"{self.table}/{name}" if self.table else None}
+        else:
+            raise UserError(f"DATA={self.data} cannot be prepared in parts: leave PARTS out")
+        return replace(self, folder=self.folder / "parts" / name, parts=(), **of_its_own).cuts  # type: ignore[reportArgumentType]
+
+    def _joined(self, makes: Path) -> Step:
+        """The parts as one corpus: gzip files one after another are one file. Train comes last, as it means the end."""
+        steps = tuple(self.part(name) for name in self.parts)
+        folders = shlex.join(str(self.folder / "parts" / name) for name in self.parts)
+        joined, folder = shlex.quote(str(self.folder / ".joined")), shlex.quote(str(self.folder))
+        line = (
+            f"for split in dev test train; do found=$(find {folders} -maxdepth 1 -name $split.jsonl.gz);"
+            f' test -z "$found" || {{ cat $found >{joined} && mv {joined} {folder}/$split.jsonl.gz; }}; done'
+        )
+        return Step(line, makes, steps)
+
+    @cached_property
+    def tokenizer(self) -> Step:
+        """The CTC tokenizer."""
+        makes = self.folder / "tokenizer.model"
+        tiny = self.size == "tiny"
+        pieces = self.vocab or ("64" if self.data == "fsdd" else "256" if tiny else "1547")
+        sizes = ["--vocab-size", pieces, "--max-piece-length", self.piece or ("4" if tiny else "16")]
+        return self._step("tokenizer", [*self._manifest, *sizes, "--output", str(makes)], makes, self.cuts)
+
+    @cached_property
+    def tiny_llm(self) -> Step:
+        """The tiny LLM, made of the transcripts."""
+        folder = self.folder / "llm"
+        options = [*self._manifest, "--output", str(folder)]
+        step = self._step("tiny_llm", options, folder / "config.json", self.cuts)
+        return replace(step, environment=self.programs.training_environment)
+
+    @cached_property
+    def shar(self) -> Step:
+        """The training cuts, packed into Lhotse Shar."""
+        written = ["--output", str(self.folder / "shar" / "train")]
+        options = [*self._manifest, *written, "--codec", self.codec, "--jobs", str(self.jobs)]
+        return self._step("shar", options, None, self.cuts)
+
+    @property
+    def _manifest(self) -> list[str]:
+        return ["--manifest", str(self.folder / "train.jsonl.gz")]

@@ -1,0 +1,69 @@
+"""Lines that start the `speechllm` command, with the environment that a trainer wants."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from speechllm_pl.recipes.recipe import Recipe
+from speechllm_pl.recipes.steps import Step
+
+MIMALLOC = "lib/python*/site-packages/cmeel.prefix/lib/libmimalloc.so"
+
+
+@dataclass(frozen=True)
+class Programs:
+    """How programs are started for a trainer."""
+
+    program: str
+    """`speechllm` for a shell, perhaps with the folder that it is in, or the container."""
+    trainer: str = "cpu"
+
+    @property
+    def python(self) -> str:
+        """The interpreter beside the command."""
+        return f"{self.program.removesuffix('speechllm')}python"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """One thread a process: the cpu trainer starts two processes, whose threads would wait for each other."""
+        wanted = {"TOKENIZERS_PARALLELISM": "false", **({"OMP_NUM_THREADS": "1"} if self.trainer == "cpu" else {})}
+        return {name: value for name, value in wanted.items() if name not in os.environ}
+
+    @cached_property
+    def training_environment(self) -> Mapping[str, str]:
+        """On CPUs an allocator of its own, where it is installed; what is freed is not given back to the system.
+
+        glibc's takes some per cent of a step (docs/results.md) to find room among thousands of tensors of all sizes.
+        """
+        library = next(Path(sys.prefix).glob(MIMALLOC), None)
+        if self.trainer != "cpu" or library is None:
+            return self.environment
+        preloaded = f"{os.environ.get('LD_PRELOAD', '')} {library}".strip()
+        kept = os.environ.get("MIMALLOC_PURGE_DELAY", "-1")
+        return {**self.environment, "LD_PRELOAD": preloaded, "MIMALLOC_PURGE_DELAY": kept}
+
+    def speechllm(self, *arguments: str) -> Step:
+        return Step(f"{self.program} {shlex.join(arguments)}", environment=self.environment)
+
+    def fit(self, recipe: Recipe) -> Step:
+        return replace(self.speechllm("fit", *recipe.fit_arguments), environment=self.training_environment)
+
+    def evaluate(
+        self,
+        checkpoints: Sequence[Path],
+        cuts: Path,
+        output: str | None = None,
+        trainer: str = "cpu",
+        max_wer: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Step:
+        """Scores of checkpoints, on every device unless the trainer has but one."""
+        arguments = ["--checkpoint", f"[{','.join(map(str, checkpoints))}]", "--cuts", str(cuts)]
+        arguments += ["--output", output] if output else []
+        arguments += ["--devices", "auto"] if trainer != "single" else []
+        arguments += ["--max_wer", max_wer] if max_wer else []
+        return self.speechllm("evaluate", *arguments, *overrides)

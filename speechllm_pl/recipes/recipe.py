@@ -1,0 +1,204 @@
+"""A run's recipe: which files of conf/ and which overrides make its `speechllm fit` line, and its folder."""
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from speechllm_pl.core.errors import UserError
+
+Stage = Literal["pretrain_ctc", "finetune"]
+CONF = Path("conf")
+CHOICES = ("data", "size", "trainer", "augment")
+"""Settings that are files of the folder of their name in conf/."""
+BEST = Path("checkpoints", "best.ckpt")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run of one stage. What is None is as the configuration files have it."""
+
+    stage: Stage
+    data: str = "spoken_numbers"
+    """A file of conf/data."""
+    size: str = "tiny"
+    """A file of conf/size, and of conf/<stage> where the stage differs at this size."""
+    trainer: str = "cpu"
+    """A file of conf/trainer."""
+    augment: str | None = None
+    """A file of conf/augment."""
+    root: str | None = None
+    """Folder of the prepared data; data/<data> when None."""
+    llm: str | None = None
+    """A file of conf/llm, or a folder or hub name; the tiny LLM of the data when None."""
+    stride: str | None = None
+    """Encoder frames in an audio embedding, in stage 2."""
+    lora_r: str | None = None
+    """Rank of LoRA, in stage 2."""
+    masking: str | None = None
+    """Share of the text tokens that are hidden, in stage 2."""
+    overrides: tuple[str, ...] = ()
+    """Arguments of `speechllm fit` that come last."""
+    run: str | None = None
+    """Run folder; named after the settings when None."""
+    ckpt: str | None = None
+    """Checkpoint to begin with: of stage 1 its state, of stage 2 its encoder (the best of stage 1 when None)."""
+    ctc_run: str | None = None
+    """Run folder of stage 1; named after the settings when None."""
+
+    def __post_init__(self) -> None:
+        for kind in CHOICES:
+            name, known = getattr(self, kind), sorted(path.stem for path in (CONF / kind).glob("*.yaml"))
+            if name is not None and name not in known:
+                raise UserError(
+                    f"{kind.upper()}={name}: there is no {CONF / kind / name}.yaml; there are {' '.join(known)}"
+                )
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the prepared data."""
+        return Path(self.root or f"data/{self.data}")
+
+    @property
+    def tiny_llm(self) -> Path | None:
+        """The LLM that is made of the transcripts, where it is the one that is wanted."""
+        made = self.folder / "llm"
+        return made if self.stage == "finetune" and self.llm in (None, str(made)) else None
+
+    @property
+    def llm_file(self) -> Path | None:
+        path = CONF / "llm" / f"{self.llm}.yaml"
+        return path if self.llm and path.is_file() else None
+
+    @property
+    def configurations(self) -> list[Path]:
+        """The files, in the order in which later ones win."""
+        names = [self.stage, f"data/{self.data}", f"size/{self.size}", f"{self.stage}/{self.size}"]
+        names += [f"trainer/{self.trainer}", *([f"augment/{self.augment}"] if self.augment else [])]
+        files = [CONF / f"{name}.yaml" for name in names]
+        return [path for path in files if path.is_file()]  # not every size has a file for a stage
+
+    @property
+    def fit_arguments(self) -> list[str]:
+        """Arguments of `speechllm fit`, and of `plan` and `fetch`."""
+        arguments = [word for path in self.configurations for word in ("--config", str(path))]
+        if self.has_foreign_root:
+            arguments += ["--data.root", str(self.folder), "--model.tokenizer", str(self.folder / "tokenizer.model")]
+        if self.stage == "pretrain_ctc":
+            arguments += ["--run", str(self.run_folder), *(["--ckpt_path", self.ckpt] if self.ckpt else [])]
+        else:
+            arguments += ["--config", str(self.llm_file)] if self.llm_file else []
+            arguments += [] if self.llm_file else ["--model.llm", self.llm or str(self.tiny_llm)]
+            arguments += ["--run", str(self.run_folder)]
+            arguments += ["--model.encoder_checkpoint", self.ckpt or str(self.stage_one.best)]
+            ablations = {"stride": self.stride, "lora_r": self.lora_r, "text_masking": self.masking}
+            arguments += [word for name, value in ablations.items() if value for word in (f"--model.{name}", value)]
+        return [*arguments, *self.overrides]
+
+    @property
+    def has_foreign_root(self) -> bool:
+        return os.path.normpath(self.folder) != os.path.join("data", self.data)
+
+    @property
+    def stage_one(self) -> "Recipe":
+        """Stage 1 of the same data, size and augmentation."""
+        return Recipe("pretrain_ctc", self.data, self.size, self.trainer, self.augment, self.root, run=self.ctc_run)
+
+    @cached_property
+    def run_folder(self) -> Path:
+        """The folder that was given, or one whose name follows all that makes it another run.
+
+        Data and its root, size, augmentation and ablations are read in the name's first part. Behind a plus stand the
+        LLM, where it is not made of the data, and a digest of the overrides.
+        """
+        if self.run:
+            return Path(self.run)
+        first = [self.data, self.size, *([self.augment] if self.augment else [])]
+        if self.has_foreign_root:
+            first += [self.folder.name, digest(os.path.normpath(self.folder))]
+        if self.stage == "finetune":
+            ablations = {"stride": self.stride, "r": self.lora_r, "masking": self.masking}
+            first += [f"{name}{value}" for name, value in ablations.items() if value]
+        rest = []
+        if self.stage == "finetune" and not self.tiny_llm:
+            llm = str(self.llm)
+            rest.append(llm if self.llm_file else f"{Path(llm).name}-{digest(llm)}")
+        if self.overrides:
+            rest.append(digest(*(word for pair in _pairs(self.overrides) for word in pair if word is not None)))
+        return Path("runs", self.stage, "+".join(["-".join(first), *rest]))
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint of this run, or where it has none of the newest whose name only adds to this one's.
+
+        Whoever evaluates a run, or trains stage 2 on it, does not repeat the overrides that it was trained with.
+        """
+        plain = self.run_folder / BEST
+        if self.run or plain.exists():
+            return plain
+        added = self.run_folder.parent.glob(f"{self.run_folder.name}+*/{BEST}")
+        return max(added, key=lambda path: path.stat().st_mtime, default=plain)
+
+
+def digest(*words: str) -> str:
+    """Eight hexadecimal digits that follow the words."""
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
+
+
+OF_RECIPE = {
+    "--data.root": "root",
+    "--model.llm": "llm",
+    "--model.stride": "stride",
+    "--model.lora_r": "lora_r",
+    "--model.text_masking": "masking",
+}
+"""Options of `fit` that are settings of a recipe."""
+NO_OTHER_RUN = ("--run", "--ckpt_path", "--model.tokenizer", "--model.encoder_checkpoint", "--print_config", "--help")
+"""Options of `fit` that its run is not named after."""
+
+
+def run_name(arguments: list[str]) -> str:
+    """The run folder of a `fit` that names none: the one of the recipe that its arguments are.
+
+    Arguments that are none of a recipe's count as overrides, but for those that do not make another run.
+    """
+    chosen: dict[str, str] = {}
+    rest = []
+    for name, value in _pairs(arguments):
+        path = Path(value or "")
+        kind = path.parent.name if path.parent.parent.name == CONF.name else ""
+        if name == "--config" and path.parent.name == CONF.name and path.stem in ("pretrain_ctc", "finetune"):
+            chosen["stage"] = path.stem
+        elif name == "--config" and kind in (*CHOICES, "llm") and (CONF / kind / path.name).is_file():
+            chosen[kind] = path.stem
+        elif name in OF_RECIPE:
+            chosen[OF_RECIPE[name]] = value or ""
+        elif name not in NO_OTHER_RUN and not (name == "--config" and kind in ("pretrain_ctc", "finetune")):
+            rest += [name, *([] if value is None else [value])]
+    if {"stage", "data", "size"} <= chosen.keys():
+        return str(Recipe(**chosen, overrides=tuple(rest)).run_folder)  # type: ignore[reportArgumentType]
+    return str(Path("runs", chosen.get("stage", "fit"), digest(*map(str, sorted(chosen.items())), *rest)))
+
+
+def _pairs(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Options and their values: `--a=b` is `--a b`."""
+    pairs: list[tuple[str, str | None]] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            pairs.append((name, value if equals else None))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = (pairs[-1][0], argument)
+        else:
+            pairs.append((argument, None))
+    return pairs
+
+
+def words(text: str | None) -> list[str]:
+    """The words of a shell's line."""
+    return shlex.split(text or "")

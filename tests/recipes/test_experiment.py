@@ -1,0 +1,32 @@
+"""The demo is a graph of the commands that its targets run."""
+
+import re
+import shlex
+
+import pytest
+from commands import lines, value
+
+
+@pytest.mark.parametrize(
+    ("target", "folder", "data"),
+    [
+        ("demo", "demo", "spoken_numbers"),
+        ("fsdd", "fsdd", "fsdd"),
+        ("demo-short", "demo_short", "spoken_numbers_short"),
+    ],
+)
+def test_an_experiment_is_both_stages_scores_transcripts_and_a_report(speechllm, target, folder, data) -> None:
+    found = lines(speechllm, target)
+    programs = [re.search(r"-m (data_prep\.\w+) |^speechllm (\w+) ", line) for line in found]
+    names = [match[1] or match[2] for match in programs if match]
+    assert names[1:] == ["data_prep.tokenizer", "fit", "data_prep.tiny_llm", "fit", "evaluate", "transcribe", "report"]
+    fits = [shlex.split(line) for line in found if " fit " in line]
+    assert [value(words, "--run") for words in fits] == [
+        f"runs/{folder}/{stage}" for stage in ("pretrain_ctc", "finetune")
+    ]
+    assert value(fits[1], "--model.encoder_checkpoint") == f"runs/{folder}/pretrain_ctc/checkpoints/best.ckpt"
+    assert value(fits[1], "--model.llm") == f"data/{data}/llm"
+    (scores,) = [shlex.split(line) for line in found if " evaluate " in line]
+    assert value(scores, "--output") == f"runs/{folder}"
+    assert "--devices" not in scores
+    assert ("--max_wer" in scores) == (target == "demo-short")

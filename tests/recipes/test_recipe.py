@@ -1,0 +1,160 @@
+"""A recipe's settings reach the `fit` line, and its run's name follows them; a wrong choice is told in one line."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speechllm_pl.recipes.recipe import Recipe, run_name
+
+CONF = Path("conf")
+STAGES = ("pretrain_ctc", "finetune")
+
+
+@pytest.fixture(autouse=True)
+def in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the project's conf/ and no runs."""
+    (tmp_path / "conf").symlink_to(CONF.resolve())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def trained(run: str) -> None:
+    best = Path(run, "checkpoints", "best.ckpt")
+    best.parent.mkdir(parents=True)
+    best.touch()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_data_size_trainer_and_overrides_reach_the_command(stage) -> None:
+    given = ("--trainer.max_epochs", "3", "--model.a", "b c")
+    recipe = Recipe(stage, "fsdd", "tiny", "single", run="runs/mine", overrides=given)
+    line = " ".join(recipe.fit_arguments)
+    for part in ("conf/data/fsdd.yaml", "conf/size/tiny.yaml", "conf/trainer/single.yaml", "--run runs/mine"):
+        assert f" {part}" in line
+    assert recipe.fit_arguments[-4:] == list(given)
+
+
+def test_what_a_stage_does_differently_at_a_size_is_a_file_of_its_own() -> None:
+    assert CONF / "finetune" / "tiny.yaml" in Recipe("finetune").configurations
+    assert CONF / "finetune" / "paper.yaml" not in Recipe("finetune", size="paper").configurations
+
+
+def test_checkpoints_are_chosen_by_name() -> None:
+    assert "--model.encoder_checkpoint a.ckpt" in " ".join(Recipe("finetune", ckpt="a.ckpt").fit_arguments)
+    assert "--ckpt_path a.ckpt" in " ".join(Recipe("pretrain_ctc", ckpt="a.ckpt").fit_arguments)
+
+
+def test_another_llm_is_not_the_tiny_one() -> None:
+    recipe = Recipe("finetune", "fsdd", llm="/models/llama")
+    assert "--model.llm /models/llama" in " ".join(recipe.fit_arguments)
+    assert recipe.tiny_llm is None
+    assert Recipe("finetune", "fsdd").tiny_llm == Recipe("finetune", "fsdd", llm="data/fsdd/llm").tiny_llm
+    assert Recipe("pretrain_ctc").tiny_llm is None
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "llm").glob("*.yaml")))
+def test_an_llm_of_the_configuration_is_given_as_its_file(name: str) -> None:
+    recipe = Recipe("finetune", "fsdd", llm=name)
+    assert f"--config conf/llm/{name}.yaml" in " ".join(recipe.fit_arguments)
+    assert "--model.llm" not in recipe.fit_arguments
+    assert recipe.tiny_llm is None
+
+
+def test_ablations_become_overrides_with_a_run_folder_of_their_own_and_are_empty_by_default() -> None:
+    given = Recipe("finetune", stride="6", lora_r="0", masking="0.125", overrides=("--model.stride", "3"))
+    line = " ".join(given.fit_arguments)
+    assert line.endswith("--model.stride 6 --model.lora_r 0 --model.text_masking 0.125 --model.stride 3")
+    named = replace(given, overrides=()).run_folder
+    assert named == Path("runs/finetune/spoken_numbers-tiny-stride6-r0-masking0.125")
+    plain = Recipe("finetune").fit_arguments
+    assert not {"--model.stride", "--model.lora_r", "--model.text_masking"} & set(plain)
+
+
+def test_augmentation_is_one_more_file_and_names_the_run() -> None:
+    assert not any("augment" in str(path) for path in Recipe("pretrain_ctc").configurations)
+    recipe = Recipe("pretrain_ctc", augment="noisy")
+    assert recipe.configurations[-1] == CONF / "augment" / "noisy.yaml"
+    assert recipe.run_folder == Path("runs/pretrain_ctc/spoken_numbers-tiny-noisy")
+    recipe = Recipe("finetune", augment="noisy", stride="6")
+    assert recipe.run_folder == Path("runs/finetune/spoken_numbers-tiny-noisy-stride6")
+    encoder = "runs/pretrain_ctc/spoken_numbers-tiny-noisy/checkpoints/best.ckpt"
+    assert f"--model.encoder_checkpoint {encoder}" in " ".join(recipe.fit_arguments)
+
+
+def test_names_that_were_in_use_stay() -> None:
+    assert Recipe("pretrain_ctc").run_folder == Path("runs/pretrain_ctc/spoken_numbers-tiny")
+    assert Recipe("finetune").run_folder == Path("runs/finetune/spoken_numbers-tiny")
+    assert Recipe("finetune", "mls", "paper-24", "ddp").run_folder == Path("runs/finetune/mls-paper-24")
+
+
+def test_a_name_follows_everything_that_makes_it_another_run() -> None:
+    plain = Recipe("finetune")
+    settings = {"data": "fsdd", "size": "paper", "augment": "speed", "root": "data/other", "llm": "llama-7b"}
+    others = [replace(plain, **{name: value}) for name, value in settings.items()]  # type: ignore[reportArgumentType]
+    others += [replace(plain, llm=name) for name in ("a/b", "c/b")]
+    others += [replace(plain, root="elsewhere/other"), replace(plain, stride="2"), replace(plain, lora_r="4")]
+    others += [replace(plain, overrides=given) for given in (("--a", "1"), ("--a", "2"), ("--b", "1"))]
+    assert len({recipe.run_folder for recipe in (plain, *others)}) == 1 + len(others)
+    same = [replace(plain, trainer="ddp"), replace(plain, root="data/spoken_numbers/"), replace(plain, ckpt="a")]
+    assert {recipe.run_folder for recipe in same} == {plain.run_folder}
+    assert replace(plain, llm="llama-7b").run_folder.name == "spoken_numbers-tiny+llama-7b"
+    spellings = [("--a=1",), ("--a", "1")]
+    assert len({replace(plain, overrides=given).run_folder for given in spellings}) == 1
+
+
+def test_another_root_is_given_with_its_tokenizer() -> None:
+    line = " ".join(Recipe("pretrain_ctc", root="data/other").fit_arguments)
+    assert "--data.root data/other --model.tokenizer data/other/tokenizer.model" in line
+    assert "--data.root" not in Recipe("pretrain_ctc").fit_arguments
+
+
+def test_stage_two_begins_with_the_stage_one_that_there_is(elsewhere: Path) -> None:
+    recipe, stage_one = Recipe("finetune", size="paper"), "runs/pretrain_ctc/spoken_numbers-paper"
+    assert recipe.stage_one.best == Path(stage_one, "checkpoints/best.ckpt")
+    trained(f"{stage_one}-24")
+    trained(f"{stage_one}-24+01234567")
+    assert recipe.stage_one.best == Path(stage_one, "checkpoints/best.ckpt")
+    trained(f"{stage_one}+01234567")
+    assert recipe.stage_one.best == Path(f"{stage_one}+01234567", "checkpoints/best.ckpt")
+    trained(stage_one)
+    assert recipe.stage_one.best == Path(stage_one, "checkpoints/best.ckpt")
+    assert replace(recipe, ctc_run="runs/mine").stage_one.best == Path("runs/mine/checkpoints/best.ckpt")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("pretrain_ctc"),
+        Recipe("finetune", "fsdd", "paper", "ddp", "noisy", llm="llama-7b", stride="3"),
+        Recipe("finetune", "mls", "paper", llm="a/b", overrides=("--model.ctc_weight", "0")),
+        Recipe("pretrain_ctc", root="data/other", overrides=("--trainer.max_epochs=3",)),
+    ],
+    ids=lambda recipe: recipe.run_folder.name,
+)
+def test_a_fit_without_a_run_has_the_name_of_its_recipe(recipe: Recipe) -> None:
+    arguments = recipe.fit_arguments
+    place = arguments.index("--run")
+    assert run_name(arguments[:place] + arguments[place + 2 :]) == str(recipe.run_folder)
+
+
+def test_a_fit_of_other_files_has_a_name_that_follows_its_arguments() -> None:
+    one, other = run_name(["--config", "mine.yaml"]), run_name(["--config", "mine.yaml", "--a", "b"])
+    assert one.startswith("runs/fit/")
+    assert one != other
+    assert run_name(["--config", "conf/finetune.yaml", "--data.root", "x"]).startswith("runs/finetune/")
+    assert run_name([]).startswith("runs/fit/")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("data", "fsdd"), ("size", "paper-24"), ("trainer", "ddp"), ("augment", "noisy")]
+)
+def test_an_unknown_choice_is_refused_with_those_that_exist(speechllm, name: str, known: str) -> None:
+    message = speechllm("run", "pretrain-ctc", f"--{name}", "nosuch").error()
+    assert f"{name.upper()}=nosuch" in message
+    assert known in message
