@@ -20,7 +20,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -33,14 +33,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.estimate import GIB, GPUS, Setup, memory
 from speechllm_pl.planning.step_cost import (
+    Blueprint,
     SilentBatch,
     StepShape,
-    System,
     loss_terms,
     meta_model,
     repeated_layers,
@@ -121,16 +122,18 @@ class Bench:
 
     def __init__(self, shape: str, device: torch.device, peak_flops: float | None, steps: int, scale: float):
         self.device, self.peak_flops, self.steps, self.scale = device, peak_flops, steps, scale
-        self.system = System(
-            ConformerConfig() if shape == "7b" else ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64),
+        tiny = ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64)
+        encoder = ConformerConfig() if shape == "7b" else tiny
+        self.blueprint = Blueprint(
+            SpeechLlmConfig(encoder=encoder, llm=shape, llm_dtype="bfloat16", ctc_weight=0.0),
             ctc_classes=1548,
             llm=transformers.AutoConfig.from_pretrained(ROOT / "conf/llm/llama-7b") if shape == "7b" else TINY_LLM,
         )
 
     def build(self, variant: Variant) -> "Loss":
-        system = replace(self.system, stride=variant.stride)
+        blueprint = self.blueprint.changed(stride=variant.stride)
         with self.device:
-            model = cast(SpeechLLM, system.build())
+            model = cast(SpeechLLM, blueprint.build())
         if variant.nf4:
             quantize(model, self.device)
         if variant.checkpointing:
@@ -145,19 +148,18 @@ class Bench:
 
     def train(self, variant: Variant) -> Training:
         shape = StepShape.largest(variant.seconds * self.scale, UTTERANCE_SECONDS)
-        system = replace(self.system, stride=variant.stride)
+        blueprint = self.blueprint.changed(stride=variant.stride, quantize="nf4" if variant.nf4 else "none")
         setup = Setup(
-            system,
+            blueprint,
             shape.audio_seconds,
             UTTERANCE_SECONDS,
             OPTIMIZER,
             sharding="fsdp" if variant.fsdp else "none",
             checkpointing=variant.checkpointing,
-            quantize="nf4" if variant.nf4 else "none",
         )
-        cost = step_cost(system, shape, checkpointing=variant.checkpointing)
-        flops = step_cost(system, shape).flops if variant.checkpointing else cost.flops
-        planned = memory(setup, meta_model(system), cost)
+        cost = step_cost(blueprint, shape, checkpointing=variant.checkpointing)
+        flops = step_cost(blueprint, shape).flops if variant.checkpointing else cost.flops
+        planned = memory(setup, meta_model(blueprint), cost)
         self._reset()
         seconds = self._time_steps(self.build(variant), silence(shape, self.device))
         peak = torch.cuda.max_memory_allocated() / GIB if self._on_gpu else None

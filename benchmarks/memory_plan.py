@@ -21,11 +21,12 @@ from typing import NamedTuple
 import torch
 from transformers import LlamaConfig
 
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
 from speechllm_pl.planning.estimate import Setup, memory
-from speechllm_pl.planning.step_cost import System, loss_terms, meta_model, silence, step_cost
+from speechllm_pl.planning.step_cost import Blueprint, loss_terms, meta_model, silence, step_cost
 
 TINY_LLM = LlamaConfig(
     hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, vocab_size=384
@@ -41,14 +42,16 @@ BILLION = LlamaConfig(
 SETUPS = {
     # conf/finetune.yaml with conf/size/tiny.yaml and conf/finetune/tiny.yaml
     "tiny": Setup(
-        System(
-            ConformerConfig(dim=128, num_blocks=8, num_heads=4, ffn_dim=512, dropout=0.05),
+        Blueprint(
+            SpeechLlmConfig(
+                encoder=ConformerConfig(dim=128, num_blocks=8, num_heads=4, ffn_dim=512, dropout=0.05),
+                llm="tiny",
+                stride=1,
+                lora_r=32,
+                alignment_weight=1.2,
+            ),
             ctc_classes=257,
             llm=TINY_LLM,
-            llm_dtype=torch.float32,
-            lora_r=32,
-            alignment=True,
-            ctc=True,
         ),
         max_duration=30,
         max_seconds=10,
@@ -56,7 +59,9 @@ SETUPS = {
     ),
     # 0.98 B parameters in the LLM, frozen in bf16, and the paper's encoder
     "1b": Setup(
-        System(ConformerConfig(), ctc_classes=1548, llm=BILLION),
+        Blueprint(
+            SpeechLlmConfig(llm="1b", llm_dtype="bfloat16", stride=1, ctc_weight=0.0), ctc_classes=1548, llm=BILLION
+        ),
         max_duration=40,
         max_seconds=20,
         optimizer=torch.optim.Adam,
@@ -99,8 +104,8 @@ def compare(name: str) -> Comparison:
 
 
 def estimate(setup: Setup) -> float:
-    cost = step_cost(setup.system, setup.shape, autocast=setup.autocast, kernels="cpu")
-    return memory(setup, meta_model(setup.system), cost).total
+    cost = step_cost(setup.blueprint, setup.shape, autocast=setup.autocast, kernels="cpu")
+    return memory(setup, meta_model(setup.blueprint), cost).total
 
 
 def measure(setup: Setup) -> int:
@@ -117,7 +122,7 @@ def measure(setup: Setup) -> int:
 
 
 def train(setup: Setup, steps: int) -> None:
-    model = setup.system.build()
+    model = setup.blueprint.build()
     assert isinstance(model, SpeechLLM)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = setup.optimizer(grouped(trained, model.speech.encoder.blocks))

@@ -8,16 +8,17 @@ Every figure is that of `speechllm plan` for the same configuration: the command
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import transformers
 from torch import nn
 
 from speechllm_pl.apps.plan import SHAPES
+from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.planning.estimate import GIB, GPUS, Memory, Setup, memory, needed
-from speechllm_pl.planning.step_cost import StepCost, StepShape, System, meta_model, step_cost
+from speechllm_pl.planning.step_cost import Blueprint, StepCost, StepShape, meta_model, step_cost
 
 LONGEST = 20.0  # seconds: MLS has no longer utterances
 LLAMA = transformers.AutoConfig.from_pretrained(SHAPES / "llama-7b")
@@ -42,9 +43,8 @@ def stage_2() -> Iterator[str]:
     yield "|---" * (2 + len(WAYS)) + "|"
     for stride in (1, 3):
         for checkpointing in (False, True):
-            system = encoders()["18"]
-            setup = Setup(replace(system, llm=LLAMA, stride=stride), 80, LONGEST, ADAM, checkpointing=checkpointing)
-            cells = [cell(replace(setup, **way)) for way in WAYS.values()]
+            setup = Setup(blueprint(described(18, stride)), 80, LONGEST, ADAM, checkpointing=checkpointing)
+            cells = [cell(in_way(setup, **way)) for way in WAYS.values()]
             yield f"| {stride} ({80 * stride} ms) | {'on' if checkpointing else 'off'} | {' | '.join(cells)} |"
 
 
@@ -52,16 +52,30 @@ def stage_1() -> Iterator[str]:
     ways = {"1 GPU": WAYS["1 GPU"], "DDP, 8 or 64": WAYS["DDP, 8 or 64"]}
     yield f"| encoder blocks | activation checkpointing | {' | '.join(ways)} |"
     yield "|---" * (2 + len(ways)) + "|"
-    for blocks, system in encoders().items():
+    for blocks in (18, 24, 36):
         for checkpointing in (False, True):
-            setup = Setup(system, 500, LONGEST, ADAM, checkpointing=checkpointing)
+            setup = Setup(
+                blueprint(CtcConfig(encoder=ConformerConfig(num_blocks=blocks))),
+                500,
+                LONGEST,
+                ADAM,
+                checkpointing=checkpointing,
+            )
             cells = [cell(replace(setup, **way)) for way in ways.values()]
             yield f"| {blocks} | {'on' if checkpointing else 'off'} | {' | '.join(cells)} |"
 
 
-def encoders() -> dict[str, System]:
-    """By the number of blocks."""
-    return {str(n): System(ConformerConfig(num_blocks=n), ctc_classes=1548, ctc=True) for n in (18, 24, 36)}
+def described(blocks: int, stride: int) -> SpeechLlmConfig:
+    encoder = ConformerConfig(num_blocks=blocks)
+    return SpeechLlmConfig(encoder=encoder, llm="llama-7b", llm_dtype="bfloat16", stride=stride)
+
+
+def blueprint(config: CtcConfig) -> Blueprint:
+    return Blueprint(config, ctc_classes=1548, llm=LLAMA if isinstance(config, SpeechLlmConfig) else None)
+
+
+def in_way(setup: Setup, quantize: str = "none", **changes: Any) -> Setup:
+    return replace(setup, blueprint=setup.blueprint.changed(quantize=quantize), **changes)
 
 
 def cell(setup: Setup) -> str:
@@ -80,31 +94,21 @@ def largest(setup: Setup, limit: float) -> float:
 
 
 def at(setup: Setup, max_duration: float) -> Memory:
-    system = setup.system
-    which = Which(system.encoder.num_blocks, system.stride, system.llm is not None)
-    cost = step(which, StepShape.largest(max_duration, LONGEST), setup.checkpointing)
-    return memory(setup, weights(which), cost)
-
-
-class Which(NamedTuple):
-    """Names a system, to keep what was found out about it: it does not depend on how many GPUs there are."""
-
-    blocks: int
-    stride: int
-    llm: bool
-
-    def system(self) -> System:
-        return replace(encoders()[str(self.blocks)], stride=self.stride, llm=LLAMA if self.llm else None)
+    config = setup.blueprint.config
+    if isinstance(config, SpeechLlmConfig):
+        config = replace(config, quantize="none")  # neither the step nor the number of weights depends on it
+    cost = step(config, StepShape.largest(max_duration, LONGEST), setup.checkpointing)
+    return memory(setup, weights(config), cost)
 
 
 @cache
-def weights(which: Which) -> nn.Module:
-    return meta_model(which.system())
+def weights(config: CtcConfig) -> nn.Module:
+    return meta_model(blueprint(config))
 
 
 @cache
-def step(which: Which, shape: StepShape, checkpointing: bool) -> StepCost:
-    return step_cost(which.system(), shape, checkpointing=checkpointing)
+def step(config: CtcConfig, shape: StepShape, checkpointing: bool) -> StepCost:
+    return step_cost(blueprint(config), shape, checkpointing=checkpointing)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from speechllm_pl.apps.main import main
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.llm import SpecialTokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 
 ROOT = Path(__file__).parents[1]
@@ -102,21 +103,9 @@ def built(config: Any, llm: str, monkeypatch: pytest.MonkeyPatch) -> SpeechLLM:
     chosen = config.model.init_args
     with torch.device("meta"):
         frozen = AutoModelForCausalLM.from_config(shape(llm), dtype=getattr(torch, chosen.llm_dtype))
-        model = SpeechLLM(
-            CtcModel(ConformerConfig(**chosen.encoder.as_dict()), ctc_classes()),
-            frozen.requires_grad_(False),
-            bos_id=1,
-            eos_id=2,
-            unk_id=0,
-            stride=chosen.stride,
-            lora_r=chosen.lora_r,
-            lora_alpha=chosen.lora_alpha,
-            train_llm=chosen.train_llm,
-            freeze_encoder=chosen.freeze_encoder,
-        )
-    if not chosen.ctc_weight:
-        model.speech.head.requires_grad_(False)
-    return model
+        described = SpeechLlmConfig.from_record(chosen.as_dict())
+        speech = CtcModel(described, ctc_classes())
+        return SpeechLLM(described, speech, frozen.requires_grad_(False), SpecialTokens(1, 2, 0))
 
 
 def count(module: nn.Module, trained: bool = False) -> float:

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args
 
@@ -20,11 +20,13 @@ def refuse_missing_values(model: Any) -> None:
     """
     module, _, name = model.class_path.rpartition(".")
     kind = getattr(importlib.import_module(module), name)
-    for name, setting in inspect.signature(kind).parameters.items():
+    of_model = {field.name: field.type for field in fields(kind.config_class)}
+    of_training = {name: setting.annotation for name, setting in inspect.signature(kind).parameters.items()}
+    for name, type_ in (of_training | of_model).items():
         if name not in model.init_args:
             continue
-        value, needed = model.init_args[name], is_dataclass(setting.annotation)
-        none = value is None and NoneType not in get_args(setting.annotation)
+        value, needed = model.init_args[name], is_dataclass(type_)
+        none = value is None and NoneType not in get_args(type_)
         if none or (needed and not isinstance(value, Mapping) and not hasattr(value, "__dict__")):
             shown = "null" if value is None else repr(value)
             raise UserError(f"model.init_args.{name} is {shown}: give it values, or leave it out")

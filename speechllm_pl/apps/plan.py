@@ -17,7 +17,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.device_memory import GIB, total_memory
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.loader import workers_of_cpus
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.planning.estimate import (
     FRAGMENTATION,
     GPUS,
@@ -35,7 +35,7 @@ from speechllm_pl.planning.estimate import (
     remedies,
 )
 from speechllm_pl.planning.host_memory import HostMemory, host_memory
-from speechllm_pl.planning.step_cost import System
+from speechllm_pl.planning.step_cost import Blueprint
 from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.configuration import read_configuration
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
@@ -193,9 +193,11 @@ def setup_of(
     if gpus is None:
         gpus = (devices or 1) * int(trainer.num_nodes)
     strategy, settings, kind = _strategy(trainer.strategy)
-    refuse_quantized_shards(model.get("quantize") or "none", kind)
+    blueprint = blueprint_of(config.model)
+    if isinstance(blueprint.config, SpeechLlmConfig):
+        refuse_quantized_shards(blueprint.config.quantize, kind)
     return Setup(
-        system=system_of(model),
+        blueprint=blueprint,
         max_duration=data.max_seconds if data.max_duration == "auto" else data.max_duration,
         max_seconds=data.max_seconds,
         val_max_duration=None if data.val_max_duration == "auto" else data.val_max_duration,
@@ -206,7 +208,6 @@ def setup_of(
         shard_within=settings.get("shard_within", "all"),
         bucket_view=bool(settings.get("gradient_as_bucket_view")),
         checkpointing=bool(model.get("activation_checkpointing")),
-        quantize=model.get("quantize") or "none",
         autocast=AUTOCAST[trainer.precision],
         tokens_per_second=tokens_per_second,
         gather_up_to=None if (limit := settings.get("gather_up_to_gib")) is None else limit * GIB,
@@ -226,27 +227,15 @@ def data_workers(config: Any, cpus_per_task: int) -> int:
     return workers if isinstance(workers, int) else workers_of_cpus(cpus_per_task)
 
 
-def system_of(model: Any) -> System:
-    """The system that the arguments of a module's constructor describe.
+def blueprint_of(model: Any) -> Blueprint:
+    """What the class and the arguments of a configuration's `model` describe.
 
     Raises:
         NotKnown: the LLM's shape is not known here.
     """
-    encoder, classes = ConformerConfig(**model.encoder.as_dict()), ctc_classes(model.tokenizer)
-    if "llm" not in model:
-        return System(encoder, classes)
-    return System(
-        encoder,
-        classes,
-        llm=llm_shape(model.llm),
-        llm_dtype=getattr(torch, model.llm_dtype),
-        stride=model.stride,
-        lora_r=model.lora_r,
-        train_llm=model.train_llm,
-        freeze_encoder=model.freeze_encoder,
-        alignment=model.alignment_weight > 0,
-        ctc=model.ctc_weight > 0,
-    )
+    config = _class(model.class_path).config_class.from_record(model.init_args.as_dict())
+    llm = llm_shape(config.llm) if isinstance(config, SpeechLlmConfig) else None
+    return Blueprint(config, ctc_classes(model.init_args.tokenizer), llm)
 
 
 def ctc_classes(tokenizer: str) -> int:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter, Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -23,8 +23,7 @@ from speechllm_pl.apps.plan import fitting_duration
 from speechllm_pl.apps.val_duration import fitting_val_duration
 from speechllm_pl.core.errors import UserError, in_one_line, user_error
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.features import SpecAugmentConfig
+from speechllm_pl.models.config import ConformerConfig, SpecAugmentConfig, SpeechLlmConfig
 from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recipes.recipe import run_name
 from speechllm_pl.storage.checkpoints import BEST, newest_complete
@@ -50,7 +49,7 @@ class TrainerParser(OneLineErrors, LightningArgumentParser):
     def known_names(self) -> set[str]:
         """The options, and the constructor arguments of what they build by name."""
         families = [kind for base in (Recognizer, Schedule, Optimizer) for kind in base.__subclasses__()]
-        kinds = (*families, ConformerConfig, SpecAugmentConfig)
+        kinds = (*families, SpeechLlmConfig, ConformerConfig, SpecAugmentConfig)
         return super().known_names() | {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 
@@ -156,6 +155,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
     Raises:
         UserError: Lightning cannot work with the settings, or any of our own classes cannot.
     """
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
         return kind(
             Recognizer,

@@ -31,7 +31,7 @@ def fitting_val_duration(config: Any) -> float:
         return duration
     gpu = Gpu(total_memory(setup.gpus // config.trainer.num_nodes), None)
     memory = f"{gpu.memory / GIB:.1f} GiB"
-    validation, model = estimate(setup).validation, meta_model(setup.system)
+    validation, model = estimate(setup).validation, meta_model(setup.blueprint)
     for times in TIMES:
         longer = replace(setup, val_max_duration=times * duration)
         if needed(replace(validation, decoding=decoding_memory(longer, model)).total(gpu)) <= gpu.memory:

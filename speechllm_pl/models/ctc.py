@@ -4,8 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechllm_pl.models.conformer import Conformer, ConformerConfig
-from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
+from speechllm_pl.models.config import CtcConfig
+from speechllm_pl.models.conformer import Conformer
+from speechllm_pl.models.features import FilterBank, SpecAugment
 
 
 class CtcHead(nn.Linear):
@@ -25,12 +26,12 @@ class CtcHead(nn.Linear):
 class CtcModel(nn.Module):
     """Waveforms in, encoder frames and CTC logits out: all of stage 1."""
 
-    def __init__(self, config: ConformerConfig, vocab_size: int, augment: SpecAugmentConfig | None = None):
+    def __init__(self, config: CtcConfig, vocab_size: int):
         super().__init__()
-        self.features = FilterBank(config.num_bins)
-        self.augment = SpecAugment(augment or SpecAugmentConfig())
-        self.encoder = Conformer(config)
-        self.head = CtcHead(config.dim, vocab_size)
+        self.features = FilterBank(config.encoder.num_bins)
+        self.augment = SpecAugment(config.spec_augment)
+        self.encoder = Conformer(config.encoder)
+        self.head = CtcHead(config.encoder.dim, vocab_size)
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry of the state dict."""

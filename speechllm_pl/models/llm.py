@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, NamedTuple, cast
 
 import peft
 import torch
@@ -18,16 +18,22 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.config import Quantization
 from speechllm_pl.storage.llm_files import snapshot
-
-Quantization = Literal["none", "nf4"]
-"""Of the frozen LLM's weights."""
 
 NF4_BLOCK = 64
 """Weights that share a scale."""
 
 LINEAR = (nn.Linear, Conv1D)
 """What LoRA can adapt. GPT-2's Conv1D is a linear layer whose weight is transposed; NF4's layer is an `nn.Linear`."""
+
+
+class SpecialTokens(NamedTuple):
+    """Ids of the LLM's tokens that stand for no text."""
+
+    bos: int
+    eos: int
+    unk: int
 
 
 class LlmTokenizer:
@@ -41,6 +47,10 @@ class LlmTokenizer:
         self.bos_id = self._first_of(self.tokenizer.bos_token_id)
         self.unk_id = self._first_of(self.tokenizer.unk_token_id, self.tokenizer.pad_token_id)
         self.pad_id = self._first_of(self.tokenizer.pad_token_id)
+
+    @property
+    def special_tokens(self) -> SpecialTokens:
+        return SpecialTokens(self.bos_id, self.eos_id, self.unk_id)
 
     def _first_of(self, *ids: int | None) -> int:
         return next((i for i in ids if i is not None), self.eos_id)
@@ -133,19 +143,6 @@ def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-
-
-def refuse_contradictions(*, train_llm: bool, lora_r: int, llm_dtype: str, quantize: Quantization) -> None:
-    """
-    Raises:
-        UserError: the LLM is to be trained in a way that excludes another of these settings.
-    """
-    if train_llm and lora_r:
-        raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
-    if train_llm and quantize != "none":
-        raise UserError(f"quantize {quantize} keeps the LLM frozen: train it with LoRA, or set quantize to none")
-    if train_llm and llm_dtype != "float32":
-        raise UserError(f"train_llm in {llm_dtype} would round its steps away: set llm_dtype to float32 with it")
 
 
 def embedding_table(llm: nn.Module) -> Tensor:

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
-from speechllm_pl.models.llm import add_lora, embedding_table, most_positions
+from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.projector import Projector
 
@@ -27,66 +28,42 @@ class SpeechLLM(nn.Module):
     """Stage 2.
 
     Args:
-        speech: the model of stage 1; its CTC head is kept.
-        llm: a frozen causal LM.
-        bos_id, eos_id, unk_id: the LLM's tokens.
-        stride: encoder frames per audio embedding (1 = 80 ms, 3 = 240 ms).
-        lora_r, lora_alpha, lora_dropout: LoRA on the LLM; rank 0 keeps it frozen as it is.
-        train_llm: train every weight of the LLM instead (then LoRA must be off).
-        freeze_encoder: train the projector (and LoRA) only. Features and encoder are then always in evaluation mode,
+        config: the description.
+        speech: the model of stage 1; its CTC head is kept. With `freeze_encoder` it is always in evaluation mode,
             without SpecAugment or dropout: the same waveform has the same frames each time.
-        text_masking: share F of the input text tokens replaced by `unk_id` in training.
-        alignment: whether to build the direct alignment with its learned blank.
-        filler_id: an LLM token whose embedding the LLM skips in copying, where its configuration names one:
-            the alignment's blank starts there.
+        llm: a frozen causal LM. Where its configuration names a `filler_token_id`, a token that it skips in copying,
+            the alignment's blank starts at the embedding of that.
+        tokens: the LLM's special tokens.
     """
 
-    def __init__(
-        self,
-        speech: CtcModel,
-        llm: nn.Module,
-        *,
-        bos_id: int,
-        eos_id: int,
-        unk_id: int,
-        stride: int = 3,
-        lora_r: int = 8,
-        lora_alpha: float = 16,
-        lora_dropout: float = 0.0,
-        train_llm: bool = False,
-        freeze_encoder: bool = False,
-        text_masking: float = 0.0,
-        alignment: bool = False,
-        filler_id: int | None = None,
-    ):
+    def __init__(self, config: SpeechLlmConfig, speech: CtcModel, llm: nn.Module, tokens: SpecialTokens):
         super().__init__()
-        self.bos_id, self.eos_id, self.unk_id = bos_id, eos_id, unk_id
-        self.text_masking = text_masking
-        self.freeze_encoder = freeze_encoder
+        self.config, self.tokens = config, tokens
         table = embedding_table(llm)  # (V, D)
-        dim = speech.encoder.config.dim
+        llm_config = cast(Any, llm).config
         self.speech = speech
-        self.projector = Projector(dim, table.shape[1], stride)
-        blank = None if filler_id is None else table[filler_id]
-        self.alignment = DirectAlignment(table.shape[1], blank=blank) if alignment else None
-        self.most_positions = most_positions(cast(Any, llm).config)
-        self.llm = add_lora(llm, lora_r, lora_alpha, lora_dropout) if lora_r else llm
-        self.frozen_llm = not train_llm
-        if train_llm:
+        self.projector = Projector(config.encoder.dim, table.shape[1], config.stride)
+        filler = getattr(llm_config, "filler_token_id", None)
+        blank = None if filler is None else table[filler]
+        self.alignment = DirectAlignment(table.shape[1], blank=blank) if config.alignment_weight > 0 else None
+        self.most_positions = most_positions(llm_config)
+        self.llm = add_lora(llm, config.lora_r, config.lora_alpha, config.lora_dropout) if config.lora_r else llm
+        if config.train_llm:
             self.llm.requires_grad_(True)
-        if freeze_encoder:
+        self.speech.head.requires_grad_(config.trains_ctc_head)
+        if config.freeze_encoder:
             self.speech.requires_grad_(False)
             self.speech.eval()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> "SpeechLLM":
         super().train(mode)
-        if self.freeze_encoder:
+        if self.config.freeze_encoder:
             self.speech.eval()
         return self
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry of the state dict: all do but those of the frozen LLM."""
-        return not self.frozen_llm or not name.startswith("llm.") or "lora_" in name
+        return self.config.train_llm or not name.startswith("llm.") or "lora_" in name
 
     @property
     def text_embeddings(self) -> Tensor:
@@ -105,17 +82,17 @@ class SpeechLLM(nn.Module):
         if text is None:
             nothing = torch.zeros(len(audio.lengths), 0, dtype=torch.long, device=audio.lengths.device)
             text = Tokens(nothing, torch.zeros_like(audio.lengths))
-        masking = self.text_masking if self.training else 0.0
+        masking = self.config.text_masking if self.training else 0.0
         return assemble(
             embed(instruction.ids).to(audio.embeddings.dtype),
             instruction.lengths,
             audio.embeddings,
             audio.lengths,
-            embed(torch.tensor(self.bos_id, device=audio.lengths.device)).to(audio.embeddings.dtype),
-            embed(mask_tokens(text.ids, masking, self.unk_id)).to(audio.embeddings.dtype),
+            embed(torch.tensor(self.tokens.bos, device=audio.lengths.device)).to(audio.embeddings.dtype),
+            embed(mask_tokens(text.ids, masking, self.tokens.unk)).to(audio.embeddings.dtype),
             text.ids,
             text.lengths,
-            self.eos_id,
+            self.tokens.eos,
         )
 
     def logits(self, columns: Columns) -> Tensor:

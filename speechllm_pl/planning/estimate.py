@@ -9,12 +9,13 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from speechllm_pl.core.device_memory import GIB, dtype_bytes, tensor_bytes
+from speechllm_pl.models.config import Quantization, SpeechLlmConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.planning.step_cost import (
+    Blueprint,
     StepCost,
     StepShape,
-    System,
     decoding_bytes,
     meta_model,
     repeated_layers,
@@ -23,7 +24,6 @@ from speechllm_pl.planning.step_cost import (
 from speechllm_pl.training.sharding import ShardWithin, gatherable, group_size
 
 Sharding = Literal["none", "ddp", "fsdp"]
-Quantization = Literal["none", "nf4"]
 
 
 class Gpu(NamedTuple):
@@ -50,7 +50,7 @@ class Setup:
     """A run, as far as memory and speed go.
 
     Attributes:
-        system: what is trained.
+        blueprint: what is trained.
         max_duration: seconds of audio a batch on each GPU.
         max_seconds: of the longest utterance.
         optimizer: builds the optimiser from parameter groups.
@@ -60,14 +60,13 @@ class Setup:
         shard_within: as of `ShardedStrategy`.
         bucket_view: DDP's `gradient_as_bucket_view`: no second copy of the gradients.
         checkpointing: of activations, in LLM layers and encoder blocks.
-        quantize: of the frozen LLM's linear layers.
         autocast: dtype of mixed precision; none computes in fp32.
         tokens_per_second: of text.
         gather_up_to: bytes of the largest model that FSDP gathers whole to validate; by default what is free decides.
         val_max_duration: seconds of audio a batch of validation; by default as in training.
     """
 
-    system: System
+    blueprint: Blueprint
     max_duration: float
     max_seconds: float
     optimizer: Callable[[Any], torch.optim.Optimizer]
@@ -77,7 +76,6 @@ class Setup:
     shard_within: ShardWithin = "all"
     bucket_view: bool = False
     checkpointing: bool = False
-    quantize: Quantization = "none"
     autocast: torch.dtype | None = torch.bfloat16
     tokens_per_second: float = 5.0
     gather_up_to: float | None = None
@@ -93,6 +91,17 @@ class Setup:
         if self.sharding != "fsdp":
             return 1
         return group_size(self.shard_within, self.gpus, min(self.gpus, self.gpus_per_node))
+
+    @property
+    def llm(self) -> SpeechLlmConfig | None:
+        """The description, where it is one of stage 2."""
+        config = self.blueprint.config
+        return config if self.blueprint.llm is not None and isinstance(config, SpeechLlmConfig) else None
+
+    @property
+    def quantize(self) -> Quantization:
+        """Of the frozen LLM's linear layers."""
+        return self.llm.quantize if self.llm else "none"
 
     @property
     def shape(self) -> StepShape:
@@ -191,8 +200,8 @@ def needed(total: float) -> float:
 
 def estimate(setup: Setup) -> Plan:
     """Parameters, memory on each GPU and work of one step at the largest batch. Takes seconds for a 7B LLM."""
-    model = meta_model(setup.system)
-    cost = step_cost(setup.system, setup.shape, autocast=setup.autocast, checkpointing=setup.checkpointing)
+    model = meta_model(setup.blueprint)
+    cost = step_cost(setup.blueprint, setup.shape, autocast=setup.autocast, checkpointing=setup.checkpointing)
     training = memory(setup, model, cost)
     validation = Validation(
         lasting=training.lasting,
@@ -212,7 +221,7 @@ def decoding_memory(setup: Setup, model: nn.Module) -> float:
     if setup.sharding != "fsdp" and setup.quantize == "none":  # else nothing is merged
         adapted = (module for module in model.modules() if isinstance(module, LoraLayer))
         set_aside = tensor_bytes(cast(Tensor, layer.get_base_layer().weight) for layer in adapted)
-    return decoding_bytes(setup.system, shape, autocast=setup.autocast) + set_aside
+    return decoding_bytes(setup.blueprint, shape, autocast=setup.autocast) + set_aside
 
 
 def memory(setup: Setup, model: nn.Module, cost: StepCost) -> Memory:
@@ -223,7 +232,7 @@ def memory(setup: Setup, model: nn.Module, cost: StepCost) -> Memory:
     gradients = tensor_bytes(trained) / shards
     if setup.sharding == "ddp" and not setup.bucket_view:
         gradients *= 2
-    dequantized = max((p.numel() * setup.system.llm_dtype.itemsize for p in quantized), default=0)
+    dequantized = max((p.numel() * setup.llm.dtype.itemsize for p in quantized if setup.llm), default=0)
     return Memory(
         weights=_weight_bytes(model.parameters(), quantized) / shards,
         gathered=_gathered_bytes(model, setup) if setup.sharding == "fsdp" else 0,
@@ -272,7 +281,8 @@ def _gathered_bytes(model: nn.Module, setup: Setup) -> float:
     stacks = repeated_layers(model)
     inside = {p for stack in stacks for layer in stack for p in layer.parameters()}
     outside = tensor_bytes(p for p in model.parameters() if p not in inside)
-    halved = setup.system.train_llm and setup.autocast == torch.bfloat16  # an LLM that is trained is gathered in bf16
+    trains_llm = setup.llm is not None and setup.llm.train_llm
+    halved = trains_llm and setup.autocast == torch.bfloat16  # an LLM that is trained is gathered in bf16
     at_work = 0.0
     for place, stack in enumerate(stacks):
         scale = 0.5 if halved and place else 1.0
@@ -326,32 +336,37 @@ def remedies(setup: Setup) -> Iterator[Remedy]:
     """What would lower the memory of a run, from what costs least to what costs most; each alone, then together."""
     together, names = setup, []
     for what, change, alone in _changes(setup):
-        yield Remedy(what, replace(setup, **change))
+        yield Remedy(what, change(setup))
         if not alone:
-            together, names = replace(together, **change), [*names, what]
+            together, names = change(together), [*names, what]
     if len(names) > 1:
         yield Remedy(f"all of these: {'; '.join(names)}", together)
 
 
-def _changes(setup: Setup) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def _changes(setup: Setup) -> Iterator[tuple[str, Callable[[Setup], Setup], bool]]:
     """Each with what to give on the command line, and whether it stands alone (NF4 does not go with FSDP)."""
-    system = setup.system
+
+    def to(**settings: Any) -> Callable[[Setup], Setup]:
+        return lambda former: replace(former, **settings)
+
+    def to_model(**settings: Any) -> Callable[[Setup], Setup]:
+        return lambda former: replace(former, blueprint=former.blueprint.changed(**settings))
+
     if not setup.checkpointing:
-        yield "--model.activation_checkpointing true (a third more time)", {"checkpointing": True}, False
+        yield "--model.activation_checkpointing true (a third more time)", to(checkpointing=True), False
     half = setup.max_duration / 2
-    yield f"--data.max_duration {half:g} (accumulate gradients over twice as many)", {"max_duration": half}, False
-    if system.llm is not None:
-        if system.stride < 3:
-            yield "--model.stride 3 (240 ms an embedding)", {"system": replace(system, stride=3)}, False
-        if setup.quantize == "none" and setup.sharding != "fsdp" and not system.train_llm:
-            yield "--model.quantize nf4", {"quantize": "nf4"}, False
+    yield f"--data.max_duration {half:g} (accumulate gradients over twice as many)", to(max_duration=half), False
+    if setup.llm is not None:
+        if setup.llm.stride < 3:
+            yield "--model.stride 3 (240 ms an embedding)", to_model(stride=3), False
+        if setup.quantize == "none" and setup.sharding != "fsdp" and not setup.llm.train_llm:
+            yield "--model.quantize nf4", to_model(quantize="nf4"), False
     if setup.sharding != "fsdp":
         gpus = max(setup.gpus, 8)
-        change: dict[str, Any] = {"sharding": "fsdp", "gpus": gpus, "shard_within": "node"}
-        yield f"TRAINER=fsdp over {gpus} GPUs", change, True
+        yield f"TRAINER=fsdp over {gpus} GPUs", to(sharding="fsdp", gpus=gpus, shard_within="node"), True
     elif setup.shards < setup.gpus:
         what = "--trainer.strategy.init_args.shard_within all (layers are then gathered between nodes)"
-        yield what, {"shard_within": "all"}, False
+        yield what, to(shard_within="all"), False
 
 
 def largest_batch(setup: Setup, gpu: Gpu) -> float:

@@ -6,10 +6,10 @@ the step's own forward and backward run, so any architecture, kernel, LoRA or ch
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import ceil
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 import transformers
@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.device_memory import tensor_bytes
 from speechllm_pl.core.prompt import Columns
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.llm import decoder_layers
+from speechllm_pl.models.llm import SpecialTokens, decoder_layers
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.planning.gpu_kernels import GpuKernels
@@ -38,50 +38,32 @@ Kernels = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class System:
-    """What is trained, without its weights.
+class Blueprint:
+    """A model's description with what it names by file, so that the model can be built without weights.
 
     Attributes:
-        encoder: the encoder's size.
-        ctc_classes: the CTC vocabulary with its blank.
+        config: the description.
+        ctc_classes: size of the CTC vocabulary with its blank.
         llm: the LLM's shape; none in stage 1.
-        llm_dtype: of its weights.
-        stride, lora_r, train_llm, freeze_encoder: as in `LlmFinetuning`.
-        alignment, ctc: whether the direct alignment's and stage 1's loss are part of stage 2's.
     """
 
-    encoder: ConformerConfig
+    config: CtcConfig
     ctc_classes: int
     llm: transformers.PretrainedConfig | None = None
-    llm_dtype: torch.dtype = torch.bfloat16
-    stride: int = 1
-    lora_r: int = 8
-    train_llm: bool = False
-    freeze_encoder: bool = False
-    alignment: bool = False
-    ctc: bool = False
+
+    def changed(self, **settings: Any) -> Self:
+        """The same with other settings of the description."""
+        return replace(self, config=replace(self.config, **settings))
 
     def build(self) -> CtcModel | SpeechLLM:
         """The model with random weights, in training mode, on torch's default device."""
         with _Answers(truth=False):  # torchaudio asks its filter banks whether one is empty
-            speech = CtcModel(self.encoder, self.ctc_classes)
+            speech = CtcModel(self.config, self.ctc_classes)
         if self.llm is None:
             return speech.train()
-        llm = transformers.AutoModelForCausalLM.from_config(self.llm, dtype=self.llm_dtype)
-        model = SpeechLLM(
-            speech,
-            llm.requires_grad_(False),
-            bos_id=0,
-            eos_id=0,
-            unk_id=0,
-            stride=self.stride,
-            lora_r=self.lora_r,
-            train_llm=self.train_llm,
-            freeze_encoder=self.freeze_encoder,
-            alignment=self.alignment,
-        )
-        speech.head.requires_grad_(self.ctc and not self.freeze_encoder)
-        return model.train()
+        assert isinstance(self.config, SpeechLlmConfig)
+        llm = transformers.AutoModelForCausalLM.from_config(self.llm, dtype=self.config.dtype)
+        return SpeechLLM(self.config, speech, llm.requires_grad_(False), SpecialTokens(0, 0, 0)).train()
 
 
 @dataclass(frozen=True)
@@ -136,13 +118,13 @@ class StepCost:
         return self.activations + self.logits
 
 
-def activation_bytes(system: System, seconds: float, utterances: int, **settings: Any) -> int:
+def activation_bytes(blueprint: Blueprint, seconds: float, utterances: int, **settings: Any) -> int:
     """Bytes that a step needs beside weights, gradients and optimiser; `settings` as of `step_cost`."""
-    return step_cost(system, StepShape(seconds, utterances), **settings).bytes
+    return step_cost(blueprint, StepShape(seconds, utterances), **settings).bytes
 
 
 def step_cost(
-    system: System,
+    blueprint: Blueprint,
     shape: StepShape,
     *,
     autocast: torch.dtype | None = torch.bfloat16,
@@ -152,13 +134,13 @@ def step_cost(
     """Run forward and backward on fake tensors and count.
 
     Args:
-        system: what is trained.
+        blueprint: what is trained.
         shape: the batch.
         autocast: dtype of mixed precision, none for plain fp32.
         checkpointing: keep no activations inside LLM layers and encoder blocks, and compute them twice.
         kernels: whose memory to count: a GPU's, or a CPU's as this project trains on it, without flash attention.
     """
-    model = meta_model(system)
+    model = meta_model(blueprint)
     with FakeTensorMode(), _kernels(kernels):
         replace_tensors(model, _fake)
         if checkpointing:
@@ -181,14 +163,14 @@ def step_cost(
 
 
 def decoding_bytes(
-    system: System, shape: StepShape, *, autocast: torch.dtype | None = torch.bfloat16, kernels: Kernels = "cuda"
+    blueprint: Blueprint, shape: StepShape, *, autocast: torch.dtype | None = torch.bfloat16, kernels: Kernels = "cuda"
 ) -> int:
     """Bytes that recognising a batch takes beside the weights; arguments as of `step_cost`.
 
     They are the peak of a forward pass without gradients over audio and prompt, and what the LLM's cache holds when
     the longest text that `generate` lets pass has been written.
     """
-    model, text = meta_model(system).eval(), ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
+    model, text = meta_model(blueprint).eval(), ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
     with FakeTensorMode(), _kernels(kernels), torch.no_grad():
         replace_tensors(model, _fake)
         live = LiveBytes([*model.parameters(), *model.buffers()], peak_of=(ACTIVATIONS,))
@@ -297,10 +279,10 @@ def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
 # what fake tensors cannot do
 
 
-def meta_model(system: System) -> CtcModel | SpeechLLM:
+def meta_model(blueprint: Blueprint) -> CtcModel | SpeechLLM:
     """The model with weights that have shapes and dtypes, but neither values nor memory."""
     with torch.device("meta"):
-        return system.build()
+        return blueprint.build()
 
 
 def _fake(tensor: Tensor) -> Tensor:

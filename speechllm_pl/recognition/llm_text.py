@@ -37,7 +37,7 @@ def generate(
         caps = caps.clamp(max=options.max_new_tokens)
     if model.most_positions is not None:
         caps = lowered(caps, prompt.mask.sum(1), model.most_positions)
-    ends = TextEnds(caps, model.eos_id)
+    ends = TextEnds(caps, model.tokens.eos)
     found = SEARCHES[options.decoder](LlmScorer(model, prompt), ends, tokenizer.pad_id, all_ended)
     return [
         Hypothesis(

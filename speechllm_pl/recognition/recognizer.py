@@ -9,7 +9,7 @@ print(found["llm"][0].text)
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,16 +17,14 @@ from torch import Tensor
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt, pad_tokens
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.config import DESCRIPTIONS, CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import (
     LlmTokenizer,
-    Quantization,
     is_quantized,
     llm_commit,
     load_llm,
     merged_lora,
-    refuse_contradictions,
 )
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -38,7 +36,7 @@ from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
 from speechllm_pl.storage.llm_files import llm_digest as digest_of
 from speechllm_pl.storage.llm_files import refuse_another_llm
-from speechllm_pl.storage.recorded import wrong_settings
+from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, wrong_settings
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 
 PREFIX = "model."
@@ -83,13 +81,14 @@ class Recognizer:
         """
         checkpoint = read_checkpoint(path)
         record, state = checkpoint[RECORD], checkpoint["state_dict"]
-        settings, build = record["settings"], BUILD[record["stage"]]
-        if problem := wrong_settings(build, ConformerConfig, settings, state):
+        settings, kind = record["settings"], DESCRIPTIONS[record["stage"]]
+        if problem := wrong_settings(kind, settings, state):
             raise UserError(damaged(Path(path), problem))
         if llm is not None:
             settings |= {"llm": llm, "llm_revision": None}
         try:
-            recognizer = build(**settings)
+            beside = {name: settings[name] for name in BESIDE_THE_DESCRIPTION if name in settings}
+            recognizer = _untrained(kind.from_record(settings), **beside)
         except UserError as error:
             raise UserError(f"checkpoint {path}: {error}") from error
         recognizer.precision = record.get("precision", recognizer.precision)
@@ -191,56 +190,24 @@ class Recognizer:
         }
 
 
-def _of_stage_one(tokenizer: bytes, encoder: dict[str, Any]) -> Recognizer:
-    known = CtcTokenizer.from_bytes(tokenizer)
-    return Recognizer(CtcModel(ConformerConfig(**encoder), known.vocab_size), known)
+def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Recognizer:
+    """The recogniser of a description.
 
-
-def _of_stage_two(
-    tokenizer: bytes,
-    encoder: dict[str, Any],
-    llm: str,
-    llm_digest: str,
-    llm_revision: str | None = None,
-    stride: int = 3,
-    lora_r: int = 8,
-    lora_alpha: float = 16.0,
-    lora_dropout: float = 0.0,
-    train_llm: bool = False,
-    alignment_weight: float = 0.0,
-    instruction: str = "",
-    llm_dtype: Literal["float32", "bfloat16"] = "float32",
-    quantize: Quantization = "none",
-) -> Recognizer:
-    """
     Args:
-        those that a checkpoint records; earlier ones lack those that have a default here.
+        config: of either stage.
+        tokenizer: of the CTC classes.
+        llm_digest: tells the LLM's weights from others.
 
     Raises:
         UserError: the LLM cannot be loaded, or is another one than `llm_digest` tells.
     """
-    refuse_contradictions(train_llm=train_llm, lora_r=lora_r, llm_dtype=llm_dtype, quantize=quantize)
-    speech = _of_stage_one(tokenizer, encoder)
-    prompt = Prompt(instruction)
-    commit = llm_commit(llm, llm_revision)
-    llm_tokenizer = LlmTokenizer(llm, commit)
-    loaded = load_llm(llm, getattr(torch, llm_dtype), quantize, commit)
-    refuse_another_llm(llm, digest_of(llm, commit), llm_digest)
-    model = SpeechLLM(
-        speech.speech,
-        loaded,
-        bos_id=llm_tokenizer.bos_id,
-        eos_id=llm_tokenizer.eos_id,
-        unk_id=llm_tokenizer.unk_id,
-        stride=stride,
-        lora_r=lora_r,
-        lora_alpha=lora_alpha,
-        lora_dropout=lora_dropout,
-        train_llm=train_llm,
-        alignment=alignment_weight > 0,
-    )
-    return Recognizer(model, speech.tokenizer, llm_tokenizer, prompt)
-
-
-BUILD: dict[str, Callable[..., Recognizer]] = {"ctc": _of_stage_one, "llm": _of_stage_two}
-"""By a checkpoint's stage, what makes an untrained recogniser of its settings."""
+    known = CtcTokenizer.from_bytes(tokenizer)
+    speech = CtcModel(config, known.vocab_size)
+    if not isinstance(config, SpeechLlmConfig):
+        return Recognizer(speech, known)
+    commit = llm_commit(config.llm, config.llm_revision)
+    llm_tokenizer = LlmTokenizer(config.llm, commit)
+    llm = load_llm(config.llm, config.dtype, config.quantize, commit)
+    refuse_another_llm(config.llm, digest_of(config.llm, commit), llm_digest)
+    model = SpeechLLM(config, speech, llm, llm_tokenizer.special_tokens)
+    return Recognizer(model, known, llm_tokenizer, Prompt(config.instruction))

@@ -1,8 +1,8 @@
 """What a checkpoint must hold to be built from and gone on from: edited ones are refused before they cost anything."""
 
-import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
 import torch
@@ -28,6 +28,9 @@ OF_RECORD = {"settings": dict, "precision": str, "languages": list, "skipped_ste
 OF_BOTH = {"tokenizer": bytes, "encoder": dict}
 NEEDED = {"ctc": OF_BOTH, "llm": {**OF_BOTH, "llm": str, "llm_digest": str}}
 """By stage the settings that have no default, and the types that they are recorded as."""
+
+BESIDE_THE_DESCRIPTION = ("tokenizer", "llm_digest")
+"""Settings that are no fields of the model's description."""
 
 TO_GO_ON = ("global_step", "loops", "lr_schedulers")
 """What a run that goes on cannot do without: it would begin again, with trained weights."""
@@ -67,20 +70,17 @@ def wrong_tensors(state: Any) -> str:
     return ""
 
 
-def wrong_settings(
-    module: Callable[..., Any], encoder: Callable[..., Any], settings: Mapping[str, Any], state: Mapping[str, Tensor]
-) -> str:
-    """What of a checkpoint's settings its module cannot be built with, in words; empty if nothing is.
+def wrong_settings(config: type, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """What of a checkpoint's settings is no description of a model, in words; empty if all is.
 
     Args:
-        module, encoder: the classes, whose arguments tell the types.
+        config: dataclass of the description, whose fields tell the types.
         settings: those of a record in which nothing is wrong. Some may be missing: they came later.
         state: the weights.
     """
     largest = max([len(state), *(size for tensor in state.values() for size in tensor.shape)])
-    others = {name: value for name, value in settings.items() if name not in NEEDED["llm"]}
-    faults = (*_faults(others, module, largest), *_faults(settings["encoder"], encoder, largest, "encoder."))
-    return next(iter(faults), "")
+    described = {name: value for name, value in settings.items() if name not in BESIDE_THE_DESCRIPTION}
+    return next(_faults(described, config, largest), "")
 
 
 def is_of_a_version(checkpoint: Mapping[str, Any]) -> bool:
@@ -122,14 +122,17 @@ def _of_wrong_type(found: Mapping[str, Any], kinds: Mapping[str, Any]) -> str:
     return next((f"its {name} cannot be {repr(found[name])[:40]}" for name in wrong), "")
 
 
-def _faults(settings: Mapping[str, Any], built: Callable[..., Any], largest: int, prefix: str = "") -> Iterator[str]:
-    arguments = inspect.signature(built).parameters
+def _faults(settings: Mapping[str, Any], config: Any, largest: int, prefix: str = "") -> Iterator[str]:
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(config)}
     for name, value in settings.items():
-        if name not in arguments:
+        if name not in kinds:
             yield f"it has a setting {prefix}{name}, which is unknown"
-        elif not _is_of(value, kind := arguments[name].annotation):
+        elif is_dataclass(kind := kinds[name]) and isinstance(value, dict):
+            yield from _faults(value, kind, largest, f"{prefix}{name}.")
+        elif not _is_of(value, kind):
             yield f"its setting {prefix}{name} cannot be {repr(value)[:40]}"
-        elif kind is int and not 0 <= value <= largest:  # each is a tensor's size, the number of blocks, or less
+        elif kind is int and not 0 <= value <= largest and prefix != "spec_augment.":
+            # each is a tensor's size, the number of blocks, or less
             yield f"its setting {prefix}{name} is {value}, which its weights are not of"
 
 

@@ -1,6 +1,5 @@
 """Stage 1: the conformer encoder, trained with CTC (`make pretrain-ctc`)."""
 
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -8,9 +7,8 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.models.losses import ctc_loss
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
@@ -24,29 +22,28 @@ class CtcPretraining(Recognizer):
 
     Args:
         tokenizer: SentencePiece model of the CTC classes.
-        encoder: the encoder's size.
-        spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
         max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
         activation_checkpointing: keep less for the backward pass and compute it twice: less memory, more time.
         compile_encoder: `torch.compile` for the encoder's blocks.
+        config: fields of `CtcConfig`.
     """
 
     stage = "ctc"
     systems = ("ctc",)
+    config_class = CtcConfig
     model: CtcModel
 
     def __init__(
         self,
         tokenizer: str | CtcTokenizer,
-        encoder: ConformerConfig = ConformerConfig(),  # noqa: B008 (frozen)
-        spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(),  # noqa: B008 (frozen)
         max_skipped_steps: int = 20,
         activation_checkpointing: bool = False,
         compile_encoder: bool = False,
+        **config: Any,
     ):
         super().__init__(
             tokenizer,
@@ -56,12 +53,11 @@ class CtcPretraining(Recognizer):
             activation_checkpointing=activation_checkpointing,
             compile_encoder=compile_encoder,
         )
-        self.encoder = encoder
-        self.spec_augment = spec_augment
+        self.config = CtcConfig(**config)
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.model = CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment)
+            self.model = CtcModel(self.config, self.tokenizer.vocab_size)
             self.arrange(self.speech.encoder.blocks)
 
     @property
@@ -75,6 +71,3 @@ class CtcPretraining(Recognizer):
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         logits, frames = self.model(batch.waveforms, batch.lengths)
         return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
-
-    def settings(self) -> dict[str, Any]:
-        return {"tokenizer": self.tokenizer.to_bytes(), "encoder": asdict(self.encoder)}

@@ -1,8 +1,8 @@
 """Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
 
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.positions import LlmInput
-from speechllm_pl.models.conformer import Conformer, ConformerConfig
+from speechllm_pl.models.config import Quantization, SpeechLlmConfig
+from speechllm_pl.models.conformer import Conformer
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.features import FilterBank, SpecAugmentConfig
+from speechllm_pl.models.features import FilterBank
 from speechllm_pl.models.llm import (
     LlmTokenizer,
-    Quantization,
     decoder_layers,
     empty_llm,
     llm_commit,
@@ -31,7 +31,6 @@ from speechllm_pl.models.llm import (
     load_llm,
     merged_lora,
     most_positions,
-    refuse_contradictions,
 )
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -52,65 +51,34 @@ class LlmFinetuning(Recognizer):
 
     Args:
         tokenizer: SentencePiece model of the CTC classes, the one of stage 1.
-        llm: Hugging Face causal LM, a folder or a hub name.
-        llm_revision: of a hub name: a commit, branch or tag; default is the newest. The commit is recorded, and a
-            resumed run keeps it.
-        encoder: the encoder's size, that of stage 1.
         encoder_checkpoint: stage-1 checkpoint to start from: a path, or a pattern of which the newest match
             is taken, said aloud. Needed to begin a run; a resumed run has its own weights.
-        stride: encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: 80 to 960 ms).
-        lora_r: LoRA rank; 0 keeps the LLM frozen as it is.
-        lora_alpha: LoRA scale, over the rank.
-        lora_dropout: LoRA dropout.
-        train_llm: train all of the LLM instead (with lora_r 0); the checkpoint then holds its weights.
-        freeze_encoder: leave encoder and CTC head as stage 1 left them, without SpecAugment, dropout or stage 1's loss:
-            what varies in training is text masking, LoRA's dropout and `data.augmentations`.
-        text_masking: share F of the input text tokens masked in training.
-        alignment_weight: of the direct alignment loss; 0 leaves it out.
-        ctc_weight: of stage 1's loss, which keeps the CTC head in tune while the encoder moves; 0 leaves it out, and
-            the head as it was.
         encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
-        instruction: prompt before the audio; may hold {language}.
-        llm_dtype: of the frozen LLM's weights.
-        quantize: `nf4` keeps the frozen LLM's weights in 4 bits (QLoRA, arXiv 2305.14314) and computes in `llm_dtype`.
-        spec_augment: how much of the features is hidden in training.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
         max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
         activation_checkpointing: keep less for the backward pass and compute it twice: less memory, more time.
         compile_encoder: `torch.compile` for the encoder's blocks.
+        config: fields of `SpeechLlmConfig`.
     """
 
     stage = "llm"
     systems = ("ctc", "llm")
+    config_class = SpeechLlmConfig
+    config: SpeechLlmConfig
     model: SpeechLLM
 
     def __init__(
         self,
         tokenizer: str | CtcTokenizer,
-        llm: str,
-        encoder: ConformerConfig = ConformerConfig(),  # noqa: B008 (frozen)
         encoder_checkpoint: str | None = None,
-        stride: int = 3,
-        lora_r: int = 8,
-        lora_alpha: float = 16.0,
-        lora_dropout: float = 0.0,
-        train_llm: bool = False,
-        freeze_encoder: bool = False,
-        text_masking: float = 0.0,
-        alignment_weight: float = 0.0,
-        ctc_weight: float = 0.1,
         encoder_lr_factor: float = 1.0,
-        instruction: str = "",
-        llm_dtype: Literal["float32", "bfloat16"] = "float32",
-        quantize: Quantization = "none",
-        spec_augment: SpecAugmentConfig = SpecAugmentConfig(),  # noqa: B008 (frozen)
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(5_000, 245_000, 0.01),  # noqa: B008 (frozen)
         max_skipped_steps: int = 20,
         activation_checkpointing: bool = False,
         compile_encoder: bool = False,
-        llm_revision: str | None = None,
+        **config: Any,
     ):
         super().__init__(
             tokenizer,
@@ -120,33 +88,19 @@ class LlmFinetuning(Recognizer):
             activation_checkpointing=activation_checkpointing,
             compile_encoder=compile_encoder,
         )
-        refuse_contradictions(train_llm=train_llm, lora_r=lora_r, llm_dtype=llm_dtype, quantize=quantize)
-        if not 0 <= text_masking < 1:
-            raise UserError(f"text_masking {text_masking} is a share of tokens: give at least 0 and less than 1")
-        self.llm = llm
-        self.encoder = encoder
-        self.spec_augment = spec_augment
+        described = SpeechLlmConfig(**config)
+        self.config = replace(described, llm_revision=llm_commit(described.llm, described.llm_revision))
         self.encoder_checkpoint = encoder_checkpoint
-        self.stride = stride
-        self.lora = {"lora_r": lora_r, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
-        self.train_llm = train_llm
-        self.freeze_encoder = freeze_encoder
-        self.text_masking = text_masking
-        self.alignment_weight = alignment_weight
-        self.ctc_weight = 0.0 if freeze_encoder else ctc_weight
         self.encoder_lr_factor = encoder_lr_factor
-        self.prompt = Prompt(instruction)
-        self.llm_dtype = llm_dtype
-        self.quantize: Quantization = quantize
-        self.llm_revision = llm_commit(llm, llm_revision)
-        self.llm_tokenizer = LlmTokenizer(llm, self.llm_revision)
+        self.prompt = Prompt(self.config.instruction)
+        self.llm_tokenizer = LlmTokenizer(self.config.llm, self.config.llm_revision)
         self.digest = ""  # tells the LLM's weights from others, once they are loaded
         self._merged = ExitStack()
 
     def setup(self, stage: str) -> None:
         """Before any weight of the LLM is read."""
         super().setup(stage)
-        refuse_quantized_shards(self.quantize, type(self.trainer.strategy))
+        refuse_quantized_shards(self.config.quantize, type(self.trainer.strategy))
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, SpeechDataModule):
             datamodule.llm_input = self.llm_input()
@@ -162,60 +116,50 @@ class LlmFinetuning(Recognizer):
             instruction,
             self.llm_tokenizer.count,
             self.llm_tokenizer.digest,
-            limit=most_positions(llm_config(self.llm, self.llm_revision)),
+            limit=most_positions(llm_config(self.config.llm, self.config.llm_revision)),
         )
 
     def _embeddings_of(self, seconds: np.ndarray) -> np.ndarray:
         """`(N,)` → `(N,)` audio embeddings."""
         samples = torch.from_numpy(np.round(seconds.astype(np.float64) * SAMPLING_RATE)).long()
         frames = Conformer.output_lengths(FilterBank.num_frames(samples))
-        return stacked(frames, self.stride).int().numpy()
+        return stacked(frames, self.config.stride).int().numpy()
 
     @property
     def one_rank_reads(self) -> bool:
         """Not what is quantised: each rank packs the weights that it read itself."""
-        return super().one_rank_reads and self.quantize == "none"
+        return super().one_rank_reads and self.config.quantize == "none"
 
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        dtype = getattr(torch, self.llm_dtype)  # of what the first rank reads, and sends to the others
+        config = self.config
         if self.receives_weights:
-            llm = empty_llm(self.llm, dtype, self.llm_revision)
+            llm = empty_llm(config.llm, config.dtype, config.llm_revision)
         else:
-            llm = load_llm(self.llm, dtype, self.quantize, self.llm_revision)
-        self.digest = llm_digest(self.llm, self.llm_revision)
+            llm = load_llm(config.llm, config.dtype, config.quantize, config.llm_revision)
+        self.digest = llm_digest(self.config.llm, self.config.llm_revision)
         if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
             self.digest = self.trainer.strategy.broadcast(self.digest)
-        self.model = SpeechLLM(
-            CtcModel(self.encoder, self.tokenizer.vocab_size, self.spec_augment),
-            llm,
-            bos_id=self.llm_tokenizer.bos_id,
-            eos_id=self.llm_tokenizer.eos_id,
-            unk_id=self.llm_tokenizer.unk_id,
-            stride=self.stride,
-            train_llm=self.train_llm,
-            freeze_encoder=self.freeze_encoder,
-            text_masking=self.text_masking,
-            alignment=self.alignment_weight > 0,
-            filler_id=getattr(llm.config, "filler_token_id", None),
-            **self.lora,
-        )
-        self.speech.head.requires_grad_(self.ctc_weight > 0)
-        if self.freeze_encoder:
+        speech = CtcModel(config, self.tokenizer.vocab_size)
+        self.model = SpeechLLM(config, speech, llm, self.llm_tokenizer.special_tokens)
+        self._tell_what_stays()
+        if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
+            self.load_encoder()
+        layers = decoder_layers(self.model.llm)
+        self.arrange([*self.speech.encoder.blocks, *layers], trained_llm=layers if self.config.train_llm else ())
+
+    def _tell_what_stays(self) -> None:
+        if self.config.freeze_encoder:
             rank_zero_info(
                 "freeze_encoder: encoder and CTC head stay as stage 1 left them; spec_augment, encoder.dropout and"
                 " ctc_weight have no effect"
             )
-        elif not self.ctc_weight:
+        elif not self.config.ctc_weight:
             rank_zero_warn(
                 "ctc_weight 0 while the encoder is trained: the CTC head stays behind, and its drafts and timings get"
                 " worse; give --model.ctc_weight 0.1, or --model.freeze_encoder true"
             )
-        if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
-            self.load_encoder()
-        layers = decoder_layers(self.model.llm)
-        self.arrange([*self.speech.encoder.blocks, *layers], trained_llm=layers if self.train_llm else ())
 
     def load_encoder(self) -> None:
         """Start from the encoder and CTC head of a stage-1 run.
@@ -229,7 +173,7 @@ class LlmFinetuning(Recognizer):
         checkpoint = read_checkpoint(path, stage="ctc")
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
-        refuse_other_settings({"encoder": asdict(self.encoder)}, settings, f"checkpoint {path}")
+        refuse_other_settings({"encoder": asdict(self.config.encoder)}, settings, f"checkpoint {path}")
         state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
         ours = self.speech.state_dict()
         refuse_other_keys(set(ours), state)
@@ -245,7 +189,7 @@ class LlmFinetuning(Recognizer):
         encoder = {id(p) for p in self.speech.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in encoder]}]
-        if not self.freeze_encoder:
+        if not self.config.freeze_encoder:
             lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * self.encoder_lr_factor
             groups += grouped((p for p in trained if id(p) in encoder), self.speech.encoder.blocks, lr=lr)
         return groups
@@ -254,18 +198,18 @@ class LlmFinetuning(Recognizer):
         text = self.text_tokens(self.llm_tokenizer.encode(batch.texts))
         audio, next_token = self.model(batch.waveforms, batch.lengths, self._instruction(batch), text)
         terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
-        if self.alignment_weight:
+        if self.config.alignment_weight:
             loss = self.model.alignment_loss(audio, text)
-            terms["alignment_loss"] = WeightedTerm(loss, self.alignment_weight)
-        if self.ctc_weight:
+            terms["alignment_loss"] = WeightedTerm(loss, self.config.alignment_weight)
+        if self.config.trains_ctc_head:
             loss = self.model.ctc_loss(audio, self.ctc_targets(batch))
-            terms["ctc_loss"] = WeightedTerm(loss, self.ctc_weight)
+            terms["ctc_loss"] = WeightedTerm(loss, self.config.ctc_weight)
         return terms
 
     def begin_decoding(self) -> None:
         """LoRA is merged where the LLM's weights are whole."""
         super().begin_decoding()
-        if self.lora["lora_r"] and self.quantize == "none" and self._mesh is None:
+        if self.config.lora_r and self.config.quantize == "none" and self._mesh is None:
             self._merged.enter_context(merged_lora(self.model.llm))
 
     def end_decoding(self) -> None:
@@ -284,26 +228,12 @@ class LlmFinetuning(Recognizer):
         return self.model.is_saved(name.removeprefix("model."))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        settings = checkpoint.get(RECORD, {}).get("settings", {})
-        settings.setdefault("quantize", "none")  # as all earlier ones were
         super().on_load_checkpoint(checkpoint)
+        settings = checkpoint[RECORD]["settings"]
         self._refuse_another_llm(settings["llm_digest"], settings.get("llm_revision"))
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "tokenizer": self.tokenizer.to_bytes(),
-            "llm": self.llm,
-            "llm_revision": self.llm_revision,
-            "llm_digest": self.digest,
-            "encoder": asdict(self.encoder),
-            "stride": self.stride,
-            **self.lora,
-            "train_llm": self.train_llm,
-            "alignment_weight": self.alignment_weight,
-            "instruction": self.prompt.instruction,
-            "llm_dtype": self.llm_dtype,
-            "quantize": self.quantize,
-        }
+        return {**super().settings(), "llm_digest": self.digest}
 
     def _refuse_another_llm(self, recorded: str, revision: str | None = None) -> None:
         """Once the LLM is loaded.
@@ -315,9 +245,9 @@ class LlmFinetuning(Recognizer):
         Raises:
             UserError: the LLM is not the one that the checkpoint was trained with.
         """
-        commit = revision if revision != self.llm_revision else None
+        commit = revision if revision != self.config.llm_revision else None
         remedy = f", take its commit (--model.llm_revision {commit})" if commit else ""
-        refuse_another_llm(self.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
+        refuse_another_llm(self.config.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
 
     def _instruction(self, batch: Batch) -> Tokens:
         texts = [self.prompt.before_audio(language) for language in batch.languages]

@@ -20,6 +20,7 @@ from speechllm_pl.core.metrics import score
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule
@@ -35,7 +36,8 @@ from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_o
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm, is_logged
 from speechllm_pl.training.unread import Unread
 
-MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", "encoder.dropout")
+OF_TRAINING = ("encoder.dropout", "spec_augment", "text_masking", "freeze_encoder", "ctc_weight")
+MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", *OF_TRAINING)
 SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
 
 log = logging.getLogger(__name__)
@@ -44,10 +46,12 @@ log = logging.getLogger(__name__)
 class Recognizer(Placed):
     """A model that is trained on batches and judged by the text it recognises.
 
-    A stage gives `configure_model`, `loss_terms`, `transcribe` and `settings`.
+    A stage gives `config`, `configure_model`, `loss_terms` and `transcribe`.
     """
 
     stage: ClassVar[str]
+    config_class: ClassVar[type[CtcConfig]]
+    config: CtcConfig
     systems: ClassVar[tuple[str, ...]]  # what `transcribe` returns; `stage` is the one to judge by
 
     def __init__(
@@ -92,9 +96,9 @@ class Recognizer(Placed):
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """One hypothesis an utterance from each of `systems`."""
 
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Constructor arguments that rebuild the model, as plain values."""
+        """The description of the model and its tokenizer, as plain values."""
+        return {"tokenizer": self.tokenizer.to_bytes(), **self.config.record()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser is given; `lr` may differ between groups."""
@@ -264,7 +268,7 @@ class Recognizer(Placed):
         if self._trainer is not None and self._trainer.state.fn == "fit":
             self._refuse_other_data(checkpoint)
         self.skipped_steps = checkpoint[RECORD].get("skipped_steps", 0)
-        settings = checkpoint[RECORD]["settings"]
+        settings = {**self.config.defaults(), **checkpoint[RECORD]["settings"]}
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
         if self._trainer is not None and self._trainer.state.fn == "fit":
@@ -465,8 +469,8 @@ def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
 def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: str) -> None:
     """
     Raises:
-        UserError: names the first setting of the model in which the two differ; dropout and the LLM's path may, and
-            the LLM itself is compared elsewhere.
+        UserError: names the first setting of the model in which the two differ; what concerns training alone and the
+            LLM's path may, and the LLM itself is compared elsewhere.
     """
     for key, value in _flat(ours).items():
         found = _flat(theirs).get(key)

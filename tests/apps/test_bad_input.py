@@ -26,7 +26,7 @@ CONF = Path(__file__).parents[2] / "conf"
 
 @pytest.fixture(scope="module")
 def ctc(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(CtcPretraining(ctc_tokenizer, small_encoder), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
+    return save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def llm(
     small_encoder: ConformerConfig,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder)
     return save(module, tmp_path_factory.mktemp("llm") / "llm.ckpt")
 
 

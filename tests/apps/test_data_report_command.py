@@ -24,7 +24,7 @@ def root(tmp_path):
 def checkpoint(tmp_path, ctc_tokenizer, small_encoder):
     """An untrained stage 1."""
     torch.manual_seed(0)
-    module = CtcPretraining(ctc_tokenizer, small_encoder)
+    module = CtcPretraining(ctc_tokenizer, encoder=small_encoder)
     module.configure_model()
     saved = {
         "state_dict": module.state_dict(),

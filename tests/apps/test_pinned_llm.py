@@ -73,7 +73,7 @@ def save(module: Recognizer, path: Path) -> Path:
 def trained(publish: Publish, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path) -> Path:
     """A checkpoint that was trained with the first commit, which is no longer the newest."""
     publish(FIRST, 1.0)
-    path = save(LlmFinetuning(ctc_tokenizer, NAME, small_encoder), tmp_path / "llm.ckpt")
+    path = save(LlmFinetuning(ctc_tokenizer, llm=NAME, encoder=small_encoder), tmp_path / "llm.ckpt")
     publish(SECOND, 2.0)
     return path
 
@@ -160,7 +160,7 @@ def test_a_resumed_run_loads_its_commit_and_refuses_another(
 ) -> None:
     publish(FIRST, 1.0)
     sizes = yaml.safe_load(small_config.read_text())["model"]["init_args"]["encoder"]
-    encoder = save(CtcPretraining(ctc_tokenizer, ConformerConfig(**sizes)), tmp_path / "ctc.ckpt")
+    encoder = save(CtcPretraining(ctc_tokenizer, encoder=ConformerConfig(**sizes)), tmp_path / "ctc.ckpt")
     files = [ROOT / "conf" / name for name in ("finetune.yaml", "size/tiny.yaml")]
     given = [part for file in (*files, small_config) for part in ("--config", file)]
     given += ["--model.llm", NAME, "--model.encoder_checkpoint", encoder, "--run", tmp_path / "run"]

@@ -30,7 +30,7 @@ def start(
 ) -> list[str]:
     """The arguments of stage 2 up to the run folder, from an untrained encoder."""
     encoder = ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64, kernel_size=5, dropout=0.0)
-    ctc = save(CtcPretraining(ctc_tokenizer, encoder), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
+    ctc = save(CtcPretraining(ctc_tokenizer, encoder=encoder), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
     files = (CONF / "finetune.yaml", small_config)
     return [
         "fit",

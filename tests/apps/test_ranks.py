@@ -43,8 +43,8 @@ def checkpoints(
     """Of both stages, as if trained in bf16."""
     folder = tmp_path_factory.mktemp("checkpoints")
     paths = [
-        save(CtcPretraining(ctc_tokenizer, small_encoder), folder / "ctc.ckpt"),
-        save(LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder), folder / "llm.ckpt"),
+        save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), folder / "ctc.ckpt"),
+        save(LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder), folder / "llm.ckpt"),
     ]
     for path in paths:
         checkpoint = torch.load(path, weights_only=True)

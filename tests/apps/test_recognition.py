@@ -75,7 +75,7 @@ def test_precision_is_that_of_training_unless_another_is_asked_for(corpus: Path,
 def test_a_checkpoint_names_the_precision_of_its_training(
     ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path, precision: Any
 ) -> None:
-    module = CtcPretraining(ctc_tokenizer, small_encoder)
+    module = CtcPretraining(ctc_tokenizer, encoder=small_encoder)
     module.trainer = Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
     assert Recognizer.load(save(module, tmp_path / "new.ckpt")).precision == precision
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_names_the_precision_of_its_training(
 def test_checkpoints_that_name_no_precision_are_read_as_fp32(
     ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path
 ) -> None:
-    path = save(CtcPretraining(ctc_tokenizer, small_encoder), tmp_path / "old.ckpt")
+    path = save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path / "old.ckpt")
     assert "precision" not in torch.load(path, weights_only=True)[RECORD]
     assert Recognizer.load(path).precision == "32-true"
 

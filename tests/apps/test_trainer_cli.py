@@ -108,7 +108,7 @@ def test_every_stage_and_size_instantiates(
     model = parser.instantiate_classes(config).fit.model
     assert isinstance(model, STAGES[stage])
     with torch.device("meta"):
-        encoder = Conformer(model.encoder)
+        encoder = Conformer(model.config.encoder)
     assert len(encoder.blocks) == config.fit.model.init_args.encoder.num_blocks
     optimizer = model.make_optimizer(list(encoder.parameters()))
     assert optimizer.param_groups[0]["lr"] == config.fit.model.init_args.optimizer.init_args.lr

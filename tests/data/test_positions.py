@@ -121,7 +121,7 @@ def test_counts_are_kept_where_there_are_no_hard_links(large: Callable, monkeypa
 @pytest.fixture
 def stage_2(ctc_tokenizer: CtcTokenizer, llm_folder: Path) -> Callable[..., LlmFinetuning]:
     encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)
-    return lambda **options: LlmFinetuning(ctc_tokenizer, str(llm_folder), encoder, **options)
+    return lambda **options: LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=encoder, **options)
 
 
 @pytest.mark.parametrize(("stride", "instruction"), [(1, ""), (3, "one two {language}"), (12, "")])
@@ -183,7 +183,7 @@ def test_utterances_beyond_the_llms_positions_are_left_out_and_told(
     expected = {cut.id: taken(cut.duration, cut.supervisions[0].text) for cut in cuts}
     limit = sorted(expected.values())[-3]  # of the three longest, one just fits
     data = SpeechDataModule(str(corpus), max_duration=6.0, num_buckets=3, max_tokens=max_tokens)
-    data.llm_input = LlmFinetuning(ctc_tokenizer, short_llm(limit), stride=1).llm_input()
+    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(limit), stride=1).llm_input()
     kept = {id_ for id_, positions in expected.items() if positions <= limit}
     heard = [id_ for batch in data.train_dataloader() for id_ in batch.ids]
     assert len(heard) == len(set(heard))
@@ -199,7 +199,7 @@ def test_an_llm_that_has_positions_for_no_utterance_is_refused(
     corpus: Path, ctc_tokenizer: CtcTokenizer, short_llm: Callable[[int], str]
 ) -> None:
     data = SpeechDataModule(str(corpus))
-    data.llm_input = LlmFinetuning(ctc_tokenizer, short_llm(3), stride=1).llm_input()
+    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(3), stride=1).llm_input()
     with pytest.raises(
         UserError, match=r"every training utterance takes more than the LLM's 3 positions, the shortest"
     ):
@@ -213,7 +213,7 @@ def test_what_augmentation_adds_counts_as_positions(
     longest = max(taken(cut.duration, cut.supervisions[0].text) for cut in cuts)
     for augmentations, left_out in ((), 0), ([PerturbSpeed(factors=(0.5,))], 1):
         data = SpeechDataModule(str(corpus), augmentations=augmentations)
-        data.llm_input = LlmFinetuning(ctc_tokenizer, short_llm(longest + len(augmentations)), stride=1).llm_input()
+        data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(longest + len(augmentations)), stride=1).llm_input()
         assert (len(data.cuts("train")) < 8) == bool(left_out)
 
 

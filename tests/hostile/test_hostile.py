@@ -50,8 +50,8 @@ def bench(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Bench:
     folder = tmp_path_factory.mktemp("bench")
-    ctc = saved(CtcPretraining(ctc_tokenizer, small_encoder), folder / "ctc.ckpt")
-    llm = saved(LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder), folder / "llm.ckpt")
+    ctc = saved(CtcPretraining(ctc_tokenizer, encoder=small_encoder), folder / "ctc.ckpt")
+    llm = saved(LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder), folder / "llm.ckpt")
     return Bench(ctc, llm, corpus / "test-0.wav", tokenizer_file)
 
 

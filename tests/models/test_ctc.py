@@ -2,6 +2,7 @@
 
 import torch
 
+from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
 
@@ -10,7 +11,7 @@ def test_logits_are_the_fp32_product_of_the_frames_where_autocast_computes_in_bf
     small_encoder: ConformerConfig,
 ) -> None:
     torch.manual_seed(0)
-    model = CtcModel(small_encoder, 20).eval()
+    model = CtcModel(CtcConfig(encoder=small_encoder), 20).eval()
     waveforms, lengths = 0.1 * torch.randn(2, 12_000), torch.tensor([12_000, 7_000])
     with torch.autocast("cpu", torch.bfloat16):
         logits, _ = model(waveforms, lengths)

@@ -11,9 +11,10 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import pad_tokens
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.llm import LlmTokenizer, load_llm
+from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.llm_text import generate
@@ -25,7 +26,8 @@ INSTRUCTIONS = [[], [7, 8], [9], [], [10, 10, 4], [5], [], [6]]
 
 def build(llm: nn.Module, encoder: ConformerConfig, **options) -> SpeechLLM:
     torch.manual_seed(0)
-    return SpeechLLM(CtcModel(encoder, 20), llm, bos_id=1, eos_id=2, unk_id=3, **options)
+    config = SpeechLlmConfig(llm="random", encoder=encoder, **options)
+    return SpeechLLM(config, CtcModel(config, 20), llm, SpecialTokens(bos=1, eos=2, unk=3))
 
 
 def audio_batch() -> tuple[Tensor, Tensor]:
@@ -231,7 +233,8 @@ def test_weights_in_half_precision_are_given_embeddings_of_their_type(
 
 def test_the_blank_of_the_alignment_starts_from_the_filler(llm_folder: Path, small_encoder: ConformerConfig) -> None:
     llm = load_llm(str(llm_folder))
-    model = build(llm, small_encoder, alignment=True, filler_id=5)
+    llm.config.filler_token_id = 5
+    model = build(llm, small_encoder, alignment_weight=1.0)
     assert model.alignment is not None
     assert torch.equal(model.alignment.blank, llm.get_input_embeddings().weight[5])
     audio = model.listen(*audio_batch())

@@ -210,9 +210,10 @@ MATRICES = {
 def test_muon_is_given_the_matrices_of_the_encoder_blocks(stage, ctc_tokenizer, llm_folder) -> None:
     optimizer = partial(MuonAdamW, lr=0.4)
     if stage == "ctc":
-        module, lr = CtcPretraining(ctc_tokenizer, ENCODER, optimizer=optimizer), 0.4
+        module, lr = CtcPretraining(ctc_tokenizer, encoder=ENCODER, optimizer=optimizer), 0.4
     else:
-        module = LlmFinetuning(ctc_tokenizer, str(llm_folder), ENCODER, encoder_lr_factor=0.25, optimizer=optimizer)
+        described = {"llm": str(llm_folder), "encoder": ENCODER}
+        module = LlmFinetuning(ctc_tokenizer, encoder_lr_factor=0.25, optimizer=optimizer, **described)
         lr = 0.1
     module.configure_model()
     names = {id(p): name for name, p in module.named_parameters()}

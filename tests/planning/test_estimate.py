@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.optim.muon_adamw import MuonAdamW
 from speechllm_pl.planning.estimate import (
@@ -23,18 +24,29 @@ from speechllm_pl.planning.estimate import (
     remedies,
 )
 from speechllm_pl.planning.host_memory import host_memory
-from speechllm_pl.planning.step_cost import StepCost, System, meta_model
+from speechllm_pl.planning.step_cost import Blueprint, StepCost, meta_model
 
 LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
-SYSTEM = System(ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256), ctc_classes=40, llm=LLM)
-SETUP = Setup(SYSTEM, max_duration=8, max_seconds=4, optimizer=torch.optim.Adam)
+CONFIG = SpeechLlmConfig(
+    encoder=ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256),
+    llm="random",
+    llm_dtype="bfloat16",
+    stride=1,
+    ctc_weight=0.0,
+)
+BLUEPRINT = Blueprint(CONFIG, ctc_classes=40, llm=LLM)
+SETUP = Setup(BLUEPRINT, max_duration=8, max_seconds=4, optimizer=torch.optim.Adam)
 COST = StepCost(activations=1000, logits=100, flops=10**12)
 
 
+def quantized(setup: Setup) -> Setup:
+    return replace(setup, blueprint=setup.blueprint.changed(quantize="nf4"))
+
+
 def test_weights_gradients_and_adams_state_are_those_of_a_real_model() -> None:
-    model = SYSTEM.build()
+    model = BLUEPRINT.build()
     trained = [p for p in model.parameters() if p.requires_grad]
-    found = memory(SETUP, meta_model(SYSTEM), COST)
+    found = memory(SETUP, meta_model(BLUEPRINT), COST)
     assert found.weights == sum(p.numel() * p.element_size() for p in model.parameters())
     assert found.gradients == sum(p.numel() * 4 for p in trained)
     optimizer = torch.optim.Adam(trained)
@@ -46,7 +58,7 @@ def test_weights_gradients_and_adams_state_are_those_of_a_real_model() -> None:
 
 
 def test_fsdp_splits_what_lasts_and_gathers_layers() -> None:
-    model = meta_model(SYSTEM)
+    model = meta_model(BLUEPRINT)
     whole, halves, eighths = (
         memory(replace(SETUP, sharding="fsdp" if n > 1 else "none", gpus=n), model, COST) for n in (1, 2, 8)
     )
@@ -58,7 +70,7 @@ def test_fsdp_splits_what_lasts_and_gathers_layers() -> None:
 
 
 def test_within_a_node_weights_are_split_over_its_gpus_alone() -> None:
-    model = meta_model(SYSTEM)
+    model = meta_model(BLUEPRINT)
     flat = replace(SETUP, sharding="fsdp", gpus=32)
     node = replace(flat, shard_within="node", gpus_per_node=4)
     four = memory(replace(flat, gpus=4), model, COST)
@@ -70,8 +82,8 @@ def test_within_a_node_weights_are_split_over_its_gpus_alone() -> None:
 
 def test_an_llm_that_is_trained_is_gathered_in_half_its_bytes_where_products_are_bf16() -> None:
     encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)  # smaller than a layer of the LLM
-    system = replace(SYSTEM, encoder=encoder, llm_dtype=torch.float32, lora_r=0, train_llm=True)
-    setup, model = replace(SETUP, system=system, sharding="fsdp", gpus=2), meta_model(system)
+    blueprint = BLUEPRINT.changed(encoder=encoder, llm_dtype="float32", lora_r=0, train_llm=True)
+    setup, model = replace(SETUP, blueprint=blueprint, sharding="fsdp", gpus=2), meta_model(blueprint)
     layer = 4 * (4 * 128**2 + 3 * 128 * 352 + 2 * 128)  # bytes of projections, feed-forward part and norms
     bf16, fp32 = (memory(replace(setup, autocast=autocast), model, COST) for autocast in (torch.bfloat16, None))
     assert fp32.gathered - bf16.gathered == 3 * layer / 2  # two layers, and the gradients of one
@@ -81,7 +93,7 @@ def test_an_llm_that_is_trained_is_gathered_in_half_its_bytes_where_products_are
 def test_validation_gathers_the_whole_model_and_where_that_does_not_fit_decodes_in_lockstep() -> None:
     plan = estimate(replace(SETUP, sharding="fsdp", gpus=8))
     found = plan.validation
-    whole = sum(p.numel() * p.element_size() for p in SYSTEM.build().parameters())
+    whole = sum(p.numel() * p.element_size() for p in BLUEPRINT.build().parameters())
     assert found.whole == whole
     fitting = needed(found.lasting) + whole / 0.7
     large, small = Gpu(fitting + 1, None), Gpu(fitting - 1, None)
@@ -101,7 +113,7 @@ def test_a_run_that_trains_but_cannot_validate_does_not_fit() -> None:
 
 
 def test_merging_lora_sets_the_adapted_weights_aside_where_they_are_whole() -> None:
-    lora, none = (estimate(replace(SETUP, system=replace(SYSTEM, lora_r=r))).validation for r in (8, 0))
+    lora, none = (estimate(replace(SETUP, blueprint=BLUEPRINT.changed(lora_r=r))).validation for r in (8, 0))
     adapted = 2 * 6 * 4 * 128**2  # bytes in bf16
     assert lora.decoding - none.decoding == pytest.approx(adapted, rel=0.05)
 
@@ -110,16 +122,16 @@ def test_a_node_needs_a_copy_of_the_model_and_room_for_its_processes() -> None:
     plan = estimate(replace(SETUP, sharding="ddp", gpus=16))
     setup = replace(SETUP, sharding="ddp", gpus=16, gpus_per_node=8)
     one = host_memory(setup, plan, workers=2, on_cpu=False)
-    assert one.reading == sum(p.numel() * p.element_size() for p in SYSTEM.build().parameters())
+    assert one.reading == sum(p.numel() * p.element_size() for p in BLUEPRINT.build().parameters())
     assert one.processes == 8 * 4 * GIB
     assert one.loaders == 16 * GIB
-    assert host_memory(replace(setup, quantize="nf4"), plan, workers=2, on_cpu=False).reading == 8 * one.reading
+    assert host_memory(quantized(setup), plan, workers=2, on_cpu=False).reading == 8 * one.reading
     on_cpu = host_memory(setup, plan, workers=2, on_cpu=True)
     assert on_cpu.total - one.total == pytest.approx(8 * needed(plan.memory.total))
 
 
 def test_ddp_holds_its_gradients_twice_unless_buckets_are_views() -> None:
-    model = meta_model(SYSTEM)
+    model = meta_model(BLUEPRINT)
     whole = memory(SETUP, model, COST).gradients
     ddp = replace(SETUP, sharding="ddp", gpus=4)
     assert memory(ddp, model, COST).gradients == 2 * whole
@@ -127,10 +139,10 @@ def test_ddp_holds_its_gradients_twice_unless_buckets_are_views() -> None:
 
 
 def test_nf4_takes_a_little_more_than_half_a_byte_of_each_layers_matrices() -> None:
-    model = meta_model(SYSTEM)
+    model = meta_model(BLUEPRINT)
     matrices = 6 * (4 * 128 * 128 + 3 * 128 * 352)
     assert sum(p.numel() for p in quantized_weights(model)) == matrices
-    saved = memory(SETUP, model, COST).weights - memory(replace(SETUP, quantize="nf4"), model, COST).weights
+    saved = memory(SETUP, model, COST).weights - memory(quantized(SETUP), model, COST).weights
     assert saved == pytest.approx((2 - 0.516) * matrices, rel=1e-3)
     assert count_parameters(model, "nf4").frozen_bytes["nf4"] == pytest.approx(0.516 * matrices, rel=1e-3)
 
@@ -147,7 +159,7 @@ def test_nf4_takes_a_little_more_than_half_a_byte_of_each_layers_matrices() -> N
     ids=["Adam", "SGD with momentum", "SGD", "MuonAdamW", "AdamW8bit"],
 )
 def test_an_optimisers_state(optimizer: type[torch.optim.Optimizer], hidden: int, rest: int) -> None:
-    model = meta_model(replace(SYSTEM, llm=None))
+    model = meta_model(replace(BLUEPRINT, llm=None))
     matrices = sum(p.numel() for p in model.encoder.blocks.parameters() if p.ndim == 2)
     others = sum(p.numel() for p in model.parameters()) - matrices
     assert optimizer_bytes(model, optimizer) == pytest.approx(hidden * matrices + rest * others, rel=0.04)
@@ -165,7 +177,7 @@ def test_every_remedy_lowers_the_memory_of_a_run_that_fills_it() -> None:
 
 
 def test_what_is_on_already_is_not_advised() -> None:
-    best = replace(SETUP, system=replace(SYSTEM, stride=3), checkpointing=True, sharding="fsdp", gpus=8)
+    best = replace(SETUP, blueprint=BLUEPRINT.changed(stride=3), checkpointing=True, sharding="fsdp", gpus=8)
     assert [remedy.what.split()[0] for remedy in remedies(best)] == ["--data.max_duration"]
 
 

@@ -7,11 +7,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.planning.step_cost import (
+    Blueprint,
     StepShape,
-    System,
     activation_bytes,
     decoding_bytes,
     loss_terms,
@@ -23,24 +24,31 @@ from speechllm_pl.planning.step_cost import (
 from speechllm_pl.training.sharding import checkpoint_activations
 
 LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
-SYSTEM = System(ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256), ctc_classes=40, llm=LLM)
+CONFIG = SpeechLlmConfig(
+    encoder=ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256),
+    llm="random",
+    llm_dtype="bfloat16",
+    stride=1,
+    ctc_weight=0.0,
+)
+BLUEPRINT = Blueprint(CONFIG, ctc_classes=40, llm=LLM)
 SHAPE = StepShape(seconds=6, utterances=2)
 
 
 @pytest.mark.parametrize(
-    "system",
+    "blueprint",
     [
-        replace(SYSTEM, llm=None),
-        SYSTEM,
-        replace(SYSTEM, llm_dtype=torch.float32, stride=3, alignment=True, ctc=True),
-        replace(SYSTEM, llm=BloomConfig(hidden_size=128, n_layer=6, n_head=4, vocab_size=500)),
+        replace(BLUEPRINT, llm=None),
+        BLUEPRINT,
+        BLUEPRINT.changed(llm_dtype="float32", stride=3, alignment_weight=1.0, ctc_weight=1.0),
+        replace(BLUEPRINT, llm=BloomConfig(hidden_size=128, n_layer=6, n_head=4, vocab_size=500)),
     ],
     ids=["stage 1", "llama", "llama fp32, all losses", "bloom"],
 )
 def test_a_step_on_fake_tensors_takes_what_a_real_one_takes(
-    system: System, profiled_peak: Callable[[Callable], int]
+    blueprint: Blueprint, profiled_peak: Callable[[Callable], int]
 ) -> None:
-    model = system.build()
+    model = blueprint.build()
 
     def step() -> None:
         batch = silence(SHAPE)
@@ -48,7 +56,7 @@ def test_a_step_on_fake_tensors_takes_what_a_real_one_takes(
             loss = torch.stack([term.total for term in loss_terms(model, batch)]).sum()
         loss.backward()
 
-    cost = step_cost(system, SHAPE, kernels="cpu")
+    cost = step_cost(blueprint, SHAPE, kernels="cpu")
     assert cost.bytes == pytest.approx(profiled_peak(step), rel=0.1)
 
 
@@ -57,8 +65,8 @@ def test_decoding_on_fake_tensors_takes_what_a_real_one_takes(
     llm: PretrainedConfig | None, profiled_peak: Callable[[Callable], int]
 ) -> None:
     """Up to the longest text, by a model that never ends it."""
-    system = replace(SYSTEM, llm=llm, llm_dtype=torch.float32)
-    model = system.build().eval()
+    blueprint = replace(BLUEPRINT, llm=llm).changed(llm_dtype="float32")
+    model = blueprint.build().eval()
     batch = silence(SHAPE)
 
     @torch.no_grad()
@@ -79,16 +87,16 @@ def test_decoding_on_fake_tensors_takes_what_a_real_one_takes(
                 pad_token_id=0,
             )
 
-    found = decoding_bytes(system, SHAPE, autocast=None, kernels="cpu")
+    found = decoding_bytes(blueprint, SHAPE, autocast=None, kernels="cpu")
     assert found == pytest.approx(profiled_peak(decode), rel=0.25)
-    assert found < 0.7 * step_cost(system, SHAPE, autocast=None, kernels="cpu").bytes
+    assert found < 0.7 * step_cost(blueprint, SHAPE, autocast=None, kernels="cpu").bytes
 
 
 def test_logits_are_told_apart_and_are_most_of_the_memory_at_a_large_vocabulary() -> None:
     llm = LlamaConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=50_000
     )
-    cost = step_cost(replace(SYSTEM, llm=llm), SHAPE)
+    cost = step_cost(replace(BLUEPRINT, llm=llm), SHAPE)
     one = SHAPE.utterances * (SHAPE.tokens + 1) * 50_000  # of BOS and text, and of no audio
     assert one * (2 + 4 + 4) <= cost.logits <= one * (2 + 4 + 4 + 4)  # bf16, fp32, log probabilities, their gradient
     assert cost.logits > 4 * cost.activations
@@ -98,7 +106,8 @@ def test_direct_alignment_takes_no_copy_of_a_large_vocabulary() -> None:
     llm = LlamaConfig(
         hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=250_000
     )
-    plain, aligned = (step_cost(replace(SYSTEM, llm=llm, alignment=on), SHAPE) for on in (False, True))
+    large = replace(BLUEPRINT, llm=llm)
+    plain, aligned = (step_cost(large.changed(alignment_weight=weight), SHAPE) for weight in (0.0, 1.0))
     assert 0 <= aligned.bytes - plain.bytes < 250_000 * 256 * 4 / 10
     assert aligned.flops - plain.flops > 3 * 2 * 250_000 * 256 * 150  # of 2 x 75 frames: forward, again, backward
 
@@ -106,22 +115,22 @@ def test_direct_alignment_takes_no_copy_of_a_large_vocabulary() -> None:
 def test_frozen_weights_cost_four_operations_a_token_and_trained_ones_six() -> None:
     llm = LlamaConfig(hidden_size=128, intermediate_size=512, num_hidden_layers=4, num_attention_heads=4, vocab_size=50)
     shape, encoder = StepShape(10, 1), ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)
-    frozen = step_cost(System(encoder, 40, llm, lora_r=0, freeze_encoder=False), shape)
-    trained = step_cost(System(encoder, 40, llm, lora_r=0, train_llm=True), shape)
+    small = replace(BLUEPRINT, llm=llm).changed(encoder=encoder, lora_r=0, llm_dtype="float32")
+    frozen, trained = (step_cost(small.changed(train_llm=train), shape) for train in (False, True))
     weights = 4 * (4 * 128 * 128 + 3 * 128 * 512)  # of the layers' matrices
     columns = 125 + 50  # frames of 80 ms, BOS and text; of BOS and text alone the head is asked
     assert (trained.flops - frozen.flops) / (2 * weights * columns) == pytest.approx(1, rel=0.05)
 
 
 def test_checkpointing_saves_activations_and_computes_the_forward_pass_twice() -> None:
-    plain, checkpointed = (step_cost(SYSTEM, SHAPE, checkpointing=on) for on in (False, True))
+    plain, checkpointed = (step_cost(BLUEPRINT, SHAPE, checkpointing=on) for on in (False, True))
     assert checkpointed.bytes < 0.6 * plain.bytes
     assert 1.2 < checkpointed.flops / plain.flops < 1.5
 
 
 def test_checkpointed_layers_give_the_same_gradients() -> None:
     torch.manual_seed(1)
-    model = replace(SYSTEM, encoder=replace(SYSTEM.encoder, dropout=0.0)).build()
+    model = BLUEPRINT.changed(encoder=replace(CONFIG.encoder, dropout=0.0)).build()
     model.speech.augment.eval()
     batch = silence(SHAPE)
     gradients = []
@@ -136,19 +145,19 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("kernels", ["cpu", "cuda"])
 def test_longer_utterances_more_of_them_and_shorter_strides_take_more(kernels: str) -> None:
-    cost = activation_bytes(SYSTEM, 6, 2, kernels=kernels)
-    assert activation_bytes(SYSTEM, 6, 4, kernels=kernels) > 1.6 * cost
-    assert activation_bytes(SYSTEM, 12, 2, kernels=kernels) > 1.6 * cost
-    assert activation_bytes(replace(SYSTEM, stride=3), 6, 2, kernels=kernels) < cost
+    cost = activation_bytes(BLUEPRINT, 6, 2, kernels=kernels)
+    assert activation_bytes(BLUEPRINT, 6, 4, kernels=kernels) > 1.6 * cost
+    assert activation_bytes(BLUEPRINT, 12, 2, kernels=kernels) > 1.6 * cost
+    assert activation_bytes(BLUEPRINT.changed(stride=3), 6, 2, kernels=kernels) < cost
 
 
 def test_a_gpus_attention_takes_no_square_of_the_length() -> None:
     long = StepShape(60, 1)
-    assert step_cost(SYSTEM, long, kernels="cuda").bytes < 0.7 * step_cost(SYSTEM, long, kernels="cpu").bytes
+    assert step_cost(BLUEPRINT, long, kernels="cuda").bytes < 0.7 * step_cost(BLUEPRINT, long, kernels="cpu").bytes
 
 
 def test_without_autocast_activations_are_fp32() -> None:
-    assert step_cost(SYSTEM, SHAPE, autocast=None).bytes > 1.2 * step_cost(SYSTEM, SHAPE).bytes
+    assert step_cost(BLUEPRINT, SHAPE, autocast=None).bytes > 1.2 * step_cost(BLUEPRINT, SHAPE).bytes
 
 
 def test_the_largest_batch_has_all_its_seconds_in_the_longest_utterances() -> None:
@@ -158,7 +167,7 @@ def test_the_largest_batch_has_all_its_seconds_in_the_longest_utterances() -> No
 
 
 def test_a_meta_model_has_the_parameters_of_a_real_one() -> None:
-    real, meta = SYSTEM.build(), meta_model(SYSTEM)
+    real, meta = BLUEPRINT.build(), meta_model(BLUEPRINT)
     described = [[(n, p.shape, p.dtype, p.requires_grad) for n, p in m.named_parameters()] for m in (real, meta)]
     assert described[0] == described[1]
     assert all(p.is_meta for p in meta.parameters())

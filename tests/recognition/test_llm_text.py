@@ -8,9 +8,10 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from speechllm_pl.core.prompt import pad_tokens
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.llm import LlmTokenizer
+from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.hypothesis import Hypothesis
@@ -47,7 +48,8 @@ def chain(steps: dict[int, int], positions: int = 2048) -> LlamaForCausalLM:
 
 def hypotheses(llm: PreTrainedModel, frames: list[int], tokenizer: LlmTokenizer, **options: Any):
     encoder = ConformerConfig(dim=8, num_blocks=1, num_heads=1, ffn_dim=8)
-    model = SpeechLLM(CtcModel(encoder, 4), llm, bos_id=BOS, eos_id=EOS, unk_id=3, lora_r=0).eval()
+    config = SpeechLlmConfig(llm="chain", encoder=encoder, lora_r=0)
+    model = SpeechLLM(config, CtcModel(config, 4), llm, SpecialTokens(BOS, EOS, unk=3)).eval()
     encoded = torch.randn(len(frames), max(frames), 8)
     embeddings = torch.randn(len(frames), max(frames), SIZE)
     lengths = torch.tensor(frames)

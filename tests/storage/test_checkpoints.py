@@ -46,7 +46,7 @@ def rewritten(source: Path, target: Path, **entries: Any) -> Path:
 @pytest.fixture
 def ctc_file(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    return save(CtcPretraining(ctc_tokenizer, small_encoder), tmp_path / "ctc.ckpt")
+    return save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path / "ctc.ckpt")
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def wide_llm(tmp_path: Path) -> Path:
 @pytest.fixture
 def llm_file(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, wide_llm: Path, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    module = LlmFinetuning(ctc_tokenizer, str(wide_llm), small_encoder, alignment_weight=0.5, instruction="{language}")
+    module = LlmFinetuning(
+        ctc_tokenizer, llm=str(wide_llm), encoder=small_encoder, alignment_weight=0.5, instruction="{language}"
+    )
     return save(module, tmp_path / "llm.ckpt")
 
 
@@ -75,7 +77,7 @@ def llm_file(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, wide_l
 def test_a_checkpoint_holds_what_was_trained_and_nothing_of_the_frozen_llm(
     lora_r: int, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, wide_llm: Path, tmp_path: Path
 ) -> None:
-    module = LlmFinetuning(ctc_tokenizer, str(wide_llm), small_encoder, lora_r=lora_r, ctc_weight=0.3)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(wide_llm), encoder=small_encoder, lora_r=lora_r, ctc_weight=0.3)
     path = save(module, tmp_path / "a.ckpt")
     saved = read_checkpoint(path)["state_dict"]
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -91,7 +93,7 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_of_the_frozen_llm(
 def test_a_wholly_trained_llm_is_saved(
     ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_folder: Path, tmp_path: Path
 ) -> None:
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, lora_r=0, train_llm=True)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, lora_r=0, train_llm=True)
     saved = read_checkpoint(save(module, tmp_path / "a.ckpt"))["state_dict"]
     assert {name for name in module.state_dict() if name.startswith("model.llm.")} <= set(saved)
 
@@ -167,7 +169,9 @@ def test_a_checkpoint_of_the_wrong_stage_is_refused(
     with pytest.raises(UserError, match=r"llm\.ckpt is of stage 2.*stage 1.*needed"):
         read_checkpoint(llm_file, stage="ctc")
     assert read_checkpoint(ctc_file, stage="ctc")
-    stage_two = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, encoder_checkpoint=str(llm_file), lora_r=0)
+    stage_two = LlmFinetuning(
+        ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, encoder_checkpoint=str(llm_file), lora_r=0
+    )
     stage_two.configure_model()
     with pytest.raises(UserError, match="is of stage 2"):
         stage_two.load_encoder()
@@ -178,7 +182,7 @@ def test_a_checkpoint_of_the_wrong_stage_is_refused(
 def test_stage_two_starts_from_the_encoder_of_stage_one(
     ctc_file: Path, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_folder: Path
 ) -> None:
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, encoder_checkpoint=str(ctc_file))
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, encoder_checkpoint=str(ctc_file))
     module.configure_model()
     module.load_encoder()
     saved = torch.load(ctc_file, weights_only=True)["state_dict"]
@@ -189,7 +193,7 @@ def test_stage_two_starts_from_the_encoder_of_stage_one(
 
 def test_an_encoder_of_another_size_is_refused(ctc_file: Path, ctc_tokenizer: CtcTokenizer, llm_folder: Path) -> None:
     other = ConformerConfig(dim=16, num_blocks=1, num_heads=2, ffn_dim=32)
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), other, encoder_checkpoint=str(ctc_file))
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=other, encoder_checkpoint=str(ctc_file))
     module.configure_model()
     with pytest.raises(UserError, match=r"encoder\.dim 32, but this run 16"):
         module.load_encoder()
@@ -207,18 +211,18 @@ def test_a_tokenizer_of_another_size_is_refused(
     )
     other = CtcTokenizer.from_file(tmp_path / "other.model")
     pieces = other.vocab_size - 1
-    module = LlmFinetuning(other, str(llm_folder), small_encoder, encoder_checkpoint=str(ctc_file))
+    module = LlmFinetuning(other, llm=str(llm_folder), encoder=small_encoder, encoder_checkpoint=str(ctc_file))
     module.configure_model()
     with pytest.raises(UserError, match=rf"tokenizer \({pieces} pieces\) is not the one"):
         module.load_encoder()
     with pytest.raises(UserError, match=rf"tokenizer \({pieces} pieces\) is not the one"):
-        CtcPretraining(other, small_encoder).on_load_checkpoint(torch.load(ctc_file, weights_only=True))
+        CtcPretraining(other, encoder=small_encoder).on_load_checkpoint(torch.load(ctc_file, weights_only=True))
 
 
 def test_without_a_stage_one_checkpoint_there_is_no_stage_two(
     ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_folder: Path, tmp_path: Path
 ) -> None:
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder)
     with pytest.raises(UserError, match="encoder_checkpoint"):
         module.load_encoder()
     with pytest.raises(UserError, match="no checkpoint matches"):

@@ -27,7 +27,7 @@ BROKEN = "head.weight"
 @pytest.fixture
 def whole(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    return save(CtcPretraining(ctc_tokenizer, small_encoder), tmp_path / "whole.ckpt")
+    return save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path / "whole.ckpt")
 
 
 @pytest.fixture

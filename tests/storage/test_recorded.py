@@ -99,7 +99,7 @@ def test_it_is_refused_on_resuming_too(ctc_file: Path, kind: str) -> None:  # no
 
 def test_an_absurd_width_is_not_that_of_the_run_which_resumes(ctc_file: Path) -> None:  # noqa: F811
     trained = Recognizer.load(ctc_file)
-    module = CtcPretraining(trained.tokenizer, trained.speech.encoder.config)
+    module = CtcPretraining(trained.tokenizer, encoder=trained.speech.encoder.config)
     with pytest.raises(UserError, match=r"has encoder\.dim 1000000000, but this run 32"):
         module.on_load_checkpoint(read_checkpoint(edited(ctc_file, EDITS["absurd width"][0])))
 

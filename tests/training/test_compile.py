@@ -17,7 +17,7 @@ def test_compiled_blocks_give_the_same_frames_and_gradients(ctc_tokenizer: CtcTo
     found = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        module = CtcPretraining(ctc_tokenizer, encoder, compile_encoder=compiled)
+        module = CtcPretraining(ctc_tokenizer, encoder=encoder, compile_encoder=compiled)
         module.configure_model()
         blocks = module.speech.encoder.blocks
         assert all((block._compiled_call_impl is not None) == compiled for block in blocks)

@@ -89,9 +89,9 @@ def module(stage: str, files: Files) -> Recognizer:
         "schedule": WarmupExponential(0, 1, 1.0),  # always the peak
     }
     if stage == "ctc":
-        return CtcPretraining(str(files.tokenizer), ENCODER, **options)
+        return CtcPretraining(str(files.tokenizer), encoder=ENCODER, **options)
     options |= {"encoder_checkpoint": str(files.encoder), "ctc_weight": CTC_WEIGHT}
-    return LlmFinetuning(str(files.tokenizer), str(files.llm), ENCODER, **options)
+    return LlmFinetuning(str(files.tokenizer), llm=str(files.llm), encoder=ENCODER, **options)
 
 
 def train(rank: int, ranks: int, folder: Path, files: Files) -> None:
@@ -128,7 +128,7 @@ def train(rank: int, ranks: int, folder: Path, files: Files) -> None:
 
 @pytest.fixture(scope="module")
 def files(corpus: Path, tokenizer_file: Path, llm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
-    encoder = save(CtcPretraining(str(tokenizer_file), ENCODER), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
+    encoder = save(CtcPretraining(str(tokenizer_file), encoder=ENCODER), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
     return Files(corpus, tokenizer_file, llm_folder, encoder)
 
 

@@ -52,7 +52,7 @@ def fit(corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path) -> Any:
     ) -> Path:
         L.seed_everything(0, verbose=False)
         optimizer = partial(torch.optim.AdamW, lr=1e-2)
-        module = CtcPretraining(ctc_tokenizer, ENCODER, optimizer=optimizer, schedule=OneCycle())
+        module = CtcPretraining(ctc_tokenizer, encoder=ENCODER, optimizer=optimizer, schedule=OneCycle())
         module.configure_model()
         trainer = L.Trainer(
             accelerator="cpu",

@@ -20,7 +20,7 @@ def stage_2(
     ctc_tokenizer: CtcTokenizer, llm_folder: Path, small_encoder: ConformerConfig
 ) -> Callable[..., LlmFinetuning]:
     def build(**options) -> LlmFinetuning:
-        module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, **options)
+        module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, **options)
         module.configure_model()
         return module
 

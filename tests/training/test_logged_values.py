@@ -25,7 +25,9 @@ def run(
     """→ the values written, by step from 1, and those that are known at the end."""
     encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
     torch.manual_seed(0)
-    module = CtcPretraining(tokenizer, encoder, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule=OneCycle())
+    module = CtcPretraining(
+        tokenizer, encoder=encoder, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule=OneCycle()
+    )
     module.configure_model()
     trainer = L.Trainer(
         accelerator="cpu",

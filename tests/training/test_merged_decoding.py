@@ -15,7 +15,7 @@ from speechllm_pl.training.llm_finetuning import LlmFinetuning
 @pytest.fixture
 def module(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_folder: Path) -> LlmFinetuning:
     torch.manual_seed(0)
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder)
     module.configure_model()
     for name, parameter in module.named_parameters():
         if "lora_B" in name:
@@ -45,7 +45,7 @@ def test_decoding_has_lora_in_the_weights_and_finds_the_same_texts(module: LlmFi
 def test_without_lora_or_in_four_bits_nothing_is_merged(
     ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_for_nf4: Path, option: dict
 ) -> None:
-    module = LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), small_encoder, **option)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_for_nf4), encoder=small_encoder, **option)
     module.configure_model()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     module.begin_decoding()

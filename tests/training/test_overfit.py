@@ -62,7 +62,9 @@ def transcripts_are_exact(checkpoint: Path, corpus: Path) -> None:
 
 @pytest.fixture(scope="module")
 def ctc_checkpoint(corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    module = CtcPretraining(ctc_tokenizer, ENCODER, optimizer=partial(torch.optim.AdamW, lr=3e-3), schedule=OneCycle())
+    module = CtcPretraining(
+        ctc_tokenizer, encoder=ENCODER, optimizer=partial(torch.optim.AdamW, lr=3e-3), schedule=OneCycle()
+    )
     return train(module, corpus, epochs=60, folder=tmp_path_factory.mktemp("ctc"))
 
 
@@ -85,8 +87,8 @@ def test_stage_two_memorises_eight_utterances(
 ) -> None:
     module = LlmFinetuning(
         ctc_tokenizer,
-        str(llm_folder),
-        ENCODER,
+        llm=str(llm_folder),
+        encoder=ENCODER,
         encoder_checkpoint=str(ctc_checkpoint),
         ctc_weight=0.0 if options.get("freeze_encoder") else 0.3,
         optimizer=partial(torch.optim.AdamW, lr=3e-3),

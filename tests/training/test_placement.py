@@ -53,7 +53,7 @@ def module_on(
     strategy = strategy or DDPStrategy()
     strategy.parallel_devices = [torch.device("cpu")] * ranks
     strategy.cluster_environment = LightningEnvironment()
-    module = LlmFinetuning(tokenizer, llm, ENCODER, **settings)
+    module = LlmFinetuning(tokenizer, llm=llm, encoder=ENCODER, **settings)
     trainer = {"strategy": strategy, "global_rank": rank, "world_size": ranks, "precision": "32-true"}
     module._trainer = SimpleNamespace(**trainer, ckpt_path="one to resume")  # type: ignore[assignment]
     return module
@@ -138,7 +138,7 @@ def _in_lockstep(rank: int, ranks: int, tokenizer: str, llm: str) -> None:
         (noise(0.7), NOTHING),
     ]
     torch.manual_seed(0)
-    whole = LlmFinetuning(tokenizer, llm, ENCODER)
+    whole = LlmFinetuning(tokenizer, llm=llm, encoder=ENCODER)
     whole.configure_model()
     whole.eval()
     torch.manual_seed(0)

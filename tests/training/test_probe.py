@@ -35,7 +35,7 @@ class Limited(CtcPretraining):
 
 
 def probed(corpus: Path, tokenizer: CtcTokenizer, limit: float, **options: Any) -> Limited:
-    module = Limited(tokenizer, ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=limit)
+    module = Limited(tokenizer, encoder=ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=limit)
     module.configure_model()
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.datamodule = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3, **options)  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_told_with_what_does(corpus: Path, ctc_tokenizer: C
 
 def test_other_models_and_processors_are_left_alone(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
     LargestBatches(on_cpu=True).on_fit_start(L.Trainer(accelerator="cpu", logger=False), BoringModel())  # type: ignore[arg-type]
-    module = Limited(ctc_tokenizer, ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=0)
+    module = Limited(ctc_tokenizer, encoder=ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=0)
     module.configure_model()
     trainer = L.Trainer(accelerator="cpu", logger=False)
     trainer.datamodule = SpeechDataModule(str(corpus))  # type: ignore[attr-defined]

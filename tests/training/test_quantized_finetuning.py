@@ -23,12 +23,12 @@ from speechllm_pl.training.llm_finetuning import LlmFinetuning, refuse_quantized
 @pytest.fixture
 def module(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_for_nf4: Path) -> LlmFinetuning:
     torch.manual_seed(0)
-    return LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), small_encoder, quantize="nf4")
+    return LlmFinetuning(ctc_tokenizer, llm=str(llm_for_nf4), encoder=small_encoder, quantize="nf4")
 
 
 def test_a_wholly_trained_llm_cannot_be_quantised(ctc_tokenizer: CtcTokenizer, llm_for_nf4: Path) -> None:
     with pytest.raises(UserError, match=r"quantize nf4 keeps the LLM frozen.*LoRA.*quantize to none"):
-        LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), lora_r=0, train_llm=True, quantize="nf4")
+        LlmFinetuning(ctc_tokenizer, llm=str(llm_for_nf4), lora_r=0, train_llm=True, quantize="nf4")
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
@@ -65,7 +65,7 @@ def test_a_run_without_quantisation_does_not_resume_one_with_it(
     module: LlmFinetuning, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path
 ) -> None:
     checkpoint = read_checkpoint(save(module, tmp_path / "a.ckpt"))
-    plain = LlmFinetuning(ctc_tokenizer, module.llm, small_encoder)
+    plain = LlmFinetuning(ctc_tokenizer, llm=module.config.llm, encoder=small_encoder)
     with pytest.raises(UserError, match="has quantize nf4, but this run none"):
         plain.on_load_checkpoint(checkpoint)
 
@@ -79,12 +79,12 @@ def test_checkpoints_from_before_quantisation_are_taken_as_without(
         torch.save(checkpoint, path)
         return read_checkpoint(path)
 
-    plain = LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), small_encoder)
+    plain = LlmFinetuning(ctc_tokenizer, llm=str(llm_for_nf4), encoder=small_encoder)
     checkpoint = older(save(plain, tmp_path / "a.ckpt"))
     plain.on_load_checkpoint(checkpoint)
     restored = Recognizer.load(tmp_path / "a.ckpt")
     assert isinstance(restored.model, SpeechLLM)
     assert not is_quantized(restored.model.llm)
-    quantized = LlmFinetuning(ctc_tokenizer, str(llm_for_nf4), small_encoder, quantize="nf4")
+    quantized = LlmFinetuning(ctc_tokenizer, llm=str(llm_for_nf4), encoder=small_encoder, quantize="nf4")
     with pytest.raises(UserError, match="has quantize none, but this run nf4"):
         quantized.on_load_checkpoint(older(save(plain, tmp_path / "b.ckpt")))

@@ -79,7 +79,7 @@ def run(
 ) -> list:
     L.seed_everything(0, verbose=False)
     optimizer = partial(kind, lr=1e-3)
-    module = CtcPretraining(tokenizer, ENCODER, optimizer=optimizer, schedule=OneCycle())
+    module = CtcPretraining(tokenizer, encoder=ENCODER, optimizer=optimizer, schedule=OneCycle())
     module.configure_model()
     module.model.augment = torch.nn.Identity()  # type: ignore[assignment]  # draws at random
     diary = Diary(folder)

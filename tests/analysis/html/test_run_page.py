@@ -222,7 +222,7 @@ def test_the_utterance_to_align_is_the_first_of_middling_length_or_else_the_long
 def stage2(run, ctc_tokenizer, llm_folder, small_encoder):
     """A stage-2 checkpoint of random weights in the run."""
     torch.manual_seed(0)
-    module = LlmFinetuning(ctc_tokenizer, str(llm_folder), small_encoder, stride=2)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, stride=2)
     module.configure_model()
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

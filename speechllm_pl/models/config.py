@@ -1,0 +1,126 @@
+"""What a model is, spelled once.
+
+These dataclasses are arguments of the models' constructors, options of the command line (`--model.stride`, with the
+fields' docstrings as help), the record in a checkpoint, and what `speechllm plan` is asked about.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, Self
+
+import torch
+
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.prompt import Prompt
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.features import SpecAugmentConfig
+
+Quantization = Literal["none", "nf4"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CtcConfig:
+    """The model of stage 1: an encoder with a CTC head."""
+
+    encoder: ConformerConfig = ConformerConfig()  # noqa: RUF009 (frozen)
+    """Size of the encoder; in stage 2 that of stage 1."""
+
+    spec_augment: SpecAugmentConfig = SpecAugmentConfig()  # noqa: RUF009 (frozen)
+    """How much of the features is hidden in training."""
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, from which `from_record` makes the same description."""
+        return asdict(self)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """The description in a checkpoint's settings; what an earlier version did not record has its default.
+
+        Raises:
+            UserError: the values do not go together.
+        """
+        given = [field for field in fields(cls) if field.name in record]
+        kinds: dict[str, Any] = {field.name: field.type for field in given if is_dataclass(field.type)}
+        values = {field.name: record[field.name] for field in given}
+        return cls(**values | {name: kind(**record[name]) for name, kind in kinds.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechLlmConfig(CtcConfig):
+    """The model of stage 2: stage 1's model, a projector, and a causal LLM with LoRA."""
+
+    llm: str
+    """Hugging Face causal LM, a folder or a hub name."""
+
+    llm_revision: str | None = None
+    """Commit, branch or tag of a hub name; default is the newest. The commit is recorded, and resumed runs keep it."""
+
+    llm_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen LLM's weights."""
+
+    quantize: Quantization = "none"
+    """`nf4` keeps the frozen LLM's weights in 4 bits (QLoRA, arXiv 2305.14314) and computes in `llm_dtype`."""
+
+    stride: int = 3
+    """Encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: 80 to 960 ms)."""
+
+    lora_r: int = 8
+    """LoRA rank; 0 keeps the LLM frozen as it is."""
+
+    lora_alpha: float = 16.0
+    """LoRA scale, over the rank."""
+
+    lora_dropout: float = 0.0
+    """LoRA dropout."""
+
+    train_llm: bool = False
+    """Train all of the LLM instead (with lora_r 0); the checkpoint then holds its weights."""
+
+    freeze_encoder: bool = False
+    """Leave encoder and CTC head as stage 1 left them, without SpecAugment, dropout or stage 1's loss: what varies in
+    training is text masking, LoRA's dropout and `data.augmentations`."""
+
+    instruction: str = ""
+    """Prompt before the audio; may hold {language}."""
+
+    text_masking: float = 0.0
+    """Share F of the input text tokens that are replaced by the LLM's unknown token in training."""
+
+    alignment_weight: float = 0.0
+    """Weight of the direct alignment loss; 0 leaves it out."""
+
+    ctc_weight: float = 0.1
+    """Weight of stage 1's loss, which keeps the CTC head in tune while the encoder moves; 0 leaves it out, and the head
+    as it was."""
+
+    def __post_init__(self) -> None:
+        if self.train_llm and self.lora_r:
+            raise UserError("train_llm trains every weight of the LLM: set lora_r to 0 with it, or leave it off")
+        if self.train_llm and self.quantize != "none":
+            raise UserError(
+                f"quantize {self.quantize} keeps the LLM frozen: train it with LoRA, or set quantize to none"
+            )
+        if self.train_llm and self.llm_dtype != "float32":
+            raise UserError(
+                f"train_llm in {self.llm_dtype} would round its steps away: set llm_dtype to float32 with it"
+            )
+        if not 0 <= self.text_masking < 1:
+            raise UserError(f"text_masking {self.text_masking} is a share of tokens: give at least 0 and less than 1")
+        Prompt(self.instruction)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the LLM's weights, and of the arithmetic where they are quantised."""
+        return getattr(torch, self.llm_dtype)
+
+    @property
+    def trains_ctc_head(self) -> bool:
+        return self.ctc_weight > 0 and not self.freeze_encoder
+
+
+DESCRIPTIONS: dict[str, type[CtcConfig]] = {"ctc": CtcConfig, "llm": SpeechLlmConfig}
+"""By a checkpoint's stage."""
