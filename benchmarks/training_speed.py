@@ -24,7 +24,7 @@ from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.storage.checkpoints import read_checkpoint
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 WARM_UP = 3  # batches that are not counted
 
@@ -48,11 +48,11 @@ def main() -> None:
         print(f"{run}: {measure(module, SpeechDataset(cuts), plan[: args.batches + WARM_UP])}")
 
 
-def as_trained(run: Path) -> Recognizer:
+def as_trained(run: Path) -> Stage:
     """The run's model with its weights, and with the losses and the optimiser of its recipe."""
     recipe = yaml.safe_load((run / "config.yaml").read_text())["model"]
     parser = ArgumentParser()
-    parser.add_subclass_arguments(Recognizer, "model")
+    parser.add_subclass_arguments(Stage, "model")
     module = parser.instantiate_classes(parser.parse_object({"model": recipe})).model
     module.configure_model()
     checkpoint = read_checkpoint(run / "checkpoints/best.ckpt", stage=module.stage)
@@ -60,7 +60,7 @@ def as_trained(run: Path) -> Recognizer:
     return module.train()
 
 
-def measure(module: Recognizer, dataset: SpeechDataset, plan: list[PlannedBatch]) -> str:
+def measure(module: Stage, dataset: SpeechDataset, plan: list[PlannedBatch]) -> str:
     """Run real training steps on the plan's batches; say the rate and each part's share."""
     seconds: dict[str, float] = defaultdict(float)
     parts = {"features": module.speech.features, "encoder": module.speech.encoder}

@@ -38,8 +38,8 @@ from speechllm_pl.training.callbacks import (
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.interruption import LastCheckpoints
 from speechllm_pl.training.probe import LargestBatches
-from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.speed import Speed
+from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.whole_dev import WholeDev
 
 
@@ -48,7 +48,7 @@ class TrainerParser(OneLineErrors, LightningArgumentParser):
 
     def known_names(self) -> set[str]:
         """The options, and the constructor arguments of what they build by name."""
-        families = [kind for base in (Recognizer, Schedule, Optimizer) for kind in base.__subclasses__()]
+        families = [kind for base in (Stage, Schedule, Optimizer) for kind in base.__subclasses__()]
         kinds = (*families, SpeechLlmConfig, ConformerConfig, SpecAugmentConfig)
         return super().known_names() | {name for kind in kinds for name in inspect.signature(kind).parameters}
 
@@ -158,7 +158,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
         return kind(
-            Recognizer,
+            Stage,
             SpeechDataModule,
             subclass_mode_model=True,
             save_config_callback=RunRecord,

@@ -6,7 +6,7 @@ with recognizer.decoding():
 print(found["llm"][0].text)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -102,8 +102,8 @@ class Recognizer:
             ) from error
         return recognizer
 
-    def fill(self, state: dict[str, Tensor]) -> None:
-        """Load the tensors of a checkpoint.
+    def check_tensors(self, state: Mapping[str, Tensor]) -> None:
+        """Compare the tensors of a checkpoint with those that one of this model has.
 
         Raises:
             UserError: one is missing or unexpected, or has another shape.
@@ -111,6 +111,10 @@ class Recognizer:
         ours = {PREFIX + name: value for name, value in self.model.state_dict().items() if self.model.is_saved(name)}
         refuse_other_keys(set(ours), state)
         refuse_other_shapes(ours, state)
+
+    def fill(self, state: Mapping[str, Tensor]) -> None:
+        """Load the tensors of a checkpoint, once `check_tensors` has looked at them."""
+        self.check_tensors(state)
         self.model.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()}, strict=False)
 
     @property
@@ -153,6 +157,12 @@ class Recognizer:
             return merged_lora(self.model.llm)
         return nullcontext()
 
+    def instruction(self, languages: Sequence[str]) -> Tokens:
+        """What the LLM reads before the audio of utterances in these languages."""
+        assert self.llm_tokenizer is not None
+        texts = [self.prompt.before_audio(language) for language in languages]
+        return Tokens(*pad_tokens(self.llm_tokenizer.encode(texts), self.device))
+
     @torch.no_grad()
     def transcribe(
         self,
@@ -176,13 +186,12 @@ class Recognizer:
             return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
         assert self.llm_tokenizer is not None
         audio = self.model.listen(waveforms, lengths)
-        instruction = self.llm_tokenizer.encode([self.prompt.before_audio(language) for language in languages])
         return {
             "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
             "llm": generate(
                 self.model,
                 audio,
-                Tokens(*pad_tokens(instruction, lengths.device)),
+                self.instruction(languages),
                 self.llm_tokenizer,
                 options,
                 all_ended,

@@ -32,8 +32,8 @@ from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.configuration import parsed_configuration, read_configuration
-from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
+from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.step import is_logged
 
 FINISHED = "finished.json"
@@ -163,7 +163,7 @@ class StepLog(L.Callback):
         self.step = trainer.global_step + 1  # that the batch belongs to: several do when gradients are accumulated
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Recognizer, outputs: Any, batch: Batch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: Stage, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         row = {"step": self.step, "epoch": trainer.current_epoch, "loss": pl_module.step_loss, "ids": batch.ids}
         with self.path.open("a") as file:
@@ -185,7 +185,7 @@ class Samples(L.Callback):
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: Recognizer,
+        pl_module: Stage,
         outputs: dict[str, list[Hypothesis]],
         batch: Batch,
         batch_idx: int,
@@ -203,7 +203,7 @@ class Samples(L.Callback):
             board.add_figure("samples/posteriors", posterior_figure(pl_module, batch), trainer.global_step)
 
 
-def posterior_figure(module: Recognizer, batch: Batch) -> Figure:
+def posterior_figure(module: Stage, batch: Batch) -> Figure:
     """The first utterance's filter banks over the probabilities of its likeliest CTC classes, frame by frame."""
     waveforms, lengths = batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1]
     with torch.no_grad():

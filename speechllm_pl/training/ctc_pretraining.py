@@ -11,13 +11,12 @@ from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.losses import ctc_loss
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
-from speechllm_pl.recognition.ctc_greedy import greedy_ctc
-from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.step import WeightedTerm
 
 
-class CtcPretraining(Recognizer):
+class CtcPretraining(Stage):
     """Trains encoder and CTC head.
 
     Args:
@@ -58,16 +57,9 @@ class CtcPretraining(Recognizer):
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
             self.model = CtcModel(self.config, self.tokenizer.vocab_size)
+            self.recognizer = Recognizer(self.model, self.tokenizer)
             self.arrange(self.speech.encoder.blocks)
-
-    @property
-    def speech(self) -> CtcModel:
-        return self.model
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         logits, frames = self.model(batch.waveforms, batch.lengths)
         return {"ctc_loss": WeightedTerm(ctc_loss(logits, frames, self.ctc_targets(batch)), 1.0)}
-
-    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        logits, frames = self.model(batch.waveforms, batch.lengths)
-        return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}

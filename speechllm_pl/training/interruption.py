@@ -29,7 +29,7 @@ from speechllm_pl.storage.checkpoints import (
     weights_alone,
     weights_path,
 )
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LAST_WRITE_SECONDS = 60.0
@@ -78,7 +78,7 @@ class LastCheckpoints(Checkpoint):
             mend(self.folder)
             self._tidy()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Stage) -> None:
         """Only now: Lightning puts its own handlers in place after `on_fit_start`."""
         self.saved_at, self.saved_time = trainer.global_step, time.monotonic()
         self.module = pl_module
@@ -86,12 +86,12 @@ class LastCheckpoints(Checkpoint):
             for signum in SIGNALS:
                 signal.signal(signum, self._receive)
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Recognizer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Stage, *_: Any) -> None:
         """One rank's clock decides, since all must save after the same step: it says so when losses are pooled."""
         due = time.monotonic() - self.saved_time >= 60 * self.every_minutes
         pl_module.save_due = due and trainer.is_global_zero
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Recognizer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Stage, *_: Any) -> None:
         pl_module.writer.check()
         step = trainer.global_step
         loop = trainer.fit_loop.epoch_loop
@@ -111,7 +111,7 @@ class LastCheckpoints(Checkpoint):
             self.module.writer.wait()
             requeue()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Stage) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self.save(trainer, float(trainer.callback_metrics["val/wer"]))
@@ -126,7 +126,7 @@ class LastCheckpoints(Checkpoint):
         if trainer.is_global_zero and not (self.folder / BEST).exists():
             link(by_steps(self.folder)[-1], self.folder / BEST)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: Recognizer, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: Stage, exception: BaseException) -> None:
         """A rank that failed must go, though a clean end may wait for ranks that wait for this one."""
         try:
             pl_module.writer.wait(LAST_WRITE_SECONDS)  # which may itself wait for a rank that is gone

@@ -1,6 +1,5 @@
 """Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
 
-from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,24 +28,20 @@ from speechllm_pl.models.llm import (
     llm_commit,
     llm_config,
     load_llm,
-    merged_lora,
     most_positions,
 )
-from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
-from speechllm_pl.recognition.ctc_greedy import greedy_ctc
-from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.llm_text import generate
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.storage.llm_files import llm_digest, refuse_another_llm
-from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
-from speechllm_pl.training.recognizer import Recognizer, check_tokenizer, refuse_other_settings
+from speechllm_pl.training.checkpoint_record import check_tokenizer, refuse_other_settings
+from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.step import WeightedTerm
 
 
-class LlmFinetuning(Recognizer):
+class LlmFinetuning(Stage):
     """Trains projector, LoRA and (unless frozen) encoder and CTC head; the LLM itself stays as it is.
 
     Args:
@@ -95,7 +90,6 @@ class LlmFinetuning(Recognizer):
         self.prompt = Prompt(self.config.instruction)
         self.llm_tokenizer = LlmTokenizer(self.config.llm, self.config.llm_revision)
         self.digest = ""  # tells the LLM's weights from others, once they are loaded
-        self._merged = ExitStack()
 
     def setup(self, stage: str) -> None:
         """Before any weight of the LLM is read."""
@@ -143,6 +137,7 @@ class LlmFinetuning(Recognizer):
             self.digest = self.trainer.strategy.broadcast(self.digest)
         speech = CtcModel(config, self.tokenizer.vocab_size)
         self.model = SpeechLLM(config, speech, llm, self.llm_tokenizer.special_tokens)
+        self.recognizer = Recognizer(self.model, self.tokenizer, self.llm_tokenizer, self.prompt)
         self._tell_what_stays()
         if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
             self.load_encoder()
@@ -174,16 +169,8 @@ class LlmFinetuning(Recognizer):
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings({"encoder": asdict(self.config.encoder)}, settings, f"checkpoint {path}")
-        state = {name.removeprefix("model."): value for name, value in checkpoint["state_dict"].items()}
-        ours = self.speech.state_dict()
-        refuse_other_keys(set(ours), state)
-        refuse_other_shapes(ours, state)
-        self.speech.load_state_dict(state)
+        Recognizer(self.speech, self.tokenizer).fill(checkpoint["state_dict"])
         rank_zero_info(f"encoder and CTC head from {path}")
-
-    @property
-    def speech(self) -> CtcModel:
-        return self.model.speech
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         encoder = {id(p) for p in self.speech.parameters()}
@@ -196,7 +183,8 @@ class LlmFinetuning(Recognizer):
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         text = self.text_tokens(self.llm_tokenizer.encode(batch.texts))
-        audio, next_token = self.model(batch.waveforms, batch.lengths, self._instruction(batch), text)
+        instruction = self.recognizer.instruction(batch.languages)
+        audio, next_token = self.model(batch.waveforms, batch.lengths, instruction, text)
         terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
         if self.config.alignment_weight:
             loss = self.model.alignment_loss(audio, text)
@@ -205,27 +193,6 @@ class LlmFinetuning(Recognizer):
             loss = self.model.ctc_loss(audio, self.ctc_targets(batch))
             terms["ctc_loss"] = WeightedTerm(loss, self.config.ctc_weight)
         return terms
-
-    def begin_decoding(self) -> None:
-        """LoRA is merged where the LLM's weights are whole."""
-        super().begin_decoding()
-        if self.config.lora_r and self.config.quantize == "none" and self._mesh is None:
-            self._merged.enter_context(merged_lora(self.model.llm))
-
-    def end_decoding(self) -> None:
-        self._merged.close()
-        super().end_decoding()
-
-    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        audio = self.model.listen(batch.waveforms, batch.lengths)
-        return {
-            "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
-            "llm": generate(self.model, audio, self._instruction(batch), self.llm_tokenizer, all_ended=self.all_ended),
-        }
-
-    def is_saved(self, name: str) -> bool:
-        """All but the frozen LLM, which the checkpoint names by path and digest."""
-        return self.model.is_saved(name.removeprefix("model."))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -248,10 +215,6 @@ class LlmFinetuning(Recognizer):
         commit = revision if revision != self.config.llm_revision else None
         remedy = f", take its commit (--model.llm_revision {commit})" if commit else ""
         refuse_another_llm(self.config.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
-
-    def _instruction(self, batch: Batch) -> Tokens:
-        texts = [self.prompt.before_audio(language) for language in batch.languages]
-        return self.text_tokens(self.llm_tokenizer.encode(texts))
 
 
 def refuse_quantized_shards(quantize: Quantization, strategy: type[Strategy] | Strategy) -> None:

@@ -12,7 +12,7 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 
 class LargestBatches(L.Callback):
@@ -27,7 +27,7 @@ class LargestBatches(L.Callback):
     def __init__(self, on_cpu: bool = False):
         self.on_cpu = on_cpu
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """
         Raises:
             UserError: a batch does not fit; the message names it and the largest duration that did.
@@ -55,7 +55,7 @@ class LargestBatches(L.Callback):
         del reserve
         rank_zero_info(f"the largest batch of every bucket fits: up to {fitted:.1f} s of audio with padding")
 
-    def _try(self, trainer: L.Trainer, module: Recognizer, batch: Any) -> None:
+    def _try(self, trainer: L.Trainer, module: Stage, batch: Any) -> None:
         if not batch.ids:
             return
         with trainer.precision_plugin.forward_context():

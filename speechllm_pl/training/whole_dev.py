@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.training.callbacks import finished_before
 from speechllm_pl.training.interruption import stop
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 SPLIT = "val_whole"
 
@@ -23,12 +23,12 @@ class WholeDev(Checkpoint):
 
     done = False
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def on_train_end(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         data = _sampled(trainer)
         if data is not None:
             self._score(trainer, pl_module, data)
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: Recognizer) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def on_fit_end(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Where there was no step left to take, as after a signal in this last pass over dev."""
         data = _sampled(trainer)
         if data is None or self.done:
@@ -41,7 +41,7 @@ class WholeDev(Checkpoint):
         pl_module.to(trainer.strategy.root_device)  # Lightning has moved it away
         self._score(trainer, pl_module, data)
 
-    def _score(self, trainer: L.Trainer, pl_module: Recognizer, data: SpeechDataModule) -> None:
+    def _score(self, trainer: L.Trainer, pl_module: Stage, data: SpeechDataModule) -> None:
         pl_module.eval()
         pl_module.begin_decoding()
         with torch.no_grad(), trainer.precision_plugin.forward_context():

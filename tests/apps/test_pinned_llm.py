@@ -22,14 +22,14 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.llm import llm_commit, load_llm
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.recognizer import Recognizer as Loaded
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import DIGESTS
 from speechllm_pl.storage.llm_files import llm_digest
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 NAME = "someone/tiny"
@@ -60,7 +60,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
     return put
 
 
-def save(module: Recognizer, path: Path) -> Path:
+def save(module: Stage, path: Path) -> Path:
     """As the trainer does, without one."""
     module.configure_model()
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
@@ -100,7 +100,7 @@ def test_files_that_were_fetched_for_another_purpose_do_not_change_it(publish: P
 def test_a_checkpoint_is_restored_with_the_commit_that_it_was_trained_with(trained: Path) -> None:
     settings = read_checkpoint(trained)[RECORD]["settings"]
     assert settings["llm_revision"] == FIRST
-    module = Loaded.load(trained)
+    module = Recognizer.load(trained)
     assert isinstance(module.model, SpeechLLM)
     found = module.model.llm.get_base_model().model.layers[0].self_attn.q_proj.base_layer.weight
     assert torch.equal(found, load_llm(NAME, revision=FIRST).state_dict()[WEIGHT])
@@ -109,7 +109,7 @@ def test_a_checkpoint_is_restored_with_the_commit_that_it_was_trained_with(train
 def test_other_weights_of_the_same_shape_are_refused(trained: Path, publish: Publish) -> None:
     publish(FIRST, 3.0)
     with pytest.raises(UserError, match=r"LLM someone/tiny is not the one .* \(its digest differs\)"):
-        Loaded.load(trained)
+        Recognizer.load(trained)
 
 
 def test_an_earlier_checkpoint_without_a_digest_is_taken_on_trust_aloud(
@@ -119,7 +119,7 @@ def test_an_earlier_checkpoint_without_a_digest_is_taken_on_trust_aloud(
     del checkpoint[RECORD]["settings"]["llm_revision"], checkpoint[DIGESTS]
     checkpoint[RECORD]["settings"]["llm_digest"] = ""
     torch.save(checkpoint, tmp_path / "earlier.ckpt")
-    module = Loaded.load(tmp_path / "earlier.ckpt")
+    module = Recognizer.load(tmp_path / "earlier.ckpt")
     assert isinstance(module.model, SpeechLLM)
     found = module.model.llm.get_base_model().model.layers[0].self_attn.q_proj.base_layer.weight
     assert torch.equal(found, load_llm(NAME, revision=SECOND).state_dict()[WEIGHT])

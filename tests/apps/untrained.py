@@ -5,10 +5,10 @@ from pathlib import Path
 import lightning as L
 import torch
 
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 
-def save(module: Recognizer, path: Path) -> Path:
+def save(module: Stage, path: Path) -> Path:
     torch.manual_seed(0)
     module.configure_model()
     checkpoint = {

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from speechllm_pl.storage.checkpoints import write_file
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 
 class Bench(NamedTuple):
@@ -16,7 +16,7 @@ class Bench(NamedTuple):
     tokenizer: Path
 
 
-def saved(module: Recognizer, path: Path) -> Path:
+def saved(module: Stage, path: Path) -> Path:
     """A checkpoint of a module that has learned nothing, with its digests."""
     torch.manual_seed(0)
     module.configure_model()

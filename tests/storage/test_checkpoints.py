@@ -19,17 +19,17 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.recognizer import Recognizer as Loaded
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoint_files import remove
 from speechllm_pl.storage.checkpoints import RECORD, mend, newest, read_checkpoint
 from speechllm_pl.storage.llm_files import llm_digest
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 
-def save(module: Recognizer, path: Path) -> Path:
+def save(module: Stage, path: Path) -> Path:
     """As the trainer does, without one."""
     module.configure_model()
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
@@ -102,7 +102,7 @@ def test_a_wholly_trained_llm_is_saved(
 def test_what_is_restored_is_what_was_saved(stage: str, request: pytest.FixtureRequest) -> None:
     path = request.getfixturevalue(f"{stage}_file")
     saved = torch.load(path, weights_only=True)["state_dict"]
-    module = Loaded.load(path)
+    module = Recognizer.load(path)
     assert module.stage == stage
     assert not module.model.training
     state = module.model.state_dict()
@@ -115,8 +115,8 @@ def test_what_is_restored_is_what_was_saved(stage: str, request: pytest.FixtureR
 def test_an_llm_that_has_moved_is_found_by_its_new_name(llm_file: Path, wide_llm: Path, tmp_path: Path) -> None:
     moved = wide_llm.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="wide does not exist"):
-        Loaded.load(llm_file)
-    module = Loaded.load(llm_file, llm=str(moved))
+        Recognizer.load(llm_file)
+    module = Recognizer.load(llm_file, llm=str(moved))
     assert isinstance(module.model, SpeechLLM)
     assert module.model.llm.config._name_or_path == str(moved)
 
@@ -126,7 +126,7 @@ def test_an_llm_that_has_moved_is_found_by_its_new_name(llm_file: Path, wide_llm
 
 def test_another_llm_than_that_of_the_training_is_refused(llm_file: Path, llm_folder: Path) -> None:
     with pytest.raises(UserError, match="digest differs"):
-        Loaded.load(llm_file, llm=str(llm_folder))
+        Recognizer.load(llm_file, llm=str(llm_folder))
 
 
 def test_the_digest_tells_weights_apart_and_is_empty_for_hub_names_that_are_not_here(
@@ -149,14 +149,14 @@ def test_a_missing_key_is_named(stage: str, request: pytest.FixtureRequest, tmp_
     lost = next(name for name in state if "encoder.blocks.1.attention.output.weight" in name)
     del state[lost]
     with pytest.raises(UserError, match=rf"lacks {lost} \(1 in all\)"):
-        Loaded.load(rewritten(path, tmp_path / "lacking.ckpt", state_dict=state))
+        Recognizer.load(rewritten(path, tmp_path / "lacking.ckpt", state_dict=state))
 
 
 def test_an_unexpected_key_is_named(ctc_file: Path, tmp_path: Path) -> None:
     state = torch.load(ctc_file, weights_only=True)["state_dict"]
     state["model.something.else"] = torch.zeros(1)
     with pytest.raises(UserError, match=r"unexpected model\.something\.else"):
-        Loaded.load(rewritten(ctc_file, tmp_path / "more.ckpt", state_dict=state))
+        Recognizer.load(rewritten(ctc_file, tmp_path / "more.ckpt", state_dict=state))
 
 
 def test_a_checkpoint_of_the_wrong_stage_is_refused(
@@ -252,14 +252,14 @@ def test_a_damaged_file_is_refused_by_name(ctc_file: Path, damage: str, tmp_path
             }[damage]
         )
     with pytest.raises(UserError, match=r"damaged\.ckpt is not a checkpoint of this project, or is damaged"):
-        Loaded.load(path)
+        Recognizer.load(path)
     with pytest.raises(UserError, match=r"damaged\.ckpt is not a checkpoint"):
         AtomicCheckpointIO().load_checkpoint(path)  # as when a run is resumed
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing\.ckpt does not exist"):
-        Loaded.load(tmp_path / "nothing.ckpt")
+        Recognizer.load(tmp_path / "nothing.ckpt")
 
 
 class Trap:
@@ -279,7 +279,7 @@ def test_no_pickled_code_runs_from_a_checkpoint(ctc_file: Path, tmp_path: Path) 
     harm.unlink()
     path = rewritten(ctc_file, tmp_path / "trap.ckpt", trap=Trap(harm))
     with pytest.raises(UserError, match="trap"):
-        Loaded.load(path)
+        Recognizer.load(path)
     with pytest.raises(UserError, match="trap"):
         AtomicCheckpointIO().load_checkpoint(path, weights_only=False)  # as Lightning asks for
     assert not harm.exists()

@@ -12,7 +12,7 @@ from speechllm_pl.core.metrics import ScoredUtterance, score
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
-from speechllm_pl.training.recognizer import _warn_if_truncated
+from speechllm_pl.training.validation import _warn_if_truncated
 
 UTTERANCES = [
     ("en", "one two three four", "one too three"),

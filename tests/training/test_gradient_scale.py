@@ -31,8 +31,8 @@ from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.optim.schedules import WarmupExponential
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.recognizer import Recognizer
 from speechllm_pl.training.sharding import ShardedStrategy
+from speechllm_pl.training.stage import Stage
 
 STEPS, BATCHES = 3, 6  # epochs, and how many batches each has
 RATE, CTC_WEIGHT = 0.1, 0.3
@@ -82,7 +82,7 @@ def whole(module: nn.Module) -> dict[str, Tensor]:
     return {name: (p.full_tensor() if isinstance(p, DTensor) else p).clone() for name, p in values}
 
 
-def module(stage: str, files: Files) -> Recognizer:
+def module(stage: str, files: Files) -> Stage:
     options: dict[str, Any] = {
         "spec_augment": SpecAugmentConfig(freq_masks=0, time_masks=0),
         "optimizer": partial(torch.optim.SGD, lr=RATE),
@@ -162,7 +162,7 @@ def by_hand(stage: str, clip: float | None, files: Files, before: dict[str, Tens
     return {name: p.detach() for name, p in parameters.items()}
 
 
-def loss(made: Recognizer, files: Files, number: int) -> tuple[Tensor, int]:
+def loss(made: Stage, files: Files, number: int) -> tuple[Tensor, int]:
     """Of an utterance alone, and the number of tokens that it is of."""
     samples, _ = soundfile.read(files.corpus / f"train-{number}.wav", dtype="float32")
     text = SPLITS["train"][number]

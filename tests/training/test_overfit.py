@@ -12,16 +12,16 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.conformer import ConformerConfig
 from speechllm_pl.optim.schedules import OneCycle
-from speechllm_pl.recognition.recognizer import Recognizer as Loaded
+from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 ENCODER = ConformerConfig(dim=64, num_blocks=2, num_heads=4, ffn_dim=128, kernel_size=5, dropout=0.0)
 
 
-def train(module: Recognizer, corpus: Path, epochs: int, folder: Path) -> Path:
+def train(module: Stage, corpus: Path, epochs: int, folder: Path) -> Path:
     """Trains, and returns the checkpoint that was saved at the end."""
     L.seed_everything(0, verbose=False)
     trainer = L.Trainer(
@@ -50,7 +50,7 @@ def train(module: Recognizer, corpus: Path, epochs: int, folder: Path) -> Path:
 
 def transcripts_are_exact(checkpoint: Path, corpus: Path) -> None:
     """Every system of a checkpoint, read back from disk, transcribes the training utterances without an error."""
-    module = Loaded.load(checkpoint)
+    module = Recognizer.load(checkpoint)
     cuts = SpeechDataModule(str(corpus)).cuts("train")
     recognized = recognize(module, cuts, max_duration=4.0)
     for system in module.systems:

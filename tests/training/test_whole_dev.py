@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from command import command, finish
 
-from speechllm_pl.training.recognizer import Recognizer
+from speechllm_pl.training.stage import Stage
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--data.dev", "train.jsonl.gz", "--trainer.check_val_every_n_epoch", 1, "--model.optimizer.lr", 1e-6)
@@ -29,8 +29,8 @@ def lines(told: Iterable[str], split: str) -> list[str]:
 def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids of what is scored, in turn."""
     ids: list[str] = []
-    real = Recognizer.score_batch
-    monkeypatch.setattr(Recognizer, "score_batch", lambda self, batch: ids.extend(batch.ids) or real(self, batch))
+    real = Stage.score_batch
+    monkeypatch.setattr(Stage, "score_batch", lambda self, batch: ids.extend(batch.ids) or real(self, batch))
     return ids
 
 
@@ -86,15 +86,15 @@ def test_a_signal_in_the_midst_of_it_stops_and_the_same_command_does_it_anew(
     speechllm, small_config: Path, tmp_path: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch, end: tuple
 ) -> None:
     given = fit(small_config, tmp_path, "--data.val_utterances", 4, "--data.val_max_duration", 2, *end)
-    real = Recognizer.score_batch
+    real = Stage.score_batch
 
-    def interrupted(self: Recognizer, batch: Any) -> Any:
+    def interrupted(self: Stage, batch: Any) -> Any:
         if len(scored) >= 8:  # both validations are done
             signal.raise_signal(signal.SIGTERM)
         return real(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recognizer, "score_batch", interrupted)
+        patch.setattr(Stage, "score_batch", interrupted)
         stopped = speechllm(*given)
     assert stopped.status == 128 + signal.SIGTERM
     assert "stopped by SIGTERM, and saved" in stopped.err

@@ -1,4 +1,4 @@
-"""What both stages share as LightningModules: the loss over ranks, validation by real decoding, checkpoints."""
+"""What both stages share as LightningModules: the loss over ranks, the optimiser's steps, checkpoints."""
 
 import logging
 from abc import abstractmethod
@@ -13,10 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.allocator import keep_freed_memory
-from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.metrics import score
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
@@ -24,35 +22,34 @@ from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule
-from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
+from speechllm_pl.recognition.recognizer import PREFIX
 from speechllm_pl.storage.background import BackgroundWriter
-from speechllm_pl.storage.checkpoints import RECORD, STAGES, newest_complete
-from speechllm_pl.storage.digests import damaged
-from speechllm_pl.storage.recorded import wrong_optimizer_state, wrong_progress
-from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
-from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
-from speechllm_pl.training.placement import Placed
+from speechllm_pl.storage.checkpoints import RECORD, newest_complete
+from speechllm_pl.training.checkpoint_record import (
+    check_tokenizer,
+    optimizer_name,
+    refuse_other_optimizer,
+    refuse_other_settings,
+    refuse_other_stage,
+)
 from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
 from speechllm_pl.training.step import OptimizerStep, WeightedTerm, is_logged
 from speechllm_pl.training.unread import Unread
+from speechllm_pl.training.validation import Validated, silence
 
-OF_TRAINING = ("encoder.dropout", "spec_augment", "text_masking", "freeze_encoder", "ctc_weight")
-MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", *OF_TRAINING)
 SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
 
 log = logging.getLogger(__name__)
 
 
-class Recognizer(Placed):
+class Stage(Validated):
     """A model that is trained on batches and judged by the text it recognises.
 
-    A stage gives `config`, `configure_model`, `loss_terms` and `transcribe`.
+    A stage gives `config`, `loss_terms`, and `configure_model`, which makes `model` and `recognizer`.
     """
 
-    stage: ClassVar[str]
     config_class: ClassVar[type[CtcConfig]]
     config: CtcConfig
-    systems: ClassVar[tuple[str, ...]]  # what `transcribe` returns; `stage` is the one to judge by
 
     def __init__(
         self,
@@ -71,14 +68,12 @@ class Recognizer(Placed):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.max_skipped_steps = max_skipped_steps
-        self.error_rates = nn.ModuleDict({system: PooledErrorRates() for system in self.systems})
         self.stop_signal = 0  # of this process, set from outside
         self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
         self.save_due = False  # on this process, set from outside; `agreed_save` on any
         self.agreed_save = False
         self.writer = BackgroundWriter()  # of its checkpoints
         self.skipped_steps = 0
-        self.precision = "32-true"  # of the training that a checkpoint is of; earlier ones do not tell
         self._step = OptimizerStep()
         self._unread = Unread()
         self.step_loss = 0.0  # of the optimiser step so far, over all ranks
@@ -91,10 +86,6 @@ class Recognizer(Placed):
 
         The first one's count of tokens is what the whole loss is divided by.
         """
-
-    @abstractmethod
-    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        """One hypothesis an utterance from each of `systems`."""
 
     def settings(self) -> dict[str, Any]:
         """The description of the model and its tokenizer, as plain values."""
@@ -126,7 +117,7 @@ class Recognizer(Placed):
         self.speech.augment.epoch = self.current_epoch
         ids, readable = batch.ids, bool(batch.ids)
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part
-            batch = _silence(batch, self.device)
+            batch = silence(batch, self.device)
         terms = self.loss_terms(batch)
         loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
         self._pool(terms, readable, batch)
@@ -135,52 +126,6 @@ class Recognizer(Placed):
         if not finite:
             loss = loss * torch.nan  # some infinities have finite gradients, which would pass for good ones
         return loss * self.trainer.accumulate_grad_batches  # by which Lightning divides
-
-    def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
-        return self.score_batch(batch)
-
-    def test_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
-        return self.score_batch(batch)
-
-    def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
-        """→ a row an utterance: its id and each system's text.
-
-        Raises:
-            UserError: a text means nothing.
-        """
-        found = self._recognized(batch)
-        for system, hypotheses in found.items():
-            if problem := not_finite(batch.ids, hypotheses, system):
-                raise UserError(problem)
-        return [
-            {"id": id_, **{system: hypotheses[row].text for system, hypotheses in found.items()}}
-            for row, id_ in enumerate(batch.ids)
-        ]
-
-    def begin_decoding(self) -> None:
-        """Make ready for `transcribe`, until `end_decoding`: then no rank waits for another."""
-        self._gather()
-
-    def end_decoding(self) -> None:
-        """Everything is as it was."""
-        self._release()
-
-    def on_validation_epoch_start(self) -> None:
-        self.begin_decoding()
-
-    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
-
-    def on_validation_epoch_end(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self._log_rates("val", data.dev_share() if isinstance(data, SpeechDataModule) else "")
-        self.end_decoding()
-
-    def on_test_epoch_end(self) -> None:
-        self._log_rates("test")
-        self.end_decoding()
-
-    def on_predict_epoch_end(self) -> None:
-        self.end_decoding()
 
     # optimisation
 
@@ -246,14 +191,14 @@ class Recognizer(Placed):
 
     def is_saved(self, name: str) -> bool:
         """Whether a checkpoint holds this entry of the state dict."""
-        return True
+        return self.recognizer.model.is_saved(name.removeprefix(PREFIX))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings(), "skipped_steps": self.skipped_steps}
         if self._trainer is not None:
             checkpoint[RECORD]["precision"] = str(self._trainer.precision)
         if self._trainer is not None and self._trainer.optimizers:
-            checkpoint[RECORD]["optimizer"] = _optimizer_name(self._trainer.optimizers[0])
+            checkpoint[RECORD]["optimizer"] = optimizer_name(self._trainer.optimizers[0])
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, SpeechDataModule):
             checkpoint[RECORD]["languages"] = data.mixture.cuts.language_codes
@@ -261,73 +206,29 @@ class Recognizer(Placed):
         checkpoint["state_dict"] = {name: value for name, value in state.items() if self.is_saved(name)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        found = checkpoint.get(RECORD, {}).get("stage")
-        if found != self.stage:
-            what = STAGES.get(found, "another project")
-            raise UserError(f"the checkpoint is of {what}, but one of {STAGES[self.stage]} is needed here")
-        if self._trainer is not None and self._trainer.state.fn == "fit":
+        refuse_other_stage(checkpoint, self.stage)
+        fits = self._trainer is not None and self._trainer.state.fn == "fit"
+        if fits:  # before its tokenizer, which is another one because the data is
             self._refuse_other_data(checkpoint)
         self.skipped_steps = checkpoint[RECORD].get("skipped_steps", 0)
         settings = {**self.config.defaults(), **checkpoint[RECORD]["settings"]}
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
-        if self._trainer is not None and self._trainer.state.fn == "fit":
-            self._check_optimizer(checkpoint)
+        if fits:
+            optimizer = self.make_optimizer(self.parameter_groups())  # the trainer has none yet
+            refuse_other_optimizer(checkpoint, optimizer, Path(str(self.trainer.ckpt_path)))
 
     def _refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
-        """Before its tokenizer, which is another one because the data is.
-
-        Raises:
-            UserError: the run was trained on other data.
-        """
+        """Raise a UserError if the run was trained on other data."""
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, SpeechDataModule):
             change = data.refuse_other_data(checkpoint.get(type(data).__qualname__) or {})
             if change:
                 rank_zero_info(f"{CHANGED}training data {change}")
 
-    def _check_optimizer(self, checkpoint: dict[str, Any]) -> None:
-        """
-        Raises:
-            UserError: training cannot go on from a checkpoint, as it has no optimiser's state or another one's.
-        """
-        if not checkpoint.get("optimizer_states"):
-            raise UserError(
-                "the checkpoint holds weights alone, from which no run goes on: give a step=….ckpt of it (--ckpt_path)"
-            )
-        path = Path(str(self.trainer.ckpt_path))
-        if problem := wrong_progress(checkpoint):
-            raise UserError(damaged(path, problem))
-        optimizer = self.make_optimizer(self.parameter_groups())  # the trainer has none yet
-        ours = _optimizer_name(optimizer)
-        theirs = checkpoint[RECORD].get("optimizer", "one of an earlier version")
-        if ours != theirs:
-            raise UserError(
-                f"the checkpoint was trained with {theirs}, whose state means nothing to {ours}: resume with the"
-                " former optimiser, or start anew in another folder (RUN=)"
-            )
-        sizes = [
-            [len(group["params"]) for group in groups]
-            for groups in (checkpoint["optimizer_states"][0]["param_groups"], optimizer.param_groups)
-        ]
-        if sizes[0] != sizes[1]:
-            raise UserError(
-                f"other parts of the model are trained here ({sum(sizes[1])} tensors) than in the checkpoint"
-                f" ({sum(sizes[0])}): give model.ctc_weight, freeze_encoder and train_llm as its run had them"
-                " (config.yaml beside it), or start anew in another folder (RUN=)"
-            )
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if problem := wrong_optimizer_state(checkpoint["optimizer_states"][0], parameters):
-            raise UserError(damaged(path, problem))
-
     def check_tensors(self, found: Mapping[str, Tensor]) -> None:
-        """
-        Raises:
-            UserError: the names or the shapes in a checkpoint are not those that are saved of this module.
-        """
-        ours = {name: tensor for name, tensor in self.state_dict().items() if self.is_saved(name)}
-        refuse_other_keys(set(ours), found)
-        refuse_other_shapes(ours, found)
+        """Raise a UserError unless names and shapes in a checkpoint are those that are saved of this module."""
+        self.recognizer.check_tensors(found)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load what `on_save_checkpoint` kept.
@@ -376,127 +277,14 @@ class Recognizer(Placed):
                 self.log(f"train/{name}", mean, batch_size=1)
             self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
 
-    def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        """Recognise a batch, and add its errors to those of `pooled_rates`."""
-        found = self._recognized(batch)
-        for system, hypotheses in found.items():
-            texts = [hypothesis.text for hypothesis in hypotheses]
-            self._rates_of(system).update(score(batch.ids, batch.languages, batch.texts, texts))
-            _warn_if_truncated(batch, hypotheses, self.global_rank)
-            if problem := not_finite(batch.ids, hypotheses, system):
-                log.warning(problem)  # and each word counts as wrong: a long run survives a bad recording
-        return found
-
-    def _recognized(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        """What `transcribe` makes of a batch; of one that is empty, or cannot be read, nothing."""
-        if batch.ids:
-            return self.transcribe(batch)
-        if self.in_lockstep:  # the others wait for this rank's share of their forward passes
-            self.transcribe(_silence(batch, self.device))
-        return {}
-
-    def _rates_of(self, system: str) -> PooledErrorRates:
-        return cast(PooledErrorRates, self.error_rates[system])
-
-    def pooled_rates(self, split: str, share: str = "") -> dict[str, float]:
-        """Print the error rates of what was scored on all ranks, and forget it.
-
-        Args:
-            split: what it was, the first part of a rate's name.
-            share: which part of it, in words.
-
-        Returns:
-            By name: each system's rates by language, their average, and as `wer` that of the system to judge by.
-
-        Raises:
-            UserError: not one recording could be read.
-        """
-        named: dict[str, float] = {}
-        for system in self.systems:
-            rates = self._rates_of(system).compute()
-            self._rates_of(system).reset()
-            if len(rates) == 1:  # the average alone
-                raise UserError(f"{split}: not one recording could be read: check the paths in its manifest")
-            for language, rate in rates.items():
-                named |= {f"{split}/{system}_{kind}/{language}": value for kind, value in rate.items()}
-            named[f"{split}/{system}_wer"] = rates["average"]["wer"]
-            if system == self.stage:
-                named[f"{split}/wer"] = rates["average"]["wer"]
-            if not self.trainer.sanity_checking:
-                what = f"{split} ({share})" if share else split
-                rank_zero_info(f"{what}, epoch {self.current_epoch}, {summary_line(system, rates)}")
-        return named
-
-    def _log_rates(self, split: str, share: str = "") -> None:
-        for name, value in self.pooled_rates(split, share).items():
-            figure = name == f"{split}/wer"  # that checkpoints are chosen by
-            self.log(name, value, prog_bar=figure, rank_zero_only=name.count("/") > 1)
-
 
 def _with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
-def _optimizer_name(optimizer: torch.optim.Optimizer) -> str:
-    """The optimiser's class and its number of parameter groups: what its saved state belongs to."""
-    return f"{type(optimizer).__name__} on {len(optimizer.param_groups)} groups"
-
-
 def refuse_impossible(optimizer: OptimizerCallable) -> None:
-    """
-    Raises:
-        UserError: a setting has a value that the optimiser cannot have, such as a negative rate.
-    """
+    """Raise a UserError if a setting has a value that the optimiser cannot have, such as a negative rate."""
     try:
         optimizer([torch.zeros(1)])
     except ValueError as error:
         raise UserError(f"model.optimizer: {error}: correct the value") from error
-
-
-def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
-    """
-    Raises:
-        UserError: `tokenizer` is not the `model` that a checkpoint was trained with.
-    """
-    if tokenizer.to_bytes() != model:
-        ours, theirs = tokenizer.vocab_size - 1, CtcTokenizer.from_bytes(model).vocab_size - 1
-        raise UserError(
-            f"the tokenizer ({ours} pieces) is not the one that the checkpoint was trained with ({theirs} pieces):"
-            " give the tokenizer of that run (--model.tokenizer), or train anew in another folder (RUN=)"
-        )
-
-
-def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: str) -> None:
-    """
-    Raises:
-        UserError: names the first setting of the model in which the two differ; what concerns training alone and the
-            LLM's path may, and the LLM itself is compared elsewhere.
-    """
-    for key, value in _flat(ours).items():
-        found = _flat(theirs).get(key)
-        if key not in MAY_DIFFER and value != found:
-            raise UserError(
-                f"{whose} has {key} {found}, but this run {value}: give it the same, or train anew in another folder"
-                " (RUN=)"
-            )
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    encoder = {f"encoder.{name}": value for name, value in settings["encoder"].items()}
-    return {**settings, **encoder, "encoder": None}
-
-
-def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) -> None:
-    """Each rank of its own: no other has these utterances."""
-    for looped, what in ((False, "met its cap before the text ended"), (True, "was ended in a loop")):
-        found = zip(batch.ids, hypotheses, strict=True)
-        cut_short = [id_ for id_, hypothesis in found if hypothesis.truncated and hypothesis.looped == looped]
-        if cut_short:
-            log.warning("generation %s; cuts on rank %d: %s", what, rank, ", ".join(cut_short))
-
-
-def _silence(batch: Batch, device: torch.device) -> Batch:
-    """A second of nothing, in place of a batch of which no recording could be read."""
-    waveforms = torch.zeros(1, SAMPLING_RATE, device=device)
-    lengths = torch.tensor([SAMPLING_RATE], device=device)
-    return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""])
