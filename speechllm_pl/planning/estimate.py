@@ -1,4 +1,4 @@
-"""Whether a configuration fits a GPU and how fast it will be: arithmetic over `training.memory`'s counts."""
+"""Estimate whether a configuration fits a GPU and how fast it will be, from the counts of `step_cost`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -38,16 +38,16 @@ GPUS = {
     "H200": Gpu(139.8 * GIB, 989e12),
 }
 RESERVED = 1.5 * GIB
-"""Of each GPU's memory: CUDA's context, the libraries' workspaces, NCCL's buffers."""
+"""Reserve of each GPU's memory: CUDA's context, the libraries' workspaces, NCCL's buffers."""
 FRAGMENTATION = 0.05
-"""Of what is allocated, lost between torch's blocks."""
+"""Share of allocated memory that is lost between torch's blocks."""
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""A weight: four bits, a byte of scale for 64 of them, a float for 256 such bytes (double quantisation)."""
+"""Bytes of an NF4 weight: four bits, a byte of scale for 64 weights, a float for 256 scales (double quantisation)."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run, as far as memory and speed go.
+    """Settings of a run that determine memory and speed.
 
     Attributes:
         blueprint: what is trained.
@@ -83,7 +83,7 @@ class Setup:
 
     @property
     def shards(self) -> int:
-        """Over how many GPUs each weight is split.
+        """Number of GPUs over which each weight is split.
 
         Raises:
             UserError: `shard_within` does not divide them.
@@ -94,13 +94,13 @@ class Setup:
 
     @property
     def llm(self) -> SpeechLlmConfig | None:
-        """The description, where it is one of stage 2."""
+        """Description of the model in stage 2, else None."""
         config = self.blueprint.config
         return config if self.blueprint.llm is not None and isinstance(config, SpeechLlmConfig) else None
 
     @property
     def quantize(self) -> Quantization:
-        """Of the frozen LLM's linear layers."""
+        """Quantisation of the frozen LLM's linear layers."""
         return self.llm.quantize if self.llm else "none"
 
     @property
@@ -110,7 +110,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of them, and their bytes in a whole copy by dtype."""
+    """Numbers of parameters, and their bytes in a whole copy by dtype."""
 
     frozen: int
     trained: int
@@ -120,7 +120,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each GPU, at the largest batch.
+    """Bytes on each GPU at the largest batch.
 
     Attributes:
         weights: or this GPU's shard of them.
@@ -146,7 +146,7 @@ class Memory:
 
     @property
     def lasting(self) -> float:
-        """What is there between steps."""
+        """Bytes in use between steps."""
         return self.weights + self.gradients + self.optimizer
 
 
@@ -169,7 +169,7 @@ class Validation:
     gather_up_to: float | None = None
 
     def in_lockstep(self, gpu: Gpu) -> bool:
-        """As `ShardedStrategy` decides it."""
+        """Whether ranks decode in lockstep, as `ShardedStrategy` decides."""
         limit = gatherable(gpu.memory - needed(self.lasting)) if self.gather_up_to is None else self.gather_up_to
         return self.whole > limit
 
@@ -186,7 +186,7 @@ class Plan:
     audio_seconds: float  # a step on one GPU
 
     def fits(self, gpu: Gpu) -> bool:
-        """Whether it trains, and validates."""
+        """Whether both training and validation fit."""
         return needed(max(self.memory.total, self.validation.total(gpu))) <= gpu.memory
 
     def step_seconds(self, gpu: Gpu, utilisation: float) -> float | None:
@@ -194,12 +194,12 @@ class Plan:
 
 
 def needed(total: float) -> float:
-    """Bytes of a GPU that an allocation of `total` takes."""
+    """Bytes of a GPU that allocations of `total` bytes need."""
     return total * (1 + FRAGMENTATION) + RESERVED
 
 
 def estimate(setup: Setup) -> Plan:
-    """Parameters, memory on each GPU and work of one step at the largest batch. Takes seconds for a 7B LLM."""
+    """Estimate parameters, memory on each GPU and work of one step at the largest batch, in seconds for a 7B LLM."""
     model = meta_model(setup.blueprint)
     cost = step_cost(setup.blueprint, setup.shape, autocast=setup.autocast, checkpointing=setup.checkpointing)
     training = memory(setup, model, cost)
@@ -214,7 +214,7 @@ def estimate(setup: Setup) -> Plan:
 
 
 def decoding_memory(setup: Setup, model: nn.Module) -> float:
-    """Bytes that decoding a batch of validation takes beside the weights of `model`, the one of `setup`."""
+    """Bytes that decoding a validation batch takes beside the weights of `model`, which `setup` describes."""
     duration = setup.val_max_duration or setup.max_duration
     shape = StepShape.largest(duration, setup.max_seconds, setup.tokens_per_second)
     set_aside = 0
@@ -260,7 +260,7 @@ def count_parameters(model: nn.Module, quantize: Quantization = "none") -> Param
 
 
 def quantized_weights(model: nn.Module) -> set[Tensor]:
-    """The weights that bitsandbytes quantises: of every linear layer in the LLM but its head and LoRA."""
+    """Weights that bitsandbytes quantises: those of all linear layers of the LLM except its head and LoRA."""
     if not isinstance(model, SpeechLLM):
         return set()
     return {
@@ -277,7 +277,7 @@ def _weight_bytes(parameters: Iterable[Tensor], quantized: Iterable[Tensor]) -> 
 
 
 def _gathered_bytes(model: nn.Module, setup: Setup) -> float:
-    """Two layers, the one at work and the next one; and what belongs to no layer, gathered all the time."""
+    """Bytes gathered at a time: two layers, the one at work and the next one, and all weights outside layers."""
     stacks = repeated_layers(model)
     inside = {p for stack in stacks for layer in stack for p in layer.parameters()}
     outside = tensor_bytes(p for p in model.parameters() if p not in inside)
@@ -293,7 +293,7 @@ def _gathered_bytes(model: nn.Module, setup: Setup) -> float:
 
 
 def optimizer_bytes(model: nn.Module, optimizer: Callable[[Any], torch.optim.Optimizer]) -> float:
-    """Of the optimiser's state for everything that `model` trains."""
+    """Bytes of the optimiser's state for all that `model` trains."""
     blocks = nn.ModuleList(repeated_layers(model)[0])
     trained = [p for p in model.parameters() if p.requires_grad]
     hidden, rest = _state_bytes_a_weight(optimizer)
@@ -333,7 +333,7 @@ class Remedy(NamedTuple):
 
 
 def remedies(setup: Setup) -> Iterator[Remedy]:
-    """What would lower the memory of a run, from what costs least to what costs most; each alone, then together."""
+    """Settings that would lower the memory of a run, the least costly first; each alone, then together."""
     together, names = setup, []
     for what, change, alone in _changes(setup):
         yield Remedy(what, change(setup))
@@ -344,7 +344,7 @@ def remedies(setup: Setup) -> Iterator[Remedy]:
 
 
 def _changes(setup: Setup) -> Iterator[tuple[str, Callable[[Setup], Setup], bool]]:
-    """Each with what to give on the command line, and whether it stands alone (NF4 does not go with FSDP)."""
+    """Changes with their command-line options, and whether each excludes others (NF4 excludes FSDP)."""
 
     def to(**settings: Any) -> Callable[[Setup], Setup]:
         return lambda former: replace(former, **settings)
@@ -370,7 +370,7 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Callable[[Setup], Setup], bool
 
 
 def largest_batch(setup: Setup, gpu: Gpu) -> float:
-    """Seconds of audio of the largest batch that fits, in utterances of `max_seconds`; 0 where not one of them does."""
+    """Seconds of audio of the largest batch that fits, in utterances of `max_seconds`; 0 if none fits."""
 
     def used(utterances: int) -> float:
         return needed(estimate(replace(setup, max_duration=utterances * setup.max_seconds)).memory.total)

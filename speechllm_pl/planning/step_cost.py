@@ -1,4 +1,4 @@
-"""What a training step needs, found without weights, data or a GPU: the real modules run on fake tensors.
+"""Count what a training step needs without weights, data or a GPU: the real modules run on fake tensors.
 
 Weights, gradients and optimiser state follow from the parameters. Activations are counted storage by storage while
 the step's own forward and backward run, so any architecture, kernel, LoRA or checkpointing counts as it is.
@@ -52,11 +52,11 @@ class Blueprint:
     llm: transformers.PretrainedConfig | None = None
 
     def changed(self, **settings: Any) -> Self:
-        """The same with other settings of the description."""
+        """Blueprint with other settings of the description."""
         return replace(self, config=replace(self.config, **settings))
 
     def build(self) -> CtcModel | SpeechLLM:
-        """The model with random weights, in training mode, on torch's default device."""
+        """Build the model with random weights, in training mode, on torch's default device."""
         with _Answers(truth=False):  # torchaudio asks its filter banks whether one is empty
             speech = CtcModel(self.config, self.ctc_classes)
         if self.llm is None:
@@ -68,7 +68,7 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class StepShape:
-    """A batch of like utterances.
+    """A batch of equal utterances.
 
     Attributes:
         seconds: of each utterance.
@@ -82,7 +82,7 @@ class StepShape:
 
     @classmethod
     def largest(cls, max_duration: float, max_seconds: float, tokens_per_second: float = 5.0) -> "StepShape":
-        """The batch of `max_duration` seconds with the longest utterances, which takes the most memory."""
+        """Batch of `max_duration` seconds with the longest utterances, which takes the most memory."""
         utterances = max(1, -int(-max_duration // max_seconds))
         return cls(max_duration / utterances, utterances, tokens_per_second)
 
@@ -101,7 +101,7 @@ class StepShape:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Of one forward and backward pass on one device.
+    """Cost of one forward and backward pass on one device.
 
     Attributes:
         activations: bytes at the peak, without logits, weights and gradients of weights.
@@ -184,7 +184,7 @@ def decoding_bytes(
 
 
 def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
-    """What decoding begins with → the LLM's cache, `(B, heads, columns, width)` of each layer's keys and values."""
+    """Begin to decode; return the LLM's cache, each layer's keys and values `(B, heads, columns, width)`."""
     audio = model.listen(batch.waveforms, batch.lengths)
     model.speech.head(audio.encoded)
     columns = _prompt(model, audio, batch, text=None)
@@ -195,7 +195,7 @@ def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
 
 
 def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:
-    """Take weights' gradients out of the count, and tell logits from activations.
+    """Exclude weights' gradients from the count, and count logits apart from activations.
 
     What a head and its loss make counts as logits, and in the backward pass until the head's input has its gradient.
     """
@@ -216,7 +216,7 @@ def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:
 
 
 def _heads(model: nn.Module) -> list[nn.Module]:
-    """The modules that make logits."""
+    """Modules that make logits."""
     if isinstance(model, CtcModel):
         return [model.head]
     assert isinstance(model, SpeechLLM)
@@ -280,13 +280,13 @@ def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
 
 
 def meta_model(blueprint: Blueprint) -> CtcModel | SpeechLLM:
-    """The model with weights that have shapes and dtypes, but neither values nor memory."""
+    """Build the model with weights that have shapes and dtypes, but neither values nor memory."""
     with torch.device("meta"):
         return blueprint.build()
 
 
 def _fake(tensor: Tensor) -> Tensor:
-    """A fake CPU tensor in a meta tensor's place. (PEFT cannot add LoRA to fake ones.)"""
+    """Fake CPU tensor in place of a meta tensor. (PEFT cannot add LoRA to fake ones.)"""
     return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
@@ -298,7 +298,7 @@ def _kernels(kernels: Kernels) -> Iterator[None]:
 
 
 class _Answers(TorchFunctionMode):
-    """Answers what is asked of a tensor's value, which a fake tensor does not have."""
+    """Answers questions about values, which fake tensors do not have."""
 
     def __init__(self, *, truth: bool | None = None, number: int | None = None):
         super().__init__()

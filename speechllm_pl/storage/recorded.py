@@ -1,4 +1,4 @@
-"""What a checkpoint must hold to be built from and gone on from: edited ones are refused before they cost anything."""
+"""Checks of a checkpoint's content before a model is built from it or a run resumed: edited ones are refused."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +20,10 @@ OF_CHECKPOINT = {
     "SpeechDataModule": dict,
     DIGESTS: dict,
 }
-"""Types of what is read of a checkpoint beside its record and its tensors; any of them may be missing."""
+"""Types of a checkpoint's entries beside its record and its tensors; any of them may be missing."""
 
 OF_RECORD = {"settings": dict, "precision": str, "languages": list, "skipped_steps": int}
-"""Types of what a record says beside the stage; any may be missing but the settings."""
+"""Types of a record's entries beside the stage; all but the settings may be missing."""
 
 OF_BOTH = {"tokenizer": bytes, "encoder": dict}
 NEEDED = {"ctc": OF_BOTH, "llm": {**OF_BOTH, "llm": str, "llm_digest": str}}
@@ -33,14 +33,14 @@ BESIDE_THE_DESCRIPTION = ("tokenizer", "llm_digest")
 """Settings that are no fields of the model's description."""
 
 TO_GO_ON = ("global_step", "loops", "lr_schedulers")
-"""What a run that goes on cannot do without: it would begin again, with trained weights."""
+"""Entries that resuming requires: without them a run would begin again, with trained weights."""
 
 LIKE_A_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum", "state1", "state2")
-"""Of optimisers' states those that are as large as a parameter: fused kernels write to them without asking."""
+"""Optimisers' states as large as their parameter, to which fused kernels write without checking."""
 
 
 def wrong_record(checkpoint: Mapping[str, Any]) -> str:
-    """What nobody can read in a checkpoint beside its tensors, in words; empty if there is nothing."""
+    """Describe the first unreadable entry of a checkpoint beside its tensors; empty if there is none."""
     record = checkpoint[RECORD]
     if not isinstance(record, dict):
         return "its record is none"
@@ -59,7 +59,7 @@ def wrong_record(checkpoint: Mapping[str, Any]) -> str:
 
 
 def wrong_tensors(state: Any) -> str:
-    """What among a checkpoint's weights is none, in words; empty if all are."""
+    """Describe the first entry among a checkpoint's weights that is not a weight; empty if there is none."""
     if not isinstance(state, dict) or not state:
         return "it has no weights (state_dict)"
     for name, tensor in state.items():
@@ -71,7 +71,7 @@ def wrong_tensors(state: Any) -> str:
 
 
 def wrong_settings(config: type, settings: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """What of a checkpoint's settings is no description of a model, in words; empty if all is.
+    """Describe the first of a checkpoint's settings that cannot describe a model; empty if there is none.
 
     Args:
         config: dataclass of the description, whose fields tell the types.
@@ -84,12 +84,12 @@ def wrong_settings(config: type, settings: Mapping[str, Any], state: Mapping[str
 
 
 def is_of_a_version(checkpoint: Mapping[str, Any]) -> bool:
-    """Whether it says which Lightning has written it, which Lightning asks for first."""
+    """Whether it names the version of Lightning that has written it, which Lightning checks first."""
     return re.match(r"\d+(\.\d+)+", str(checkpoint.get("pytorch-lightning_version"))) is not None
 
 
 def wrong_progress(checkpoint: Mapping[str, Any]) -> str:
-    """What keeps a run from going on from a checkpoint, in words; empty if nothing does.
+    """Describe what prevents a run from resuming from a checkpoint; empty if nothing does.
 
     Args:
         checkpoint: in whose record nothing is wrong; it has an optimiser's state.
@@ -107,7 +107,7 @@ def wrong_progress(checkpoint: Mapping[str, Any]) -> str:
 
 
 def wrong_optimizer_state(saved: Mapping[str, Any], parameters: Sequence[Tensor]) -> str:
-    """What in an optimiser's saved state is not of these parameters, in words; empty if all is."""
+    """Describe the first part of an optimiser's saved state that does not fit these parameters; empty if all fits."""
     for place, state in saved.get("state", {}).items():
         if place not in range(len(parameters)):
             return f"its optimizer_states have a parameter {place}, which there is not"
