@@ -74,6 +74,13 @@ class SpeechCLI(LightningCLI):
         parser.add_lightning_class_args(WholeDev, "whole_dev")
         parser.add_lightning_class_args(LargestBatches, "largest_batches")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and let what follows from other values follow: the tokenizer is the one of the data."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config["subcommand"]]
+        if config.model.init_args.tokenizer is None:
+            config.model.init_args.tokenizer = str(Path(config.data.root, "tokenizer.model"))
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would look for hyperparameters; our checkpoints hold none, and are read when needed."""
 

@@ -88,7 +88,7 @@ class Recipe:
         """Arguments of `speechllm fit`, and of `plan` and `fetch`."""
         arguments = [word for path in self.configurations for word in ("--config", str(path))]
         if self.has_foreign_root:
-            arguments += ["--data.root", str(self.folder), "--model.tokenizer", str(self.folder / "tokenizer.model")]
+            arguments += ["--data.root", str(self.folder)]
         if self.stage == "pretrain_ctc":
             arguments += ["--run", str(self.run_folder), *(["--ckpt_path", self.ckpt] if self.ckpt else [])]
         else:

@@ -20,7 +20,7 @@ class CtcPretraining(Stage):
     """Trains encoder and CTC head.
 
     Args:
-        tokenizer: SentencePiece model of the CTC classes.
+        tokenizer: SentencePiece model of the CTC classes; the command line takes the one in `data.root` when None.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
         max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
@@ -36,7 +36,7 @@ class CtcPretraining(Stage):
 
     def __init__(
         self,
-        tokenizer: str | CtcTokenizer,
+        tokenizer: str | CtcTokenizer | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(),  # noqa: B008 (frozen)
         max_skipped_steps: int = 20,

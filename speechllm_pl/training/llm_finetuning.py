@@ -45,7 +45,8 @@ class LlmFinetuning(Stage):
     """Trains projector, LoRA and (unless frozen) encoder and CTC head; the LLM itself stays as it is.
 
     Args:
-        tokenizer: SentencePiece model of the CTC classes, the one of stage 1.
+        tokenizer: SentencePiece model of the CTC classes, the one of stage 1; the command line takes the one in
+            `data.root` when None.
         encoder_checkpoint: stage-1 checkpoint to start from: a path, or a pattern of which the newest match
             is taken, said aloud. Needed to begin a run; a resumed run has its own weights.
         encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
@@ -65,7 +66,7 @@ class LlmFinetuning(Stage):
 
     def __init__(
         self,
-        tokenizer: str | CtcTokenizer,
+        tokenizer: str | CtcTokenizer | None = None,
         encoder_checkpoint: str | None = None,
         encoder_lr_factor: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,

@@ -53,7 +53,7 @@ class Stage(Validated):
 
     def __init__(
         self,
-        tokenizer: str | CtcTokenizer,
+        tokenizer: str | CtcTokenizer | None,
         optimizer: OptimizerCallable,
         schedule: Schedule,
         *,
@@ -62,6 +62,8 @@ class Stage(Validated):
         compile_encoder: bool,
     ):
         super().__init__(activation_checkpointing=activation_checkpointing, compile_encoder=compile_encoder)
+        if tokenizer is None:
+            raise UserError("a stage needs a tokenizer: give --model.tokenizer")
         known = isinstance(tokenizer, CtcTokenizer)
         self.tokenizer = tokenizer if known else CtcTokenizer.from_file(tokenizer)
         refuse_impossible(optimizer)

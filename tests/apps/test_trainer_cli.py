@@ -11,6 +11,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from speechllm_pl.apps.main import main
+from speechllm_pl.apps.trainer_cli import fit_configuration
 from speechllm_pl.models.conformer import Conformer
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -68,7 +69,6 @@ def test_every_stage_data_size_and_trainer_compose(parser, stage: str, data: str
         for trainer in names("trainer"):
             config = parser.parse_args([*configs(stage, data, size, trainer), "--run", "runs/here"]).fit
             assert config.data.root == f"data/{data}"
-            assert config.model.init_args.tokenizer == f"data/{data}/tokenizer.model"
             assert config.model.class_path.endswith(STAGES[stage].__name__)
             assert config.trainer.default_root_dir == "runs/here"
             assert config.last_checkpoints.every_minutes == 15
@@ -145,6 +145,16 @@ def test_dotted_overrides_win_over_files(parser) -> None:
     assert config.model.init_args.encoder.dim == 128  # the rest of the group stays
     assert config.trainer.max_epochs == 3
     assert config.data.max_duration == 7
+
+
+def test_the_tokenizer_is_that_of_the_data_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["speechllm"])
+    given = configs("pretrain_ctc", "mls")[1:]
+    assert fit_configuration(given).model.init_args.tokenizer == "data/mls/tokenizer.model"
+    other = [*given, "--data.root", "data/other"]
+    assert fit_configuration(other).model.init_args.tokenizer == "data/other/tokenizer.model"
+    other += ["--model.tokenizer", "mine.model"]
+    assert fit_configuration(other).model.init_args.tokenizer == "mine.model"
 
 
 def test_later_files_win(parser, tmp_path: Path) -> None:

@@ -108,9 +108,8 @@ def test_a_name_follows_everything_that_makes_it_another_run() -> None:
     assert len({replace(plain, overrides=given).run_folder for given in spellings}) == 1
 
 
-def test_another_root_is_given_with_its_tokenizer() -> None:
-    line = " ".join(Recipe("pretrain_ctc", root="data/other").fit_arguments)
-    assert "--data.root data/other --model.tokenizer data/other/tokenizer.model" in line
+def test_another_root_is_given() -> None:
+    assert "--data.root data/other" in " ".join(Recipe("pretrain_ctc", root="data/other").fit_arguments)
     assert "--data.root" not in Recipe("pretrain_ctc").fit_arguments
 
 

@@ -281,7 +281,8 @@ def test_a_task_that_dies_ends_the_job(submit: Callable[..., Job], clone: Path, 
 
 @pytest.mark.long
 def test_bad_input_fails_without_a_requeue(submit: Callable[..., Job], options: str) -> None:
-    job = submit("pretrain-ctc", "DATA=table", *TWO_TASKS, "RUN=runs/bad", f"ARGS={options} --trainer.max_step 3")
+    given = ("RUN=runs/bad", "MEM=1G", f"ARGS={options} --trainer.max_step 3")  # MEM: the plan would refuse it at once
+    job = submit("pretrain-ctc", "DATA=table", *TWO_TASKS, *given)
     assert job.wait() == "FAILED"
     assert "error: " in job.printed()
     assert "Did you mean trainer.max_steps?" in job.printed()
