@@ -35,14 +35,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.losses import Tokens, weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.estimate import GIB, GPUS, Setup, memory
 from speechllm_pl.planning.step_cost import (
     Blueprint,
     SilentBatch,
     StepShape,
-    loss_terms,
+    losses,
     meta_model,
     repeated_layers,
     silence,
@@ -237,7 +237,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, batch: SilentBatch) -> Tensor:
-        return torch.stack([term.total for term in loss_terms(self.model, batch)]).sum()
+        return weighted_sum(losses(self.model, batch))
 
 
 def quantize(model: SpeechLLM, device: torch.device) -> None:

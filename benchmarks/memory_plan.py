@@ -23,10 +23,11 @@ from transformers import LlamaConfig
 
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.losses import weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
 from speechllm_pl.planning.estimate import Setup, memory
-from speechllm_pl.planning.step_cost import Blueprint, loss_terms, meta_model, silence, step_cost
+from speechllm_pl.planning.step_cost import Blueprint, losses, meta_model, silence, step_cost
 
 TINY_LLM = LlamaConfig(
     hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4, vocab_size=384
@@ -129,7 +130,7 @@ def train(setup: Setup, steps: int) -> None:
     batch = silence(setup.shape)
     for _ in range(steps):
         with torch.autocast("cpu", setup.autocast, enabled=setup.autocast is not None):
-            loss = torch.stack([term.total for term in loss_terms(model, batch)]).sum()
+            loss = weighted_sum(losses(model, batch))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

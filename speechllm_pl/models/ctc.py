@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.conformer import Conformer
 from speechllm_pl.models.features import FilterBank, SpecAugment
+from speechllm_pl.models.losses import Tokens, WeightedTerm, ctc_loss
 
 
 class CtcHead(nn.Linear):
@@ -37,10 +38,25 @@ class CtcModel(nn.Module):
         """Whether checkpoints hold this entry of the state dict."""
         return True
 
+    @staticmethod
+    def frame_lengths(samples: Tensor) -> Tensor:
+        """Numbers of samples → numbers of encoder frames."""
+        return Conformer.output_lengths(FilterBank.num_frames(samples))
+
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, N)` samples and `(B,)` lengths → `(B, T, dim)` encoder frames and `(B,)` lengths."""
         features, frames = self.features(waveforms, lengths)
         return self.encoder(self.augment(features), frames)
+
+    def losses(self, waveforms: Tensor, lengths: Tensor, targets: Tokens) -> dict[str, WeightedTerm]:
+        """The named terms of stage 1's loss.
+
+        Args:
+            waveforms: `(B, N)` samples; `lengths`: `(B,)`.
+            targets: CTC classes of the reference.
+        """
+        logits, frames = self(waveforms, lengths)
+        return {"ctc_loss": WeightedTerm(ctc_loss(logits, frames, targets), 1.0)}
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, N)` samples and `(B,)` lengths → `(B, T, vocab_size)` fp32 logits and `(B,)` frames."""

@@ -1,5 +1,6 @@
 """Training losses as sums with the number of tokens they cover, so that whoever pools batches divides once."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,18 @@ class LossTerm(NamedTuple):
 
     total: Tensor  # ()
     count: Tensor  # ()
+
+
+class WeightedTerm(NamedTuple):
+    """A term of a model's training loss, and its weight there."""
+
+    term: LossTerm
+    weight: float
+
+
+def weighted_sum(terms: Mapping[str, WeightedTerm]) -> Tensor:
+    """The training loss, summed over tokens."""
+    return torch.stack([weight * term.total for term, weight in terms.values()]).sum()
 
 
 class Tokens(NamedTuple):

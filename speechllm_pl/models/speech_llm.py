@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.masks import stacked
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
 from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
-from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
+from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, ctc_loss, next_token_loss
 from speechllm_pl.models.projector import Projector
 
 
@@ -76,6 +77,32 @@ class SpeechLLM(nn.Module):
         embeddings, embedding_lengths = self.projector(encoded, frames)
         return Audio(embeddings, embedding_lengths, encoded, frames)
 
+    def embedding_lengths(self, samples: Tensor) -> Tensor:
+        """Numbers of samples → numbers of audio embeddings."""
+        return stacked(self.speech.frame_lengths(samples), self.config.stride)
+
+    def losses(
+        self, waveforms: Tensor, lengths: Tensor, targets: Tokens, instruction: Tokens, text: Tokens
+    ) -> dict[str, WeightedTerm]:
+        """The named terms of stage 2's loss; the same names for every batch.
+
+        Args:
+            waveforms: `(B, N)` samples; `lengths`: `(B,)`.
+            targets: CTC classes of the reference.
+            instruction: LLM tokens before the audio.
+            text: LLM tokens of the reference.
+
+        Raises:
+            UserError: an utterance takes more positions than the LLM has.
+        """
+        audio, next_token = self(waveforms, lengths, instruction, text)
+        terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
+        if self.alignment is not None:
+            terms["alignment_loss"] = WeightedTerm(self.alignment_loss(audio, text), self.config.alignment_weight)
+        if self.config.trains_ctc_head:
+            terms["ctc_loss"] = WeightedTerm(self.ctc_loss(audio, targets), self.config.ctc_weight)
+        return terms
+
     def prompt(self, audio: Audio, instruction: Tokens, text: Tokens | None = None) -> Columns:
         """Audio among text. Without a text the columns end at BOS, ready for generation."""
         embed = cast(Any, self.llm).get_input_embeddings()  # the module: some scale what they look up
@@ -127,7 +154,7 @@ class SpeechLLM(nn.Module):
             )
 
     def alignment_loss(self, audio: Audio, text: Tokens) -> LossTerm:
-        """Direct alignment of the audio embeddings with the text's (needs `alignment=True`)."""
+        """Direct alignment of the audio embeddings with the text's (needs an `alignment_weight`)."""
         assert self.alignment is not None
         return self.alignment(audio.embeddings, audio.lengths, text, self.text_embeddings)
 

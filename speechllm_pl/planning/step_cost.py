@@ -21,12 +21,11 @@ from torch.overrides import TorchFunctionMode
 
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.device_memory import tensor_bytes
-from speechllm_pl.core.prompt import Columns
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers
-from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss, next_token_loss
-from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
+from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
 from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
@@ -141,6 +140,7 @@ def step_cost(
         kernels: whose memory to count: a GPU's, or a CPU's as this project trains on it, without flash attention.
     """
     model = meta_model(blueprint)
+    columns = audio_columns(model, shape)
     with FakeTensorMode(), _kernels(kernels):
         replace_tensors(model, _fake)
         if checkpointing:
@@ -153,11 +153,12 @@ def step_cost(
         with live:
             batch = silence(shape)
             with torch.autocast("cpu", autocast, enabled=autocast is not None):
-                loss = torch.zeros(())
-                for term in loss_terms(model, batch):
-                    loss = loss + term.total
+                with _Answers(number=columns):
+                    terms = losses(model, batch)
+                live.count_from_now(ACTIVATIONS)
+                for term, _ in terms.values():
                     term.total.register_hook(lambda _: live.count_from_now(LOGITS))  # its backward begins
-                    live.count_from_now(ACTIVATIONS)
+                loss = weighted_sum(terms)
             loss.backward()
     return StepCost(live.at_peak[ACTIVATIONS], live.at_peak[LOGITS], live.flops)
 
@@ -170,7 +171,9 @@ def decoding_bytes(
     They are the peak of a forward pass without gradients over audio and prompt, and what the LLM's cache holds when
     the longest text that `generate` lets pass has been written.
     """
-    model, text = meta_model(blueprint).eval(), ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
+    model = meta_model(blueprint).eval()
+    columns = audio_columns(model, shape)
+    text = ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
     with FakeTensorMode(), _kernels(kernels), torch.no_grad():
         replace_tensors(model, _fake)
         live = LiveBytes([*model.parameters(), *model.buffers()], peak_of=(ACTIVATIONS,))
@@ -179,7 +182,8 @@ def decoding_bytes(
             if isinstance(model, CtcModel):
                 model(batch.waveforms, batch.lengths)
                 return live.at_peak[ACTIVATIONS]
-            cache = _prefill(model, batch)
+            with _Answers(number=columns):
+                cache = _prefill(model, batch)
         return live.at_peak[ACTIVATIONS] + tensor_bytes(cache) * text // cache[0].shape[-2]
 
 
@@ -187,7 +191,7 @@ def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
     """Begin to decode; return the LLM's cache, each layer's keys and values `(B, heads, columns, width)`."""
     audio = model.listen(batch.waveforms, batch.lengths)
     model.speech.head(audio.encoded)
-    columns = _prompt(model, audio, batch, text=None)
+    columns = model.prompt(audio, batch.no_text)
     llm = cast(Any, model.llm)
     embeddings = columns.embeddings.to(llm.dtype)
     found = llm(inputs_embeds=embeddings, attention_mask=columns.mask, use_cache=True, logits_to_keep=1)
@@ -234,6 +238,10 @@ class SilentBatch(NamedTuple):
     lengths: Tensor  # (B,)
     text: Tokens  # (B, K), for the LLM and the CTC head alike
 
+    @property
+    def no_text(self) -> Tokens:
+        return Tokens(self.text.ids[:, :0], torch.zeros_like(self.lengths))
+
 
 def silence(shape: StepShape, device: str | torch.device = "cpu") -> SilentBatch:
     waveforms = torch.zeros(shape.utterances, shape.samples, device=device)
@@ -242,27 +250,12 @@ def silence(shape: StepShape, device: str | torch.device = "cpu") -> SilentBatch
     return SilentBatch(waveforms, lengths, Tokens(ids, torch.full_like(lengths, shape.tokens)))
 
 
-def loss_terms(model: nn.Module, batch: SilentBatch) -> Iterator[LossTerm]:
-    """The terms of the training loss that the model has, one after the other."""
+def losses(model: nn.Module, batch: SilentBatch) -> dict[str, WeightedTerm]:
+    """The model's own losses of a batch; without an instruction in stage 2."""
     if isinstance(model, CtcModel):
-        logits, frames = model(batch.waveforms, batch.lengths)
-        yield ctc_loss(logits, frames, batch.text)
-        return
+        return model.losses(batch.waveforms, batch.lengths, batch.text)
     assert isinstance(model, SpeechLLM)
-    audio = model.listen(batch.waveforms, batch.lengths)
-    columns = _prompt(model, audio, batch, batch.text)
-    yield next_token_loss(model.logits(columns), columns.labels)
-    if model.alignment is not None:
-        yield model.alignment_loss(audio, batch.text)
-    if any(parameter.requires_grad for parameter in model.speech.head.parameters()):
-        yield model.ctc_loss(audio, batch.text)
-
-
-def _prompt(model: SpeechLLM, audio: Audio, batch: SilentBatch, text: Tokens | None) -> Columns:
-    """Audio and text without an instruction."""
-    nothing = Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths))
-    with _Answers(number=audio.embeddings.shape[1]):  # columns before BOS, as all utterances are equally long
-        return model.prompt(audio, nothing, text)
+    return model.losses(batch.waveforms, batch.lengths, batch.text, batch.no_text, batch.text)
 
 
 # activation checkpointing
@@ -282,7 +275,16 @@ def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
 def meta_model(blueprint: Blueprint) -> CtcModel | SpeechLLM:
     """Build the model with weights that have shapes and dtypes, but neither values nor memory."""
     with torch.device("meta"):
-        return blueprint.build()
+        model = blueprint.build()
+    if isinstance(model, SpeechLLM):
+        model.most_positions = None  # a run leaves out what is longer
+    return model
+
+
+def audio_columns(model: nn.Module, shape: StepShape) -> int:
+    """How many columns of the LLM's input precede BOS, which a fake tensor cannot be asked."""
+    samples = torch.tensor(shape.samples)
+    return int(model.embedding_lengths(samples)) if isinstance(model, SpeechLLM) else 0
 
 
 def _fake(tensor: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.losses import ctc_loss
+from speechllm_pl.models.losses import WeightedTerm
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.training.stage import Stage
-from speechllm_pl.training.step import WeightedTerm
 
 
 class CtcPretraining(Stage):
@@ -61,5 +60,4 @@ class CtcPretraining(Stage):
             self.arrange(self.speech.encoder.blocks)
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
-        logits, frames = self.model(batch.waveforms, batch.lengths)
-        return {"ctc_loss": WeightedTerm(ctc_loss(logits, frames, self.ctc_targets(batch)), 1.0)}
+        return self.model.losses(batch.waveforms, batch.lengths, self.ctc_targets(batch))

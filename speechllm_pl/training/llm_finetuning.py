@@ -18,9 +18,7 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
-from speechllm_pl.models.conformer import Conformer
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.features import FilterBank
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     decoder_layers,
@@ -30,6 +28,7 @@ from speechllm_pl.models.llm import (
     load_llm,
     most_positions,
 )
+from speechllm_pl.models.losses import WeightedTerm
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
@@ -38,7 +37,6 @@ from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.storage.llm_files import llm_digest, refuse_another_llm
 from speechllm_pl.training.checkpoint_record import check_tokenizer, refuse_other_settings
 from speechllm_pl.training.stage import Stage
-from speechllm_pl.training.step import WeightedTerm
 
 
 class LlmFinetuning(Stage):
@@ -117,8 +115,7 @@ class LlmFinetuning(Stage):
     def _embeddings_of(self, seconds: np.ndarray) -> np.ndarray:
         """`(N,)` → `(N,)` audio embeddings."""
         samples = torch.from_numpy(np.round(seconds.astype(np.float64) * SAMPLING_RATE)).long()
-        frames = Conformer.output_lengths(FilterBank.num_frames(samples))
-        return stacked(frames, self.config.stride).int().numpy()
+        return stacked(CtcModel.frame_lengths(samples), self.config.stride).int().numpy()
 
     @property
     def one_rank_reads(self) -> bool:
@@ -184,16 +181,8 @@ class LlmFinetuning(Stage):
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         text = self.text_tokens(self.llm_tokenizer.encode(batch.texts))
-        instruction = self.recognizer.instruction(batch.languages)
-        audio, next_token = self.model(batch.waveforms, batch.lengths, instruction, text)
-        terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
-        if self.config.alignment_weight:
-            loss = self.model.alignment_loss(audio, text)
-            terms["alignment_loss"] = WeightedTerm(loss, self.config.alignment_weight)
-        if self.config.trains_ctc_head:
-            loss = self.model.ctc_loss(audio, self.ctc_targets(batch))
-            terms["ctc_loss"] = WeightedTerm(loss, self.config.ctc_weight)
-        return terms
+        instruction, targets = self.recognizer.instruction(batch.languages), self.ctc_targets(batch)
+        return self.model.losses(batch.waveforms, batch.lengths, targets, instruction, text)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

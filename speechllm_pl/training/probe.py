@@ -12,6 +12,7 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
+from speechllm_pl.models.losses import weighted_sum
 from speechllm_pl.training.stage import Stage
 
 
@@ -59,8 +60,7 @@ class LargestBatches(L.Callback):
         if not batch.ids:
             return
         with trainer.precision_plugin.forward_context():
-            terms = module.loss_terms(batch).values()
-            loss = torch.stack([weight * term.total for term, weight in terms]).sum()
+            loss = weighted_sum(module.loss_terms(batch))
         loss.backward()
         module.zero_grad(set_to_none=True)
 

@@ -19,7 +19,7 @@ from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.config import CtcConfig
-from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recognition.recognizer import PREFIX
@@ -33,7 +33,7 @@ from speechllm_pl.training.checkpoint_record import (
     refuse_other_stage,
 )
 from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
-from speechllm_pl.training.step import OptimizerStep, WeightedTerm, is_logged
+from speechllm_pl.training.step import OptimizerStep, is_logged
 from speechllm_pl.training.unread import Unread
 from speechllm_pl.training.validation import Validated, silence
 
@@ -121,7 +121,7 @@ class Stage(Validated):
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part
             batch = silence(batch, self.device)
         terms = self.loss_terms(batch)
-        loss = torch.stack([weight * term.total for term, weight in terms.values()]).sum() * readable
+        loss = weighted_sum(terms) * readable
         self._pool(terms, readable, batch)
         finite = bool(loss.isfinite())
         self._step.note(ids, finite=finite)

@@ -3,19 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import NamedTuple
 
 import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from speechllm_pl.models.losses import LossTerm
-
-
-class WeightedTerm(NamedTuple):
-    term: LossTerm
-    weight: float
+from speechllm_pl.models.losses import WeightedTerm
 
 
 @dataclass

@@ -9,13 +9,14 @@ from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, weighted_sum
+from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.step_cost import (
     Blueprint,
     StepShape,
     activation_bytes,
     decoding_bytes,
-    loss_terms,
+    losses,
     meta_model,
     repeated_layers,
     silence,
@@ -53,7 +54,7 @@ def test_a_step_on_fake_tensors_takes_what_a_real_one_takes(
     def step() -> None:
         batch = silence(SHAPE)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # as in training on a CPU
-            loss = torch.stack([term.total for term in loss_terms(model, batch)]).sum()
+            loss = weighted_sum(losses(model, batch))
         loss.backward()
 
     cost = step_cost(blueprint, SHAPE, kernels="cpu")
@@ -138,7 +139,7 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
         if checkpointing:
             checkpoint_activations(chain.from_iterable(repeated_layers(model)))
         model.zero_grad()
-        torch.stack([term.total for term in loss_terms(model, batch)]).sum().backward()
+        weighted_sum(losses(model, batch)).backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
 
@@ -171,3 +172,17 @@ def test_a_meta_model_has_the_parameters_of_a_real_one() -> None:
     described = [[(n, p.shape, p.dtype, p.requires_grad) for n, p in m.named_parameters()] for m in (real, meta)]
     assert described[0] == described[1]
     assert all(p.is_meta for p in meta.parameters())
+
+
+def test_a_loss_that_a_model_has_beside_its_own_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan runs the model's `losses`, as training does."""
+    plain, real = step_cost(BLUEPRINT, SHAPE), SpeechLLM.losses
+    columns = 50_000
+
+    def with_another(model: SpeechLLM, *given: torch.Tensor) -> dict[str, WeightedTerm]:
+        wide = model.projector.linear.weight.sum() * torch.ones(columns)
+        term = LossTerm(wide.tanh().sum(), torch.tensor(1))
+        return {**real(model, *given), "another_loss": WeightedTerm(term, 0.5)}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SpeechLLM, "losses", with_another)
+    assert step_cost(BLUEPRINT, SHAPE).bytes - plain.bytes >= 4 * columns
