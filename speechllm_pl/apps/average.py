@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.storage.checkpoints import RECORD, by_error_rate, by_steps, is_whole, read_checkpoint
+from speechllm_pl.storage.checkpoints import RECORD, by_error_rate, by_steps, is_whole, read_checkpoint, write_file
 from speechllm_pl.storage.consolidated import OF_WEIGHTS_ALONE
-from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 
 
 def average(run: str, last: int | None = None, best: int | None = None, output: str | None = None) -> None:
@@ -34,7 +33,7 @@ def average(run: str, last: int | None = None, best: int | None = None, output: 
     path = Path(output) if output else folder / "average.ckpt"
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file with --output")
-    AtomicCheckpointIO().save_checkpoint(mean(found[:wanted]), path)
+    write_file(mean(found[:wanted]), path)
     print(f"{path}: the mean of {', '.join(each.name for each in found[:wanted])}")
 
 

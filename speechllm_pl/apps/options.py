@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, _loaders_dumpers
 
 from speechllm_pl.apps.messages import nearest, parsing_error
+from speechllm_pl.configuration.bounded_yaml import BoundedLoader
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.configuration import BoundedLoader
 
 _loaders_dumpers.yaml_default_loader = BoundedLoader
 

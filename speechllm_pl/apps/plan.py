@@ -13,6 +13,7 @@ import torch
 import transformers
 from lightning.pytorch.utilities import rank_zero_only
 
+from speechllm_pl.configuration.bounded_yaml import read_configuration
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.device_memory import GIB, total_memory
 from speechllm_pl.core.errors import UserError
@@ -37,7 +38,6 @@ from speechllm_pl.planning.estimate import (
 from speechllm_pl.planning.host_memory import HostMemory, host_memory
 from speechllm_pl.planning.step_cost import Blueprint
 from speechllm_pl.storage.checkpoints import newest_complete
-from speechllm_pl.training.configuration import read_configuration
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
 
 SHAPES = Path("conf/llm")

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from speechllm_pl.configuration.bounded_yaml import parsed_configuration, read_configuration
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
@@ -31,7 +32,6 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import newest_complete
-from speechllm_pl.training.configuration import parsed_configuration, read_configuration
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
 from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.step import is_logged

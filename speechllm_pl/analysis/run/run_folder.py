@@ -11,8 +11,8 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from speechllm_pl.configuration.bounded_yaml import read_configuration
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.configuration import read_configuration
 
 STAGES = ("pretrain_ctc", "finetune")
 """Folders of the two stages inside a run."""

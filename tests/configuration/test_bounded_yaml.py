@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from speechllm_pl.analysis.run.run_folder import manifest_of_tests
+from speechllm_pl.configuration.bounded_yaml import DEEPEST, MOST_CHARACTERS, parsed_configuration, read_configuration
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.training.configuration import DEEPEST, MOST_CHARACTERS, parsed_configuration, read_configuration
 
 
 def doubled(times: int, start: str, each: str) -> str:

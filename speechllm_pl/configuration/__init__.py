@@ -1,0 +1,1 @@
+"""Configuration files, as every floor above reads them."""
