@@ -147,10 +147,12 @@ def test_dotted_overrides_win_over_files(parser) -> None:
     assert config.data.max_duration == 7
 
 
-def test_the_tokenizer_is_that_of_the_data_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokenizer_and_run_follow_from_other_values_unless_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["speechllm"])
     given = configs("pretrain_ctc", "mls")[1:]
-    assert fit_configuration(given).model.init_args.tokenizer == "data/mls/tokenizer.model"
+    config = fit_configuration(given)
+    assert config.model.init_args.tokenizer == "data/mls/tokenizer.model"
+    assert config.run == config.trainer.default_root_dir == "runs/pretrain_ctc/mls-tiny"
     other = [*given, "--data.root", "data/other"]
     assert fit_configuration(other).model.init_args.tokenizer == "data/other/tokenizer.model"
     other += ["--model.tokenizer", "mine.model"]

@@ -1,0 +1,95 @@
+"""`speechllm run` prints what it runs, and gives the programs what it was given."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from speechllm_pl.apps.run import NUMBERS, OPTIONS, SWITCHES
+
+ROOT = Path(__file__).parents[2]
+COMMAND = Path(sys.executable).with_name("speechllm")
+
+
+@pytest.fixture
+def last_words(speechllm):
+    """The words of the last line that a target comes to."""
+
+    def words(*arguments: str) -> list[str]:
+        done = speechllm("run", arguments[0], "--dry-run", *arguments[1:])
+        assert done.status == 0, done.err
+        return shlex.split(done.out.splitlines()[-1])
+
+    return words
+
+
+def test_checkpoints_are_chosen_by_name(last_words) -> None:
+    words = last_words("evaluate", "--ckpt", "a.ckpt,b.ckpt", "--data", "fsdd", "--split", "dev", "--max-wer", "0.2")
+    assert words[:6] == ["speechllm", "evaluate", "--checkpoint", "[a.ckpt,b.ckpt]", "--cuts", "data/fsdd/dev.jsonl.gz"]
+    assert words[-2:] == ["--max_wer", "0.2"]
+    words = last_words("transcribe", "--ckpt", "a.ckpt", "--", "one.wav")
+    assert words == ["speechllm", "transcribe", "--checkpoint", "a.ckpt", "one.wav"]
+    words = last_words("data-report", "--data", "fsdd", "--ckpt", "a.ckpt", "--output", "x.html", "--", "--seed", "3")
+    given = ["--root", "data/fsdd", "--checkpoint", "a.ckpt", "--output", "x.html", "--seed", "3"]
+    assert words == ["speechllm", "data", "report", *given]
+
+
+def test_the_runs_of_the_settings_are_taken_by_default(
+    last_words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    runs = [f"runs/{stage}/fsdd-tiny/checkpoints/best.ckpt" for stage in ("pretrain_ctc", "finetune")]
+    given = ("--data", "fsdd")
+    monkeypatch.chdir(tmp_path)
+    assert f"[{runs[0]}]" in last_words("evaluate", *given)
+    assert runs[1] in last_words("transcribe", *given)
+    for run in runs:
+        (tmp_path / run).parent.mkdir(parents=True)
+        (tmp_path / run).touch()
+    assert f"[{runs[0]},{runs[1]}]" in last_words("evaluate", *given)
+    assert last_words("report") == ["speechllm", "report", "--run", "runs/demo"]
+
+
+@pytest.mark.parametrize(("trainer", "devices"), [("cpu", "auto"), ("ddp", "auto"), ("fsdp", "auto"), ("single", None)])
+def test_an_evaluation_takes_every_device_unless_one_is_asked_for(
+    last_words, trainer: str, devices: str | None
+) -> None:
+    words = last_words("evaluate", "--ckpt", "a.ckpt", "--trainer", trainer)
+    assert (words[words.index("--devices") + 1] if "--devices" in words else None) == devices
+    assert "--device" not in words
+
+
+@pytest.mark.parametrize("given", [(), ("--run", "runs/mine")])
+def test_the_line_that_is_printed_is_run_with_the_status_that_it_has(tmp_path: Path, given: tuple[str, ...]) -> None:
+    """A program of the same name stands for the command that is started."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    for name in ("data/table/train.jsonl.gz", "data/table/tokenizer.model"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "speechllm").write_text("#!/bin/sh\nprintf '<%s>' \"$@\"\nexit 3\n")
+    (tmp_path / "speechllm").chmod(0o755)
+    options = ["--data", "table", "--program", "./speechllm", *given, "--", "--x", "it's [1, 2]"]
+    done = subprocess.run(
+        [COMMAND, "run", "pretrain-ctc", *options], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    printed, run = done.stdout.splitlines()
+    assert done.returncode == 3
+    assert shlex.split(printed)[:2] == ["./speechllm", "fit"]
+    assert run == "".join(f"<{word}>" for word in shlex.split(printed)[1:])
+    assert run.endswith("<--x><it's [1, 2]>")
+
+
+def test_a_mistake_is_one_line(speechllm) -> None:
+    assert "invalid choice: 'finetun'" in speechllm("run", "finetun").error()
+    assert "--dta" in speechllm("run", "finetune", "--dta", "x").error()
+
+
+def test_help_says_what_each_option_is_in_a_whole_sentence(speechllm) -> None:
+    status, out, _ = speechllm("run", "--help")
+    assert status == 0
+    for name, text in (OPTIONS | NUMBERS | SWITCHES).items():
+        assert f"--{name}" in out
+        assert text[0].isupper()
+        assert text.endswith(".")
