@@ -1,6 +1,6 @@
-"""Corpora in, Lhotse cut sets out; also the tokenizer and the tiny LLM of the embedded default.
+"""Preparation of corpora as Lhotse manifests; also the tokenizer and the tiny LLM of the embedded default.
 
 Each module of this folder, and each of the packages `shar` and `tiny_llm`, is a program: `python -m data_prep.NAME`.
-What they share stands in rooms: `corpora` (a corpus's files to manifests), `audio` (recordings) and `machinery`
-(processes, pieces of long work, the command line).
+What they share: `corpora` (from a corpus's files to manifests), `audio` (recordings) and `machinery` (processes,
+pieces of long work, the command line).
 """

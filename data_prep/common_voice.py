@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, count_lines, tsv_rows
-from data_prep.corpora.published import LANGUAGES, gender, languages_to_prepare, parser_of, prepare_published
+from data_prep.corpora.published import LANGUAGES, gender, languages_to_prepare, not_there, parser_of, prepare_published
 from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
@@ -44,10 +44,10 @@ RATES = (16_000, 48_000)
 
 
 def find_languages(corpus: Path) -> dict[str, Path]:
-    """Language → its folder.
+    """Find the folder of each language.
 
     Raises:
-        UserError: there is none, which says where to get them; or there are several releases.
+        UserError: there is none, and the message says where to get them; or there are several releases.
     """
     if corpus.resolve().name in LANGUAGES and (corpus / "train.tsv").is_file():
         return {corpus.resolve().name: corpus}
@@ -57,16 +57,13 @@ def find_languages(corpus: Path) -> dict[str, Path]:
         raise UserError(f"{corpus} holds several releases ({', '.join(path.name for path in folders)}): name one")
     found = {code: folders[0] / code for code in LANGUAGES if (folders[0] / code / "train.tsv").is_file()}
     if not found:
-        raise UserError(
-            f"no Common Voice in {corpus} (looked for pl/train.tsv, cv-corpus-*/pl/train.tsv and so on): get it from "
-            "https://commonvoice.mozilla.org/datasets, unpack it, and give the folder as CORPUS=<folder> to make or "
-            "--corpus <folder> here"
-        )
+        how = "from https://commonvoice.mozilla.org/datasets, unpack it, and give the folder"
+        raise not_there("Common Voice", corpus, "pl/train.tsv, cv-corpus-*/pl/train.tsv", how)
     return found
 
 
 class HeldOut:
-    """The speakers and normalised sentences of dev and test, and how many validated clips they keep out."""
+    """Speakers and normalised sentences of dev and test, and the number of validated clips that they keep out."""
 
     def __init__(self, folder: Path, language: str):
         self._language = language
@@ -86,7 +83,7 @@ class HeldOut:
 def utterances(
     folder: Path, language: str, split: str, table: str | None = None, held_out: HeldOut | None = None
 ) -> Iterator[Utterance | Rejection]:
-    """The rows of a split in order, of the TSV `table` (default: that of the split), without those of `held_out`."""
+    """Utterances of a split, in the order of the TSV `table` (default: the split's), without those of `held_out`."""
     clips = folder / "clips"
     for place, row in tsv_rows(folder / f"{table or split}.tsv", COLUMNS):
         if isinstance(row, BrokenLine):

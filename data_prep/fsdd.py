@@ -55,20 +55,20 @@ class Recording:
 
 
 def default_corpus() -> Path:
-    """Where the corpus lies unless told otherwise: in the folder of real recordings."""
+    """Folder of the corpus unless told otherwise: in that of real recordings."""
     return Path(os.environ.get("SPEECHLLM_DATA", "../shared/data")) / "free-spoken-digit-dataset"
 
 
 def split_of_index(index: int) -> str:
-    """The official split, with dev taken from train."""
+    """Official split of an index, with dev taken from train."""
     return "test" if index < 5 else "dev" if index < 7 else "train"
 
 
 def find_recordings(corpus: Path) -> list[Recording]:
-    """All recordings, in the order of their names.
+    """Find all recordings, in the order of their names.
 
     Raises:
-        UserError: there are none; says where to get them.
+        UserError: there are none; the message says where to get them.
     """
     found = []
     for path in sorted((corpus / "recordings").glob("*.wav")):
@@ -85,12 +85,12 @@ def find_recordings(corpus: Path) -> list[Recording]:
 
 
 def single(recording: Recording, output: Path) -> Digits:
-    """The cut of one recording."""
+    """Plan the cut of one recording."""
     return _digits(recording.path.stem, split_of_index(recording.index), [recording], (), 0, output)
 
 
 def joined(split: str, recordings: list[Recording], count: int, seed: int, output: Path) -> Iterator[Digits]:
-    """`count` cuts, from each speaker in turn; none is heard again before the speaker's others were."""
+    """Plan `count` cuts, from each speaker in turn; no recording is heard again before the speaker's others."""
     rng = np.random.default_rng([seed, zlib.crc32(split.encode())])
     speakers = sorted({recording.speaker for recording in recordings})
     decks: dict[str, list[Recording]] = {speaker: [] for speaker in speakers}
@@ -129,7 +129,7 @@ def _digits(
 
 
 def plan(recordings: list[Recording], joined_train: int, seed: int, output: Path) -> Iterator[Digits]:
-    """The cuts of each split: first the single digits, then the joined ones."""
+    """Plan the cuts of each split: first the single digits, then the joined ones."""
     for split in SPLITS:
         own = [recording for recording in recordings if split_of_index(recording.index) == split]
         if own:
@@ -139,14 +139,14 @@ def plan(recordings: list[Recording], joined_train: int, seed: int, output: Path
 
 
 def _noise_floor(samples: np.ndarray, sampling_rate: int) -> float:
-    """The root mean square of the quietest 20 ms of `samples` (T,)."""
+    """Root mean square of the quietest 20 ms of `samples` (T,)."""
     size = min(len(samples), sampling_rate // 50)
     frames = samples[: len(samples) // size * size].reshape(-1, size)
     return float(np.sqrt((frames**2).mean(axis=1)).min())
 
 
 def join(pieces: list[np.ndarray], gaps_ms: tuple[int, ...], sampling_rate: int, noise_seed: int) -> np.ndarray:
-    """Pieces (T_i,) with a gap after each but the last, filled with noise as low as the piece's own floor.
+    """Join pieces (T_i,), with a gap after each but the last, filled with noise as low as the piece's own floor.
 
     Digital silence would tell the model where words end; no recording of several words has it.
     """
@@ -159,7 +159,7 @@ def join(pieces: list[np.ndarray], gaps_ms: tuple[int, ...], sampling_rate: int,
 
 
 def cut_of(digits: Utterance, max_seconds: float) -> MonoCut:
-    """The cut of single or joined digits, made now unless its audio is already there."""
+    """Make the cut of single or joined digits, and its audio unless that is already there."""
     assert isinstance(digits, Digits)
     path = Path(digits.path)
     if not path.exists():
@@ -173,7 +173,11 @@ def cut_of(digits: Utterance, max_seconds: float) -> MonoCut:
 
 
 def _samples(digits: Digits) -> np.ndarray:
-    """(T,) at 16 kHz. Raises Rejected for a recording that cannot be used."""
+    """Waveform (T,) of the joined recordings, at 16 kHz.
+
+    Raises:
+        Rejected: a recording cannot be used.
+    """
     pieces, rates = [], set()
     for recording in digits.recordings:
         try:
@@ -203,8 +207,7 @@ def main() -> None:
         raise UserError(f"--joined-train {args.joined_train}: give 0 or more")
     recordings = find_recordings(args.corpus)
     cuts = list(plan(recordings, args.joined_train, args.seed, args.output))
-    make_cut = functools.partial(cut_of, max_seconds=args.max_seconds)
-    prepare(cuts, args.output, jobs=args.jobs, max_seconds=args.max_seconds, make_cut=make_cut)
+    prepare(cuts, args.output, jobs=args.jobs, make_cut=functools.partial(cut_of, max_seconds=args.max_seconds))
     remove_others(args.output / "audio", (cut.path for cut in cuts))
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, count_lines, text_lines
-from data_prep.corpora.published import gender, parser_of, prepare_published
+from data_prep.corpora.published import not_there, parser_of, prepare_published, read_genders
 from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import as_published
@@ -42,47 +42,32 @@ MANIFESTS = (*SPLITS, *(subset for subset in SUBSETS if not subset.startswith("t
 
 
 def find_subsets(corpus: Path, asked: Sequence[str] | None) -> list[Path]:
-    """The folders of the subsets `asked` for, or of all that are there.
+    """Find the folders of the subsets `asked` for, or of all that are there.
 
     Raises:
-        UserError: there is none, which says where to get them; or one that is asked for is missing.
+        UserError: there is none, and the message says where to get them; or one that is asked for is missing.
     """
     inside = corpus / "LibriSpeech"
     root = inside if inside.is_dir() else corpus
     there = [root / subset for subset in SUBSETS if (root / subset).is_dir()]
     if not there:
-        raise UserError(
-            f"no LibriSpeech in {corpus} (looked for dev-clean, LibriSpeech/dev-clean and so on): get it from "
-            "https://www.openslr.org/12, unpack it, and give the folder as CORPUS=<folder> to make or "
-            "--corpus <folder> here"
-        )
+        how = "from https://www.openslr.org/12, unpack it, and give the folder"
+        raise not_there("LibriSpeech", corpus, "dev-clean, LibriSpeech/dev-clean", how)
     missing = [subset for subset in asked or () if root / subset not in there]
     if missing:
         raise UserError(f"{root} has no {missing[0]}; there are: {', '.join(path.name for path in there)}")
     return [path for path in there if not asked or path.name in asked]
 
 
-def read_genders(root: Path) -> dict[str, str]:
-    """Speaker → male or female, from SPEAKERS.TXT; without the file nothing."""
-    path = root / "SPEAKERS.TXT"
-    genders = {}
-    for _, line in text_lines(path) if path.is_file() else ():
-        # The last column is a name, which may hold the separator too: 60 | M | … | |CBW|Simon
-        fields = [] if isinstance(line, BrokenLine) or line.startswith(";") else line.split("|")
-        if len(fields) > 1:
-            genders[fields[0].strip()] = gender(fields[1])
-    return genders
-
-
 def transcripts(subset: Path) -> list[Path]:
-    """Those of all chapters, in the order of their names."""
+    """Transcript files of all chapters, in the order of their names."""
     return sorted(subset.glob("*/*/*.trans.txt"))
 
 
 def utterances(subset: Path) -> Iterator[Utterance | Rejection]:
-    """A subset in the order of its chapters' names, and of the lines of each."""
+    """Utterances of a subset, in the order of its chapters' names and of their lines."""
     split = subset.name.split("-")[0]
-    genders = read_genders(subset.parent)
+    genders = read_genders(subset.parent / "SPEAKERS.TXT")
     for path in transcripts(subset):
         for place, line in text_lines(path):
             try:
@@ -104,7 +89,7 @@ def utterances(subset: Path) -> Iterator[Utterance | Rejection]:
 
 
 def _parsed(line: str | BrokenLine) -> tuple[str, str, str]:
-    """The recording's name, its speaker, and the transcript."""
+    """Take a line apart: the recording's name, its speaker, and the transcript."""
     if isinstance(line, BrokenLine):
         raise line
     name, _, text = line.partition(" ")

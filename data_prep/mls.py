@@ -27,7 +27,7 @@ from pathlib import Path
 
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, count_lines, text_lines, tsv_records
-from data_prep.corpora.published import gender, languages_to_prepare, parser_of, prepare_published
+from data_prep.corpora.published import languages_to_prepare, not_there, parser_of, prepare_published, read_genders
 from data_prep.corpora.strange_characters import StrangeCharacters
 from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
@@ -53,10 +53,10 @@ FOLDS = range(6)
 
 
 def find_languages(corpus: Path) -> dict[str, Path]:
-    """Language → its folder.
+    """Find the folder of each language.
 
     Raises:
-        UserError: there is none; says where to get them.
+        UserError: there is none; the message says where to get them.
     """
     found = {}
     for language, name in NAMES.items():
@@ -66,27 +66,14 @@ def find_languages(corpus: Path) -> dict[str, Path]:
         if folders:
             found[language] = folders[0]
     if not found:
-        raise UserError(
-            f"no MLS in {corpus} (looked for mls_polish/train/transcripts.txt, mls_polish_opus/… and so on): get it "
-            "from https://www.openslr.org/94, unpack it, and give the folder as CORPUS=<folder> to make or "
-            "--corpus <folder> here"
-        )
+        looked_for = "mls_polish/train/transcripts.txt, mls_polish_opus/…"
+        how = "from https://www.openslr.org/94, unpack it, and give the folder"
+        raise not_there("MLS", corpus, looked_for, how)
     return found
 
 
-def read_genders(folder: Path) -> dict[str, str]:
-    """Speaker → male or female, from metainfo.txt, which has a line a chapter; without the file nothing."""
-    path = folder / "metainfo.txt"
-    genders = {}
-    for _, line in text_lines(path) if path.is_file() else ():
-        fields = [] if isinstance(line, BrokenLine) else line.split("|")
-        if len(fields) > 1:
-            genders[fields[0].strip()] = gender(fields[1])
-    return genders
-
-
 def handle_files(folder: Path, limited: str, fold: int) -> list[Path]:
-    """The files that name the recordings of a subset: 9h, 1h, 10h or 10min.
+    """Find the files that name the recordings of a subset: 9h, 1h, 10h or 10min.
 
     Raises:
         UserError: one of them is missing.
@@ -101,7 +88,7 @@ def handle_files(folder: Path, limited: str, fold: int) -> list[Path]:
 
 
 def read_handles(files: list[Path]) -> dict[str, str | BrokenLine]:
-    """Recording → the place that names it; the place of a broken line → what is wrong with it."""
+    """Map each recording to the place that names it, and the place of a broken line to what is wrong with it."""
     return {
         place if isinstance(line, BrokenLine) else line.strip(): line if isinstance(line, BrokenLine) else place
         for path in files
@@ -116,11 +103,12 @@ def utterances(
     strange: StrangeCharacters,
     handles: Mapping[str, str | BrokenLine] | None = None,
 ) -> Iterator[Utterance | Rejection]:
-    """One split in the order of its transcripts.txt; only those of `handles` (`read_handles`), if any are given.
+    """Utterances of a split in the order of its transcripts.txt; `strange` collects on the way.
 
-    `strange` collects on the way.
+    Args:
+        handles: recordings to take, from `read_handles`; all of them if None.
     """
-    genders = read_genders(folder)
+    genders = read_genders(folder / "metainfo.txt")
     audio = folder / split / "audio"
     suffix = _suffix(audio)
     left = dict(handles or {})
@@ -153,7 +141,7 @@ def utterances(
 
 
 def _parsed(fields: list[str] | BrokenLine) -> tuple[str, str, str, str]:
-    """The recording's name, its speaker and book, and the transcript."""
+    """Take a line apart: the recording's name, its speaker and book, and the transcript."""
     if isinstance(fields, BrokenLine):
         raise fields
     parts = fields[0].split("_")
@@ -163,7 +151,10 @@ def _parsed(fields: list[str] | BrokenLine) -> tuple[str, str, str, str]:
 
 
 def _suffix(audio: Path) -> str:
-    """Of all recordings: an archive holds one kind. Looking for each would ask the file system twelve million times."""
+    """Suffix of all recordings in a folder.
+
+    An archive holds one kind; looking for each recording would ask the file system twelve million times.
+    """
     return next((path.suffix for path in audio.glob("*/*/*") if path.suffix in (".flac", ".opus")), ".flac")
 
 
@@ -179,8 +170,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.fold and args.limited != "10min":
         raise UserError(f"--fold {args.fold} has no effect: it is for --limited 10min")
     folders = languages_to_prepare(args.languages, find_languages(args.corpus), "MLS")
-    handles = {language: _handles(folder, args) for language, folder in folders.items()}
-
+    handles = {
+        language: read_handles(handle_files(folder, args.limited, args.fold)) if args.limited else None
+        for language, folder in folders.items()
+    }
     kinds = {_suffix(folder / split / "audio") for folder in folders.values() for split in SPLITS}
     kind = ".opus" if ".opus" in kinds else ".flac"
     strange = StrangeCharacters()
@@ -193,10 +186,6 @@ def main(argv: list[str] | None = None) -> None:
 
     prepare_published(args, all_utterances(), total=_total(folders, handles), rates=RATES[kind])
     strange.tell()
-
-
-def _handles(folder: Path, args: argparse.Namespace) -> dict[str, str | BrokenLine] | None:
-    return read_handles(handle_files(folder, args.limited, args.fold)) if args.limited else None
 
 
 def _total(folders: Mapping[str, Path], handles: Mapping[str, Mapping[str, str | BrokenLine] | None]) -> int:

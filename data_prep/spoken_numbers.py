@@ -93,7 +93,7 @@ def _year(language: str, rng: np.random.Generator) -> str:
 
 
 def _several(low: int, high: int, limit: int) -> Callable[[str, np.random.Generator], str]:
-    """A kind of sentence: between `low` and `high` numbers below `limit`."""
+    """Make a kind of sentence: between `low` and `high` numbers below `limit`."""
 
     def draw(language: str, rng: np.random.Generator) -> str:
         count = rng.integers(low, high + 1)
@@ -114,14 +114,14 @@ KINDS: tuple[tuple[float, Callable[[str, np.random.Generator], str]], ...] = (
 
 
 def sentence(language: str, rng: np.random.Generator) -> str:
-    """One utterance as it is said, with commas where a speaker pauses."""
+    """Draw an utterance as it is said, with commas where a speaker pauses."""
     shares = np.array([share for share, _ in KINDS])
     _, draw = KINDS[rng.choice(len(KINDS), p=shares / shares.sum())]
     return draw(language, rng)
 
 
 def split_of_text(text: str) -> str:
-    """The one split in which a transcript may appear, whatever its language: dev 4, test 12, train 84 %."""
+    """Split in which alone a transcript may appear, whatever its language: dev 4, test 12, train 84 %."""
     bucket = zlib.crc32(text.encode()) % 100
     return "dev" if bucket < 4 else "test" if bucket < 16 else "train"
 
@@ -177,7 +177,7 @@ def _expected_seconds(utterance: SpokenNumber) -> float:
 
 
 def plan(hours: float, seed: int, output: Path, languages: Sequence[str] = tuple(ACCENTS)) -> Iterator[SpokenNumber]:
-    """Train up to `hours` over all languages, then dev and test, in which no transcript comes twice.
+    """Plan `hours` of train over all languages, then dev and test, in which no transcript comes twice.
 
     The length of an utterance is predicted from its text, so that the plan needs no audio: the hours really
     spoken are within a few per cent of those asked for.
@@ -202,12 +202,12 @@ def plan(hours: float, seed: int, output: Path, languages: Sequence[str] = tuple
 
 @functools.cache
 def espeak() -> Espeak:
-    """The synthesizer of this process."""
+    """Synthesizer of this process."""
     return Espeak()
 
 
 def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """(T,) of unit power, between white and pink."""
+    """Noise (T,) of unit power, between white and pink."""
     length = -(-samples // 4096) * 4096  # with a large prime factor, a transform takes ten times as long
     spectrum = np.fft.rfft(rng.standard_normal(samples), length)
     spectrum *= np.maximum(np.arange(len(spectrum)), 1) ** (-0.5 * rng.uniform())
@@ -216,7 +216,7 @@ def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Speech (T,) as a microphone might hear it: margins, noise 20 to 40 dB below, peak at -20 to -3 dB."""
+    """Make of speech (T,) what a microphone might hear: margins, noise 20 to 40 dB below, peak at -20 to -3 dB."""
     before, after = rng.integers(SAMPLING_RATE // 10, SAMPLING_RATE * 4 // 10, 2)
     missing = max(0, int(MIN_SECONDS * SAMPLING_RATE) - len(speech) - before - after)
     before, after = before + missing // 2, after + missing - missing // 2
@@ -227,7 +227,7 @@ def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def speak(utterance: SpokenNumber) -> np.ndarray:
-    """The utterance's waveform (T,) at 16 kHz."""
+    """Waveform (T,) of an utterance, at 16 kHz."""
     samples = espeak()(
         utterance.spoken,
         utterance.speaker,
@@ -242,7 +242,7 @@ def speak(utterance: SpokenNumber) -> np.ndarray:
 
 
 def cut_of(utterance: Utterance, max_seconds: float) -> MonoCut:
-    """The utterance's cut, spoken now unless its audio is already there."""
+    """Make the cut of an utterance, and speak it unless its audio is already there."""
     assert isinstance(utterance, SpokenNumber)
     path = Path(utterance.path)
     if not path.exists():
@@ -260,13 +260,7 @@ def main() -> None:
     if args.hours <= 0:
         raise UserError(f"--hours {args.hours}: give a positive number, such as 1.4")
     utterances = list(plan(args.hours, args.seed, args.output, args.languages))
-    prepare(
-        utterances,
-        args.output,
-        jobs=args.jobs,
-        max_seconds=args.max_seconds,
-        make_cut=functools.partial(cut_of, max_seconds=args.max_seconds),
-    )
+    prepare(utterances, args.output, jobs=args.jobs, make_cut=functools.partial(cut_of, max_seconds=args.max_seconds))
     remove_others(args.output / "audio", (utterance.path for utterance in utterances))
 
 

@@ -48,7 +48,7 @@ TO_GET_DEV = "give --dev-fraction 0.05 (with make: PREPARE_ARGS='--dev-fraction 
 
 @dataclass(frozen=True)
 class Source:
-    """A table, the folder of its audio, and what its name and place say about rows that do not say it."""
+    """A table, the folder of its audio, and what its name and place say of rows that do not say it themselves."""
 
     table: Path
     audio: Path
@@ -57,7 +57,7 @@ class Source:
 
 
 def find_sources(table: Path, audio: Path | None) -> list[Source]:
-    """The tables that `table` stands for: the file itself, or those of a folder and its language sub-folders.
+    """Find the tables that `table` stands for: the file itself, or those of a folder and its language sub-folders.
 
     Raises:
         UserError: `table` or its audio folder does not exist, or the folder holds no table.
@@ -68,7 +68,8 @@ def find_sources(table: Path, audio: Path | None) -> list[Source]:
         raise UserError(f"audio folder {audio} does not exist")
     if table.is_file():
         return [_source(table, audio, language=None)]
-    sources = [_source(file, audio, _folder_language(table)) for file in _tables_of_splits(table)]
+    language = table.name if table.name in LANGUAGES else None
+    sources = [_source(file, audio, language) for file in _tables_of_splits(table)]
     for folder in sorted(path for path in table.iterdir() if path.is_dir() and path.name in LANGUAGES):
         inside = audio / folder.name if audio is not None and (audio / folder.name).is_dir() else audio
         sources += [_source(file, inside, folder.name) for file in _tables_of_splits(folder)]
@@ -87,13 +88,8 @@ def _source(table: Path, audio: Path | None, language: str | None) -> Source:
     return Source(table, audio, language, SPLIT_NAMES.get(table.stem.lower()))
 
 
-def _folder_language(folder: Path) -> str | None:
-    return folder.name if folder.name in LANGUAGES else None
-
-
 def _tables_of_splits(folder: Path) -> list[Path]:
-    """Tables named by a split, in the order train, dev, test; others are named on the terminal and left
-    out."""
+    """Tables named by a split, in the order train, dev, test; others are left out and named on the terminal."""
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
     named = [table for table in tables if table.stem.lower() in SPLIT_NAMES]
     for table in tables:
@@ -117,7 +113,7 @@ def utterances(
     strict: bool,
     strange: StrangeCharacters,
 ) -> Iterator[Utterance | Rejection]:
-    """The rows of one table in order, with normalized transcripts; `strange` collects on the way.
+    """Utterances of a table in the order of its rows, with normalized transcripts; `strange` collects on the way.
 
     What a row says goes before what the table's name and folder say, and that before `language` and `split`.
     Rows whose split nothing names go to dev with the probability `dev_fraction`, decided by their id and
@@ -177,8 +173,7 @@ def will_lack_dev(sources: Iterable[Source], *, split: str, dev_fraction: float)
 
 
 def _id(row: Row, with_suffix: bool = False) -> str:
-    """The row's id; without one its path, mostly without suffix, with the times if it is a stretch; "" without
-    either."""
+    """Id of a row, or its path, mostly without suffix, with the times if it is a stretch; "" without either."""
     if "id" in row or "path" not in row:
         return row.get("id", "")
     path = Path(row["path"])
@@ -189,15 +184,16 @@ def _id(row: Row, with_suffix: bool = False) -> str:
 
 
 def _uniform(utterance_id: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the id alone, so that an utterance stays where it is as a table
-    grows."""
+    """Draw a number in [0, 1) that depends on the id alone, so that an utterance keeps its split as a table grows."""
     digest = hashlib.sha256(f"{seed}:{utterance_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _find_audio(folder: Path, name: str) -> Path:
-    """`folder`/`name` as it stands or with a suffix of audio files, in lower or upper case; as it stands when there is
-    none of them."""
+    """Find `folder`/`name` as it stands or with a suffix of audio files, in lower or upper case.
+
+    As it stands when there is none of them.
+    """
     candidates = [folder / name]
     candidates += [folder / (name + spelt) for suffix in AUDIO_SUFFIXES for spelt in (suffix, suffix.upper())]
     return next((path for path in candidates if os.path.isfile(path)), candidates[0])
@@ -273,7 +269,9 @@ def main(argv: list[str] | None = None) -> None:
     sources = find_sources(args.table, args.audio)
     if will_lack_dev(sources, split=args.split, dev_fraction=args.dev_fraction):
         print(f"no row is of dev, and training needs some to validate on: {TO_GET_DEV}", flush=True)
-    rows = _all_utterances(args, sources, strange)
+    options = ("language", "split", "dev_fraction", "seed", "digits", "respell", "strict")
+    of_rows = {name: getattr(args, name) for name in options}
+    rows = (row for source in sources for row in utterances(source, **of_rows, strange=strange))
     make_cut = functools.partial(
         cut_from_utterance,
         max_seconds=args.max_seconds,
@@ -281,26 +279,9 @@ def main(argv: list[str] | None = None) -> None:
         copy_all=args.copy_audio,
     )
     total = sum(count_lines(source.table) for source in sources)
-    work = {"jobs": args.jobs, "max_seconds": args.max_seconds, "make_cut": make_cut, "total": total}
+    work = {"jobs": args.jobs, "make_cut": make_cut, "total": total}
     prepare(rows, args.output, **work, strict=args.strict, to_get_dev=TO_GET_DEV)
     strange.tell()
-
-
-def _all_utterances(
-    args: argparse.Namespace, sources: Iterable[Source], strange: StrangeCharacters
-) -> Iterator[Utterance | Rejection]:
-    for source in sources:
-        yield from utterances(
-            source,
-            language=args.language,
-            split=args.split,
-            dev_fraction=args.dev_fraction,
-            seed=args.seed,
-            digits=args.digits,
-            respell=args.respell,
-            strict=args.strict,
-            strange=strange,
-        )
 
 
 if __name__ == "__main__":

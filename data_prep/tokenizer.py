@@ -8,12 +8,11 @@ of the transcripts has a piece. The text is taken as it is, for it was normalize
 import argparse
 import io
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from data_prep.corpora.transcripts import supervisions
+from data_prep.corpora.transcripts import read_transcripts
 from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.whole_file import replace_atomically
@@ -25,27 +24,18 @@ LONGEST_SENTENCE = 4192
 """Bytes; SentencePiece's default, raised where a transcript is longer."""
 
 
-def read_transcripts(manifests: Iterable[Path]) -> list[str]:
-    """The transcripts of Lhotse cut manifests, in order, repetitions included.
-
-    Raises UserError when a manifest is missing or broken, or when there is no transcript at all.
-    """
-    texts = [" ".join((each.text or "").split()) for manifest in manifests for each in supervisions(manifest)]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise UserError(f"no transcripts in {', '.join(map(str, manifests))}: there is nothing to train on")
-    return texts
-
-
 def train(texts: list[str], vocab_size: int, max_piece_length: int = 4) -> bytes:
-    """A serialized unigram model of at most `vocab_size` pieces, <unk> included, of at most so many letters.
-
-    Where there are few texts, long pieces are rare compounds, each heard a few times only, and CTC stays for
-    hundreds of steps at the loss of guessing. Short ones are heard often; they leave it free to misspell, which
-    passes as training goes on.
+    """Train a unigram model of at most `vocab_size` pieces, <unk> included; return it serialized.
 
     It has fewer when the texts do not hold that many useful pieces. The same texts give the same bytes.
-    Raises UserError when `vocab_size` cannot hold <unk>, the word mark and every character.
+
+    Args:
+        max_piece_length: letters. With few texts, long pieces are rare compounds, each heard a few times only, and
+            CTC stays for hundreds of steps at the loss of guessing. Short ones are heard often; they leave it free
+            to misspell, which passes as training goes on.
+
+    Raises:
+        UserError: `vocab_size` cannot hold <unk>, the word mark and every character.
     """
     least = len(set("".join(texts)) - {" "}) + 2
     if vocab_size < least:
@@ -104,7 +94,7 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    texts = read_transcripts(args.manifest)
+    texts = [text for _, text in read_transcripts(args.manifest)]
     model = train(texts, args.vocab_size, args.max_piece_length)
     with replace_atomically(args.output) as file:
         file.write(model)

@@ -20,12 +20,13 @@ Why not lhotse.recipes: prepare_voxpopuli reads the uncut sessions, fetches its 
 the pauses in that the official cutting leaves out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, count_lines, tsv_rows
-from data_prep.corpora.published import LANGUAGES, gender, languages_to_prepare, parser_of, prepare_published
+from data_prep.corpora.published import LANGUAGES, gender, languages_to_prepare, not_there, parser_of, prepare_published
 from data_prep.machinery.command_line import run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
@@ -35,24 +36,21 @@ COLUMNS = ("id", "raw_text", "normalized_text", "speaker_id")
 
 
 def find_languages(corpus: Path) -> dict[str, Path]:
-    """Language → its folder.
+    """Find the folder of each language.
 
     Raises:
-        UserError: there is none; says where to get them.
+        UserError: there is none; the message says where to get them.
     """
     for root in (corpus, corpus / "transcribed_data"):
         found = {code: root / code for code in TRANSCRIBED if (root / code / "asr_train.tsv").is_file()}
         if found:
             return found
-    raise UserError(
-        f"no VoxPopuli in {corpus} (looked for transcribed_data/pl/asr_train.tsv and so on): get it with the scripts "
-        "of https://github.com/facebookresearch/voxpopuli, and give their --root as CORPUS=<folder> to make or "
-        "--corpus <folder> here"
-    )
+    how = "with the scripts of https://github.com/facebookresearch/voxpopuli, and give their --root"
+    raise not_there("VoxPopuli", corpus, "transcribed_data/pl/asr_train.tsv", how)
 
 
 def utterances(folder: Path, language: str, split: str) -> Iterator[Utterance | Rejection]:
-    """The rows of a split in order."""
+    """Utterances of a split in the order of its rows."""
     for place, row in tsv_rows(folder / f"asr_{split}.tsv", COLUMNS):
         if isinstance(row, BrokenLine):
             yield Rejection(split, "", str(folder), f"broken line: {row}", place)
@@ -63,15 +61,11 @@ def utterances(folder: Path, language: str, split: str) -> Iterator[Utterance | 
             path=f"{folder}/{name[:4]}/{name}.ogg",  # an id begins with the date of the session
             text=normalize(row["normalized_text"].strip() or row["raw_text"], language),
             language=language,
-            speaker=_speaker(row["speaker_id"]),
+            speaker="unknown" if row["speaker_id"] in ("", "None") else row["speaker_id"],
             split=split,
             gender=gender(row.get("gender", "")),
             source=place,
         )
-
-
-def _speaker(label: str) -> str:
-    return label if label not in ("", "None") else "unknown"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,13 +74,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("VoxPopuli has no transcribed Portuguese: leave pt out")
     folders = languages_to_prepare(args.languages, find_languages(args.corpus), "VoxPopuli")
     total = sum(count_lines(folder / f"asr_{split}.tsv") - 1 for folder in folders.values() for split in SPLITS)
-    prepare_published(args, _all_utterances(folders), total=total, rates=(16_000, 16_000))
-
-
-def _all_utterances(folders: Mapping[str, Path]) -> Iterator[Utterance | Rejection]:
-    for language, folder in folders.items():
-        for split in SPLITS:
-            yield from utterances(folder, language, split)
+    parts = (utterances(folder, language, split) for language, folder in folders.items() for split in SPLITS)
+    prepare_published(args, chain.from_iterable(parts), total=total, rates=(16_000, 16_000))
 
 
 if __name__ == "__main__":

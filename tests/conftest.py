@@ -249,3 +249,23 @@ def profiled_peak() -> Callable[[Callable[[], None]], int]:
         return max(itertools.accumulate(sizes))
 
     return measure
+
+
+def speechlike(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal(round(seconds * rate))
+    return 0.2 * np.convolve(noise, np.hanning(20) / 10, "same")
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of ten cuts in two languages."""
+    folder = tmp_path_factory.mktemp("corpus")
+    cuts = [
+        write_cut(folder, f"ü/{n}.x", speechlike(0.5 + 0.1 * n, n), f"größe {n}", ("en", "de")[n % 2])
+        if n != 4
+        else write_cut(folder, "other", speechlike(0.9, n, 22_050), "größe 4", "en", rate=22_050)
+        for n in range(10)
+        if (folder / "ü").mkdir(exist_ok=True) is None
+    ]
+    CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
+    return folder / "train.jsonl.gz"

@@ -1,4 +1,4 @@
-"""Audio files of any container: decoded, or measured by their headers; what is wrong with one is said in its terms."""
+"""Audio files of any container: decoding, measuring by the header, resampling and writing."""
 
 import contextlib
 import io
@@ -25,7 +25,7 @@ MP3_SLACK = 2
 
 
 class Stretch(NamedTuple):
-    """A stretch of a recording, measured."""
+    """Length of a stretch of a recording."""
 
     samples: int
     sampling_rate: int
@@ -37,7 +37,7 @@ class Stretch(NamedTuple):
 
 
 class Audio(NamedTuple):
-    """A stretch of a recording, decoded."""
+    """Decoded stretch of a recording."""
 
     samples: np.ndarray  # (channel, T) float32
     sampling_rate: int
@@ -84,7 +84,7 @@ def read_end(path: Path, start: float = 0.0, end: float | None = None, *, max_se
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """The open file, as whole as its container tells; what libsndfile cannot read, also in the block, is rejected."""
+    """Open a file. Reject it if it is shorter than its container tells, or libsndfile fails, also in the block."""
     if path.stat().st_size == 0:
         raise Rejected("empty: file of 0 bytes")
     try:
@@ -97,7 +97,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 def _bounds(file: soundfile.SoundFile, start: float, end: float | None, max_seconds: float) -> tuple[int, int]:
-    """The first sample of the stretch, and the one after its last."""
+    """First sample of the stretch, and the one after its last."""
     rate, total = file.samplerate, file.frames
     if total > 2**60:  # libsndfile's "unknown", as in FLAC written to a pipe
         raise Rejected("unreadable: the header does not say how long it is; re-encode the file")
@@ -111,7 +111,7 @@ def _bounds(file: soundfile.SoundFile, start: float, end: float | None, max_seco
 
 
 def _decoded(file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
-    """(channel, T) float32, all samples from `first` to `last` but for what an MP3 may lack."""
+    """Decode (channel, T) float32, all samples from `first` to `last` but for what an MP3 may lack."""
     file.seek(first)
     samples = file.read(last - first, dtype="float32", always_2d=True).T
     missing = (last - first) - samples.shape[1]
@@ -121,7 +121,7 @@ def _decoded(file: soundfile.SoundFile, first: int, last: int) -> np.ndarray:
 
 
 def _mp3_frame(sampling_rate: int) -> int:
-    """Samples of a frame: below 32 kHz (MPEG 2 and 2.5) they are half as many."""
+    """Samples of an MP3 frame, half as many below 32 kHz (MPEG 2 and 2.5)."""
     return 1152 if sampling_rate >= 32_000 else 576
 
 
@@ -146,7 +146,7 @@ def _check_length(seconds: float, max_seconds: float) -> None:
 
 
 def resample(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """`samples` (T,) at `sampling_rate` Hz → (T',) float32 at 16 kHz, as Lhotse resamples on loading."""
+    """Resample `samples` (T,) at `sampling_rate` Hz to (T',) float32 at 16 kHz, as Lhotse does on loading."""
     if sampling_rate == SAMPLING_RATE:
         return samples
     import torch  # only here: reading and checking need no torch of their own

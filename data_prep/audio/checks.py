@@ -1,4 +1,4 @@
-"""What a recording must have to be trained on, whatever its file."""
+"""Checks of a recording's samples: what it must have to be trained on, whatever its file."""
 
 import numpy as np
 

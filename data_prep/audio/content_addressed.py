@@ -1,4 +1,4 @@
-"""Audio that we make ourselves, named by what went into it.
+"""Names of audio files that are made here: each ends in a digest of what went into it.
 
 Why: a rerun then keeps exactly those files that are still right, and a run with other settings, even if it is
 interrupted, never puts other sound under a name that an older manifest still refers to.
@@ -14,7 +14,7 @@ OURS = re.compile(r".*-[0-9a-f]{8}\.flac(\.\d+)?")
 
 
 def digest(ingredients: Mapping[str, object]) -> str:
-    """Eight hexadecimal digits that change with any of the ingredients, which JSON must be able to hold."""
+    """Eight hexadecimal digits that change with any ingredient. JSON must be able to hold all of them."""
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -28,7 +28,7 @@ _LENGTH = struct.Struct("<I")  # before each answer, in bytes
 
 
 class Espeak:
-    """A process that speaks, ended with the object or with the program."""
+    """Process that speaks. It ends with the object or with the program."""
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", "data_prep.audio.espeak"]
@@ -39,7 +39,7 @@ class Espeak:
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
     def __call__(self, text: str, voice: str, *, words_per_minute: int, pitch: int) -> bytes:
-        """16-bit samples at `SAMPLING_RATE`; none where espeak-ng fails, for example for an unknown voice.
+        """Speak a text: 16-bit samples at `SAMPLING_RATE`, none where espeak-ng fails, as for an unknown voice.
 
         Args:
             voice: a voice and perhaps a variant, as `de+f2`.
@@ -70,7 +70,7 @@ def _initialize() -> ctypes.CDLL:
 
 
 def _speak(library: ctypes.CDLL, text: str, voice: str, parameters: list[tuple[int, int]]) -> bytes:
-    """Spoils the state of the library: call once a process."""
+    """Speak a text. Call it once a process, since it spoils the state of the library."""
     chunks: list[bytes] = []
 
     @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)

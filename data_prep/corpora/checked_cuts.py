@@ -1,4 +1,4 @@
-"""One transcribed recording → a Lhotse cut that a model can be trained on, or the reason why there is none."""
+"""Lhotse cuts of transcribed recordings that a model can be trained on; others are rejected with the reason."""
 
 import json
 import math
@@ -80,7 +80,7 @@ def cut_from_utterance(
 
 
 def cut_from_header(utterance: Utterance, *, max_seconds: float, rates: tuple[int, int] | None = None) -> MonoCut:
-    """As `cut_from_utterance`, many times faster, by a header that is believed: only the end is decoded.
+    """Do as `cut_from_utterance`, many times faster: the header is believed, and only the end is decoded.
 
     Finds what is missing, empty, cut short, too long or of a wrong rate, but neither silence nor damage within.
 
@@ -95,7 +95,7 @@ def cut_from_header(utterance: Utterance, *, max_seconds: float, rates: tuple[in
 
 
 def _existing_path(utterance: Utterance) -> Path:
-    """The recording's path, after all that can be told without opening it."""
+    """Path of the recording, after all checks that need not open it."""
     end = math.inf if utterance.end is None else utterance.end
     if not 0 <= utterance.start < end:
         raise Rejected(f"end before start: from {utterance.start} s to {utterance.end} s")
@@ -117,7 +117,7 @@ def _check_rate(sampling_rate: int, rates: tuple[int, int] | None) -> None:
 
 
 def cut_of(utterance: Utterance, path: Path, audio: Stretch, start: float) -> MonoCut:
-    """The cut of `audio`, which begins `start` seconds into the file `path`."""
+    """Make the cut of `audio`, which begins `start` seconds into the file `path`."""
     recording = Recording(
         id=utterance.id,
         sources=[AudioSource(type="file", channels=[0], source=str(path))],
@@ -151,7 +151,7 @@ def cut_of(utterance: Utterance, path: Path, audio: Stretch, start: float) -> Mo
 
 
 def _fingerprint(utterance: Utterance, path: Path) -> str:
-    """Names the stretch of audio that a copy was made from; kept as the copy's comment."""
+    """Identify the stretch of audio that a copy is made from; kept as the copy's comment."""
     status = path.stat()
     source = [str(path), status.st_size, status.st_mtime_ns, utterance.start, utterance.end]
     return json.dumps(source, ensure_ascii=True)

@@ -1,4 +1,4 @@
-"""What a corpus is listed as: utterances, and in the place of those that cannot be used their rejections."""
+"""Entries of a corpus's listing: utterances, and rejections in the place of those that cannot be used."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The lines of a corpus's text files: each with its place, and a broken one told, not fatal.
+"""Lines of a corpus's text files, each with its place; a broken one is told and not fatal.
 
 A line ends with a line feed and with nothing else. `str.splitlines` would also end it at U+2028, U+0085 and other
 characters that do stand in transcripts.
@@ -27,7 +27,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(file:number, line) with the line's end, without a byte order mark.
+    """Iterate over (file:number, line) with the line's end, without a byte order mark.
 
     Raises:
         UserError: there is no such file.
@@ -38,7 +38,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def as_text(line: bytes) -> str:
-    """
+    """Decode a line.
+
     Raises:
         ValueError: it is not UTF-8.
     """
@@ -49,7 +50,7 @@ def as_text(line: bytes) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[str, str | BrokenLine]]:
-    """(file:number, text without the line's end); empty lines are left out."""
+    """Iterate over (file:number, text without the line's end); empty lines are left out."""
     for place, line in numbered_lines(path):
         if not line.strip():
             continue
@@ -60,13 +61,13 @@ def text_lines(path: Path) -> Iterator[tuple[str, str | BrokenLine]]:
 
 
 def tsv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
-    """(file:number, cells). A tab always separates and quotes are ordinary characters."""
+    """Iterate over (file:number, cells) of a TSV: a tab always separates and quotes are ordinary characters."""
     for place, line in text_lines(path):
         yield place, line if isinstance(line, BrokenLine) else line.split("\t")
 
 
 def tsv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, str] | BrokenLine]]:
-    """(file:number, column → cell) of a TSV whose first line names its columns.
+    """Iterate over (file:number, column → cell) of a TSV whose first line names its columns.
 
     Raises:
         UserError: a column of `needed` is missing.
@@ -87,7 +88,7 @@ def tsv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[str, dict[str,
 
 
 def count_lines(path: Path) -> int:
-    """How many line feeds: for a progress bar.
+    """Count line feeds, for a progress bar.
 
     Raises:
         UserError: there is no such file.

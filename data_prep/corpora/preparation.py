@@ -1,4 +1,4 @@
-"""What every corpus goes through on its way to Lhotse: checks, manifests, quarantine, summary.
+"""Utterances → Lhotse manifests, with checks, quarantine and a summary: the way of every corpus.
 
 A corpus is a sequence of `Utterance`s. `prepare` opens each recording in parallel, keeps those that a model can
 be trained on and writes one manifest per split; every other one becomes a line of `quarantine.tsv` with the
@@ -7,7 +7,6 @@ the clock), so that a run can be interrupted and repeated at will. The sequence 
 million utterances take as much memory as some ten thousand, and 8-byte digests of their ids.
 """
 
-import contextlib
 import functools
 import hashlib
 import itertools
@@ -21,12 +20,11 @@ from lhotse import MonoCut
 from tqdm import tqdm
 
 from data_prep.audio.checks import Rejected
-from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance, rejection
 from data_prep.corpora.summary import Summary
 from data_prep.machinery.command_line import Refused
 from data_prep.machinery.pieces import compressed, join_files, write_piece
-from data_prep.machinery.processes import process_context, process_pool
+from data_prep.machinery.processes import parallel_map
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.storage.whole_file import replace_atomically
@@ -49,8 +47,7 @@ def prepare(
     output: Path,
     *,
     jobs: int,
-    max_seconds: float,
-    make_cut: Callable[[Utterance], MonoCut] | None = None,
+    make_cut: Callable[[Utterance], MonoCut],
     total: int | None = None,
     manifests: Collection[str] = SPLITS,
     strict: bool = False,
@@ -64,7 +61,7 @@ def prepare(
         utterances: in the order that the manifests shall have; read once. `Rejection`s found while listing the
             corpus go to the quarantine file unchanged.
         jobs: processes. With more than one, `make_cut` must be picklable: a module's function or a partial of one.
-        make_cut: utterance → cut; raises `Rejected`. Default: `cut_from_utterance`.
+        make_cut: utterance → cut; raises `Rejected`.
         total: how many utterances there are about, for the progress bar; not needed for a list.
         manifests: names of all that this corpus may have: of the splits, and of subsets that shall have their own.
             Those for which nothing is found are removed.
@@ -75,18 +72,19 @@ def prepare(
         UserError: nothing was usable (the quarantine file is written, manifests are left alone).
         Refused: the first rejection of a strict run.
     """
-    make_cut = make_cut or functools.partial(cut_from_utterance, max_seconds=max_seconds)
     if total is None and isinstance(utterances, Sized):
         total = len(utterances)
     summary, pieces = Summary(), []
     settings = f"{_identity(make_cut)} {sorted(manifests)} {strict}"
-    with _checker(make_cut, jobs) as check, progress_bar("checking", total, unit=" utterances") as bar:
+    check = functools.partial(_check, make_cut=make_cut)
+    bar = progress_bar("checking", total, unit=" utterances")
+    with parallel_map(jobs, preload=[__name__], chunksize=16) as run, bar:
         for number, items in enumerate(_batches(_reject_duplicates(utterances))):
             piece = output / ".pieces" / f"{number:06d}-{_digest(settings, items)}"
             if piece.is_dir():
                 bar.update(len(items))
             else:
-                write_piece(piece, _checked(items, check, bar, manifests, strict))
+                write_piece(piece, _files(run(check, items), bar, manifests, strict))
             summary.add_json((piece / "summary.json").read_bytes())
             pieces.append(piece)
         bar.total = bar.n  # what it was given is about right
@@ -127,7 +125,7 @@ def _publish_manifest(pieces: Sequence[Path], path: Path) -> None:
 
 
 def _reject_duplicates(utterances: Iterable[Utterance | Rejection]) -> Iterator[Utterance | Rejection]:
-    """The first utterance of an id stays; the others, and those of an unknown split, become rejections."""
+    """Make rejections of utterances whose id came before, and of those of an unknown split."""
     seen: set[int] = set()  # of digests: a twentieth of the memory that the ids would take with long names
     for item in utterances:
         if isinstance(item, Rejection):
@@ -150,7 +148,7 @@ def _batches(items: Iterable[Utterance | Rejection]) -> Iterator[list[Utterance 
 
 
 def _digest(settings: str, items: Sequence[Utterance | Rejection]) -> str:
-    """Sixteen hexadecimal digits that change with any of the items and settings."""
+    """Sixteen hexadecimal digits that change with any item or setting."""
     digest = hashlib.blake2b(settings.encode(), digest_size=8)
     for item in items:
         digest.update(repr(item).encode(errors="surrogateescape"))
@@ -176,18 +174,18 @@ def _check(item: Utterance | Rejection, make_cut: Callable[[Utterance], MonoCut]
     return Kept(names, (item.subset or item.split, item.language), cut.duration, line)
 
 
-def _checked(
-    items: Sequence[Utterance | Rejection],
-    check: Callable[[Sequence[Utterance | Rejection]], Iterator[Kept | Rejection]],
-    bar: tqdm,
-    manifests: Collection[str],
-    strict: bool,
+def _files(
+    results: Iterable[Kept | Rejection], bar: tqdm, manifests: Collection[str], strict: bool
 ) -> dict[str, bytes]:
-    """Name → content of a piece's files."""
+    """Names and contents of a piece's files.
+
+    Raises:
+        Refused: the first rejection, when `strict`.
+    """
     lines: dict[str, list[bytes]] = {}
     quarantine: list[bytes] = []
     summary = Summary()
-    for result in check(items):
+    for result in results:
         bar.update()
         if isinstance(result, Rejection):
             if strict:
@@ -212,18 +210,3 @@ def _quarantine_line(rejection: Rejection) -> bytes:
 def _sentence(rejection: Rejection) -> str:
     where = " ".join(filter(None, (rejection.source, rejection.id)))
     return f"--strict: {where}: {rejection.reason} ({rejection.path})"
-
-
-@contextlib.contextmanager
-def _checker(
-    make_cut: Callable[[Utterance], MonoCut], jobs: int
-) -> Iterator[Callable[[Sequence[Utterance | Rejection]], Iterator[Kept | Rejection]]]:
-    """Items → results in their order, by `jobs` processes."""
-    check = functools.partial(_check, make_cut=make_cut)
-    if jobs <= 1:
-        yield functools.partial(map, check)
-        return
-    context = process_context()
-    context.set_forkserver_preload([__name__] if __name__ != "__main__" else [])
-    with process_pool(jobs, context) as pool:
-        yield functools.partial(pool.map, check, chunksize=16)

@@ -1,4 +1,4 @@
-"""What the preparation of every published corpus has in common: its options, and how they reach `prepare`."""
+"""Options, and what else the preparation of all published corpora has in common."""
 
 import argparse
 import functools
@@ -10,6 +10,7 @@ from lhotse import MonoCut
 
 from data_prep.corpora.checked_cuts import cut_from_header, cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
+from data_prep.corpora.lines import BrokenLine, text_lines
 from data_prep.corpora.preparation import prepare
 from data_prep.machinery.command_line import add_standard_arguments
 from speechllm_pl.core.errors import UserError
@@ -17,24 +18,31 @@ from speechllm_pl.core.errors import UserError
 LANGUAGES = ("en", "de", "nl", "fr", "es", "it", "pt", "pl")
 """The project's, from the largest of MLS to the smallest."""
 
-GENDERS: Mapping[str, str] = {
-    "m": "male",
-    "male": "male",
-    "male_masculine": "male",
-    "f": "female",
-    "female": "female",
-    "female_feminine": "female",
-}
+MALE, FEMALE = ("m", "male", "male_masculine"), ("f", "female", "female_feminine")
+GENDERS = dict.fromkeys(MALE, "male") | dict.fromkeys(FEMALE, "female")
 """How the corpora write the two that most of them know; what else a speaker said of themselves is left out."""
 
 
 def gender(label: str) -> str:
-    """male, female or nothing."""
+    """A corpus's label as male, female or nothing."""
     return GENDERS.get(label.strip().lower(), "")
 
 
+def read_genders(path: Path) -> dict[str, str]:
+    """Gender of each speaker, from lines `speaker | gender | …`; none without the file.
+
+    Lines that begin with a semicolon are comments. Later columns may hold anything, separators too.
+    """
+    genders = {}
+    for _, line in text_lines(path) if path.is_file() else ():
+        fields = [] if isinstance(line, BrokenLine) or line.startswith(";") else line.split("|")
+        if len(fields) > 1:
+            genders[fields[0].strip()] = gender(fields[1])
+    return genders
+
+
 def parser_of(module: str, description: str | None, languages: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """A parser with the options of every corpus, and `--languages` if it has several."""
+    """Make a parser with the options of every corpus, and `--languages` if it has several."""
     assert description is not None
     parser = argparse.ArgumentParser(
         prog=f"python -m data_prep.{module}",
@@ -60,11 +68,17 @@ def parser_of(module: str, description: str | None, languages: Sequence[str] = (
     return parser
 
 
+def not_there(corpus: str, folder: Path, looked_for: str, how: str) -> UserError:
+    """The error of a folder without a corpus: what was looked for, and how to get it."""
+    options = "CORPUS=<folder> to make or --corpus <folder> here"
+    return UserError(f"no {corpus} in {folder} (looked for {looked_for} and so on): get it {how} as {options}")
+
+
 def languages_to_prepare(asked: Sequence[str] | None, found: Mapping[str, Path], corpus: str) -> Mapping[str, Path]:
-    """Those of `found` (language → its folder) that are asked for; all, unless some are. Says what is read.
+    """Choose the languages that are asked for, or all, of `found` (language → its folder), and print their folders.
 
     Raises:
-        UserError: one that is asked for is not there.
+        UserError: a language that is asked for is not there.
     """
     for language in asked or ():
         if language not in found:
@@ -83,7 +97,7 @@ def prepare_published(
     rates: tuple[int, int],
     manifests: Collection[str] = SPLITS,
 ) -> None:
-    """`prepare` as the options say. No length is too long for the official dev and test, which others score whole.
+    """Call `prepare` as the options say. Dev and test stay whole, whatever --max-seconds: others score them so.
 
     Args:
         rates: the lowest and the highest sampling rate in Hz that the corpus has.
@@ -92,7 +106,6 @@ def prepare_published(
         utterances,
         args.output,
         jobs=args.jobs,
-        max_seconds=args.max_seconds,
         make_cut=functools.partial(_cut, check=args.check, max_train_seconds=args.max_seconds, rates=rates),
         total=total,
         manifests=manifests,

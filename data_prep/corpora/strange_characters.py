@@ -9,19 +9,19 @@ from speechllm_pl.core.languages import LANGUAGES
 
 @dataclass
 class StrangeCharacters:
-    """How often each occurs, and one utterance to look at."""
+    """Counts of characters, with one utterance to look at for each."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)  # (language, character)
     examples: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def add(self, text: str, language: str, utterance_id: str) -> None:
-        """A transcript as it is to be learned from."""
+        """Count the strange characters of a transcript."""
         for character in set(text) - LANGUAGES[language].known_characters:
             self.counts[language, character] += text.count(character)
             self.examples.setdefault((language, character), utterance_id)
 
     def tell(self) -> None:
-        """Print them, if there are any: those of a language together, the most frequent first."""
+        """Print what was found, if anything, language by language, the most frequent first."""
         if not self.counts:
             return
         print("characters outside the alphabet of their language (kept in the transcripts):")

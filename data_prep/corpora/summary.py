@@ -1,4 +1,4 @@
-"""How much was kept and rejected of each split and language."""
+"""Counts and durations of what preparation kept and rejected."""
 
 import json
 from collections import Counter, defaultdict
@@ -9,14 +9,14 @@ from data_prep.corpora.entries import SPLITS
 
 @dataclass
 class Summary:
-    """What `prepare` kept and what it rejected."""
+    """What was kept, by split and language, and what was rejected, by kind of reason."""
 
     utterances: Counter[tuple[str, str]] = field(default_factory=Counter)  # (split or subset, language) → how many
     seconds: defaultdict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))  # likewise
     rejected: Counter[str] = field(default_factory=Counter)  # kind of reason → how many
 
     def table(self) -> str:
-        """Utterances, hours and seconds per split and language, then the rejected ones by kind of reason."""
+        """Format utterances, hours and seconds per split and language, then the rejected ones by kind of reason."""
         width = max([6, *(len(split) for split, _ in self.utterances)])
         lines = [f"{'split':<{width}} {'language':<9}{'utterances':>11}{'hours':>10}{'seconds':>13}"]
         for split in sorted({split for split, _ in self.utterances}, key=_place_of_split):
@@ -42,7 +42,7 @@ class Summary:
         return json.dumps({"kept": rows, "rejected": self.rejected}).encode()
 
     def add_json(self, content: bytes) -> None:
-        """Add what another one's `to_json` gave."""
+        """Add another summary, as its `to_json` gave it."""
         record = json.loads(content)
         for split, language, count, seconds in record["kept"]:
             self.utterances[split, language] += count
@@ -51,6 +51,6 @@ class Summary:
 
 
 def _place_of_split(split: str) -> tuple[int, str]:
-    """train, dev, test, each followed by its subsets."""
+    """Sort key: train, dev, test, each followed by its subsets."""
     places = [place for place, known in enumerate(SPLITS) if split.startswith(known)]
     return (places or [len(SPLITS)])[0], split

@@ -1,4 +1,4 @@
-"""The rows of a table that somebody has written: TSV, CSV or JSONL, with columns that are found by their names."""
+"""Rows of a table that somebody has written: TSV, CSV or JSONL, whose columns are found by their names."""
 
 import codecs
 import csv
@@ -29,8 +29,7 @@ Row = dict[str, str]
 
 
 def read_table(path: Path) -> Iterator[Row | BrokenLine]:
-    """The rows of a TSV, CSV or JSONL file in order, and a `BrokenLine` in the place of each one that is
-    none.
+    """Read the rows of a TSV, CSV or JSONL file in order, with a `BrokenLine` in the place of each that is none.
 
     Raises:
         UserError: no such file, another kind of file, no rows, or no text column.
@@ -73,7 +72,7 @@ def _read_jsonl(path: Path) -> Iterator[Row | BrokenLine]:
 
 
 def _read_columns(path: Path) -> Iterator[Row | BrokenLine]:
-    """TSV (a tab always separates, quotes are ordinary characters) or CSV (with quotes)."""
+    """Read TSV (a tab always separates, quotes are ordinary characters) or CSV (with quotes)."""
     records = _csv_records(path) if path.suffix.lower() == ".csv" else tsv_records(path)
     header: list[str] | None = None
     for where, cells in records:
@@ -116,14 +115,14 @@ def _csv_records(path: Path) -> Iterator[tuple[str, list[str] | BrokenLine]]:
 
 
 def _delimiter(header: str) -> str:
-    """A comma, or the semicolon that spreadsheets write where the comma is the decimal sign."""
+    """Delimiter of a CSV: a comma, or the semicolon of spreadsheets where the comma is the decimal sign."""
     text, known = header.strip(), COLUMNS["text"]
     cells = {mark: [cell.strip('" ').lower() for cell in text.split(mark)] for mark in ",;"}
     return ";" if set(cells[";"]) & {*known} and not set(cells[","]) & {*known} else ","
 
 
 def _column(header: str) -> str | None:
-    """The column that a header means."""
+    """Column that a header means."""
     name = header.strip().lower()
     return next((column for column, names in COLUMNS.items() if name in names), None)
 

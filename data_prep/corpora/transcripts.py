@@ -1,8 +1,8 @@
-"""The supervisions of Lhotse cut manifests, for what is trained on texts alone."""
+"""Transcripts of Lhotse manifests, for what is trained on text alone."""
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lhotse import SupervisionSegment
@@ -12,8 +12,25 @@ from speechllm_pl.core.cut_fields import wrong_field
 from speechllm_pl.core.errors import UserError, in_one_line
 
 
+def read_transcripts(manifests: Sequence[Path]) -> list[tuple[str, str]]:
+    """Languages ("" where none is named) and transcripts of manifests, in order, repetitions included.
+
+    Raises:
+        UserError: a manifest is missing or broken, or there is no transcript at all.
+    """
+    found = [
+        (each.language or "", " ".join((each.text or "").split()))
+        for manifest in manifests
+        for each in supervisions(manifest)
+    ]
+    found = [(language, text) for language, text in found if text]
+    if not found:
+        raise UserError(f"no transcripts in {', '.join(map(str, manifests))}: there is nothing to train on")
+    return found
+
+
 def supervisions(manifest: Path) -> Iterator[SupervisionSegment]:
-    """Of all cuts of a JSONL manifest, plain or gzipped, in order; no audio is opened.
+    """Iterate over the supervisions of a JSONL manifest, plain or gzipped; no audio is opened.
 
     Raises:
         UserError: the manifest is missing or broken; the message names the line.

@@ -1,4 +1,4 @@
-"""What the programs of this folder have in common on the command line."""
+"""Options, errors and exit statuses that all programs of data_prep have in common."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from speechllm_pl.core.errors import UserError, printable
 
 
 class Refused(Exception):
-    """The first rejection of a strict run. Programs print the message alone and exit with status 1."""
+    """The first rejection of a strict run. Programs print its message alone and exit with status 1."""
 
 
 def add_standard_arguments(
@@ -31,7 +31,7 @@ def _utf_8_path(text: str) -> Path:
 
 
 def is_utf_8(path: Path | str) -> bool:
-    """Whether a path is: bytes that are not are halves of surrogate pairs in Python."""
+    """Whether a path is UTF-8. Python keeps other bytes as halves of surrogate pairs."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -47,15 +47,12 @@ def at_least_one(text: str) -> int:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a program: bad input is one line and exit status 2, what --strict refuses 1, Ctrl-C one line and 130."""
+    """Run a program: bad input ends it with one line and status 2, what --strict refuses with 1, Ctrl-C with 130."""
     try:
         main()
-    except Refused as error:
+    except (Refused, UserError, OSError) as error:  # OSError: full disk, no permission
         print(f"error: {printable(str(error))}", file=sys.stderr)
-        raise SystemExit(1) from error
-    except (UserError, OSError) as error:  # OSError: full disk, no permission
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        raise SystemExit(2) from error
+        raise SystemExit(1 if isinstance(error, Refused) else 2) from error
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,4 +1,4 @@
-"""Long work in pieces: what an interrupted run has finished, the next one need not do again.
+"""Pieces of long work: what an interrupted run has finished, the next one need not do again.
 
 A piece is a folder of files, named by its number and by a digest of all that it depends on, and appears when it is
 complete. In the end the files of all pieces, one after another, are the result. Files are gzipped piece by piece:
@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 
 def compressed(lines: Sequence[bytes]) -> bytes:
-    """Gzipped without name and time: the same lines give the same bytes."""
+    """Gzip lines without name and time, so that the same lines give the same bytes."""
     return gzip.compress(b"".join(lines), compresslevel=6, mtime=0)
 
 
 def write_piece(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make `folder` with these files, all of them or nothing."""
+    """Make `folder` with all of these files, or not at all."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -32,7 +32,7 @@ def write_piece(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def join_files(paths: Sequence[Path], target: BinaryIO) -> None:
-    """Append all of them to `target`, in order."""
+    """Append files to `target`, in order."""
     for path in paths:
         with path.open("rb") as source:
             shutil.copyfileobj(source, target, 2**20)

@@ -1,9 +1,10 @@
-"""Processes that prepare data side by side."""
+"""Worker processes."""
 
 import contextlib
+import functools
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import ForkServerContext
@@ -13,7 +14,7 @@ from speechllm_pl.core.errors import UserError
 
 
 def process_context() -> ForkServerContext:
-    """Processes fork from a server that never ran anything: forking a process that has used OpenMP may hang."""
+    """Start processes from a server that never ran anything: forking a process that has used OpenMP may hang."""
     return multiprocessing.get_context("forkserver")
 
 
@@ -21,7 +22,7 @@ def process_context() -> ForkServerContext:
 def process_pool(
     jobs: int, context: ForkServerContext, initializer: Callable[..., object] | None = None, *arguments: Any
 ) -> Iterator[ProcessPoolExecutor]:
-    """`jobs` processes of one thread each, on which Ctrl-C has no effect: their parent cancels what is left.
+    """Start `jobs` processes of one thread each, which ignore Ctrl-C: their parent cancels what is left.
 
     Args:
         initializer: called with `arguments` when a process starts.
@@ -36,6 +37,24 @@ def process_pool(
         raise UserError("a worker process died, most likely for lack of memory: try fewer --jobs") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def parallel_map(jobs: int, preload: Sequence[str] = (), chunksize: int = 1) -> Iterator[Callable[..., Iterator]]:
+    """A `map` over `jobs` processes, in the order of what is given; over none with one job.
+
+    Args:
+        preload: modules that are imported once, before processes fork.
+        chunksize: calls sent to a process at a time.
+    """
+    if jobs <= 1:
+        yield map
+        return
+    context = process_context()
+    if preload:
+        context.set_forkserver_preload([*preload])
+    with process_pool(jobs, context) as pool:
+        yield functools.partial(pool.map, chunksize=chunksize)
 
 
 def _start(initializer: Callable[..., object] | None, *arguments: Any) -> None:

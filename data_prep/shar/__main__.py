@@ -28,13 +28,13 @@ from speechllm_pl.storage import shar_index as shar
 
 
 def _of_array(name: str) -> int | None:
-    """What SLURM says about the job array that this is a task of."""
+    """Variable of SLURM about the job array that this is a task of."""
     value = os.environ.get(f"SLURM_ARRAY_TASK_{name}")
     return int(value) if value else None
 
 
 def _tasks(index: int | None, count: int | None) -> tuple[int, int]:
-    """Which task of how many: as told, else as SLURM has it, else the only one.
+    """Decide which task of how many this is: as told, else as SLURM has it, else the only one.
 
     Raises:
         UserError: one is told without the other, or there is no such task.

@@ -1,4 +1,4 @@
-"""One cut → the cut and the bytes of audio that stand for it in a shard, or the reason why there are none."""
+"""Encoding of a cut for a shard: the cut, and the bytes of its audio; others are rejected with the reason."""
 
 import io
 import json
@@ -72,14 +72,14 @@ def encoded(line: bytes, codec: str, *, allow_commands: bool = False) -> Encoded
 
 
 def _check_name(name: str, codec: str) -> None:
-    """Lhotse compares an utterance's id with its name in the tar, less the suffix."""
+    """Reject an id that Lhotse would not recognise in the tar, where it is a name and has a suffix."""
     path = Path(f"{name}.{codec}")
     if not name or str(path.parent / path.stem) != name:
         raise Rejected("id that a tar cannot have as a name")
 
 
 def _check_ends(cut: Cut) -> None:
-    """Of its files: what a header promises must be there, and what the manifest says must be so."""
+    """Reject a cut whose files lack what their headers promise, or are not as the manifest says."""
     recording = cut.recording if isinstance(cut, MonoCut) else None
     sources = recording.sources if recording else ()
     paths = (Path(str(source.source)) for source in sources if source.type == "file")
@@ -95,7 +95,7 @@ def _check_ends(cut: Cut) -> None:
 
 
 def _samples(cut: Cut) -> np.ndarray:
-    """`(N,)` float32, mono, 16 kHz."""
+    """Samples (N,) of a cut: float32, mono, 16 kHz."""
     if cut.sampling_rate != SAMPLING_RATE:
         cut = cut.resample(SAMPLING_RATE)
     audio = cut.load_audio()
@@ -105,7 +105,7 @@ def _samples(cut: Cut) -> np.ndarray:
 
 
 def _original(cut: Cut, codec: str, samples: int) -> bytes | None:
-    """The bytes of a recording that is, as a whole, what it would be encoded as: lossy coding is not done twice."""
+    """Bytes of a recording that is, as a whole, what it would be encoded as: lossy coding is not done twice."""
     if not isinstance(cut, MonoCut) or cut.recording is None or cut.recording.transforms:
         return None
     (source, *others) = cut.recording.sources
@@ -118,7 +118,7 @@ def _original(cut: Cut, codec: str, samples: int) -> bytes | None:
 
 
 def _with_placeholder(cut: Cut, samples: int) -> MonoCut:
-    """The cut of `samples` at 16 kHz whose audio stands in a shard."""
+    """Make the cut of `samples` at 16 kHz whose audio stands in a shard."""
     source = AudioSource(type="shar", channels=[0], source="")
     seconds = samples / SAMPLING_RATE
     recording = Recording(cut.id, [source], SAMPLING_RATE, samples, seconds, channel_ids=[0])
@@ -132,7 +132,7 @@ def _with_placeholder(cut: Cut, samples: int) -> MonoCut:
 
 
 def encode(samples: np.ndarray, codec: str) -> bytes:
-    """`samples` (N,) at 16 kHz → a file's bytes, a function of the samples alone.
+    """Encode `samples` (N,) at 16 kHz as the bytes of a file, which depend on the samples alone.
 
     Samples beyond full scale are scaled down, not clipped.
     """
@@ -144,8 +144,10 @@ def encode(samples: np.ndarray, codec: str) -> bytes:
 
 
 def _with_serial(ogg: bytes, serial: int) -> bytes:
-    """An Ogg stream under another serial number: libsndfile's is drawn at random, and the same speech shall give the
-    same bytes."""
+    """Give an Ogg stream another serial number.
+
+    libsndfile's is drawn at random, and the same speech shall give the same bytes.
+    """
     pages, start = bytearray(ogg), 0
     while start < len(pages):
         segments = pages[start + 26]
@@ -162,6 +164,6 @@ _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def _ogg_crc(page: bytes) -> int:
-    """Ogg's CRC32 is that of zip with all bits in the other order, from 0 and not inverted (RFC 3533, section 6)."""
+    """CRC32 of Ogg: that of zip with all bits in the other order, from 0 and not inverted (RFC 3533, section 6)."""
     mirrored = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)

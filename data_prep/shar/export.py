@@ -1,4 +1,4 @@
-"""All shards of a manifest: which there are, and those of them made that are not there yet."""
+"""Export of a manifest as Shar: the plan of its shards, and the making of those that are not there yet."""
 
 import functools
 import gzip
@@ -30,7 +30,7 @@ from speechllm_pl.storage import shar_index as shar
 
 @dataclass(frozen=True)
 class Settings:
-    """What a shard's content depends on beside its input."""
+    """Settings that decide a shard's content, beside its input."""
 
     codec: str
     shard_size: int  # cuts
@@ -99,7 +99,7 @@ def _plan(manifest: Path, settings: Settings) -> shar.Plan:
 
 
 def _shards(manifest: Path, settings: Settings, description: str = "") -> Iterator[tuple[int, list[bytes]]]:
-    """Numbers of shards and their lines of the manifest, in order."""
+    """Iterate over the numbers of shards and their lines of the manifest."""
     try:
         size = manifest.stat().st_size
         with (
@@ -123,7 +123,7 @@ def _unpacked(file: BinaryIO, manifest: Path) -> Iterator[bytes]:
 
 
 def _prepare_folder(output: Path, plan: shar.Plan) -> None:
-    """With the plan in it, and without the shards of another one that it has no place for."""
+    """Put the plan into the folder, and remove shards of another plan that it has no place for."""
     if shar.read_plan(output) == plan:
         return
     foreign = output.is_dir() and not (output / shar.INDEX).is_dir() and any(output.iterdir())
@@ -168,7 +168,7 @@ def _make_all(
 
 
 def _in_processes(work: Iterable[functools.partial], jobs: int, bar: tqdm) -> None:
-    """Two pieces of work a process are under way: their lines are in memory, those of the others in the manifest."""
+    """Keep two shards a process under way: their lines are in memory, those of the others in the manifest."""
     with counting_pool(jobs) as (pool, counter):
         running: set[Future] = set()
         work = iter(work)

@@ -1,4 +1,4 @@
-"""One shard of a Shar folder: its cuts are read, encoded and written, and it appears when it is complete."""
+"""Writing of a shard: its cuts are read, encoded and written, and it appears when it is complete."""
 
 import functools
 import hashlib
@@ -8,12 +8,12 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import numpy as np
-from lhotse import MonoCut, Recording
+from lhotse import MonoCut
 
 from data_prep.audio.checks import Rejected
 from data_prep.machinery.command_line import Refused
@@ -26,7 +26,7 @@ BLOCK = 512
 
 
 class _Hashed:
-    """A file that is written from beginning to end."""
+    """File that is written from beginning to end, with its size and digest."""
 
     def __init__(self, path: Path):
         self.file = path.open("wb")
@@ -39,10 +39,13 @@ class _Hashed:
         return self.file.write(content)
 
     def finish(self) -> list:
-        """Onto the disk → bytes, SHA-256."""
+        """Flush onto the disk; return the number of bytes and the SHA-256."""
         self.file.flush()
         os.fsync(self.file.fileno())
         return [self.bytes, self.digest.hexdigest()]
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def make_shard(
@@ -67,10 +70,10 @@ def make_shard(
     names = shar.cuts_name(shard), shar.audio_name(shard)
     partials = [folder / shar.INDEX / f".{name}" for name in names]
     rejected: list[str] = []
-    languages: list[str] = []
     characters: set[str] = set()
     rows: list[tuple] = []
-    with _opened(partials) as (cuts, audio), tarfile.open(fileobj=cast(BinaryIO, audio), mode="w|") as tar:
+    in_cuts, in_audio = (closing(_Hashed(path)) for path in partials)
+    with in_cuts as cuts, in_audio as audio, tarfile.open(fileobj=cast(BinaryIO, audio), mode="w|") as tar:
         encode_line = functools.partial(encoded, codec=codec, allow_commands=allow_commands)
         for cut, content in _usable(lines, encode_line, strict, rejected, done):
             (supervision,) = cut.supervisions
@@ -81,7 +84,6 @@ def make_shard(
             text, language = supervision.text or "", supervision.language or "und"
             rows.append((place, cut.duration, language))
             characters.update(text)
-            languages.append(language)
         tar.close()
         files = dict(zip(names, (cuts.finish(), audio.finish()), strict=True))
     shar.withdraw(folder, shard)
@@ -90,7 +92,7 @@ def make_shard(
     content = "".join(rejected).encode()
     shar.write_whole(quarantine(folder, shard), content)
     files[f"{shar.INDEX}/{quarantine(folder, shard).name}"] = [len(content), hashlib.sha256(content).hexdigest()]
-    codes = sorted(set(languages))
+    codes = sorted({language for *_, language in rows})
     entries = np.array([(*row[:2], codes.index(row[2])) for row in rows], shar.ENTRY)
     record = shar.Record(input_digest, len(rows), len(rejected), codes, "".join(sorted(characters)), files)
     shar.write_record(folder, shard, record, entries)
@@ -99,55 +101,39 @@ def make_shard(
 def _usable(
     lines: Sequence[bytes], encode_line: Callable[[bytes], Encoded], strict: bool, rejected: list[str], done: Callable
 ) -> Iterator[Encoded]:
-    """Those that can be used; the others become lines of `rejected`."""
+    """Encode the cuts that can be used; the others become lines of `rejected`."""
     for line in lines:
         try:
             yield encode_line(line)
         except Rejected as error:
-            name = _id_of(line)
+            found = _id_of(line)
+            name = f"? ({line[:40].decode(errors='replace').strip()})" if found is None else str(found)
             if strict:
                 raise Refused(f"--strict: cut {name}: {error}") from error
             rejected.append(f"{printable(name)}\t{printable(str(error))}\n")
         done()
 
 
-def _id_of(line: bytes) -> str:
+def _id_of(line: bytes) -> object:
     try:
-        return str(json.loads(line)["id"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return f"? ({line[:40].decode(errors='replace').strip()})"
+        return json.loads(line)["id"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def hash_of_id(line: bytes, place: int) -> int:
-    """Of a line that has none, and will be quarantined, that of its place."""
-    try:
-        name = json.loads(line)["id"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        name = None
+    """Hash of a line's id. Of a line without one, which will be quarantined, that of its place."""
+    name = _id_of(line)
     return hash(name if isinstance(name, str) else (place,))
 
 
-@contextmanager
-def _opened(paths: Sequence[Path]) -> Iterator[list[_Hashed]]:
-    files = [_Hashed(path) for path in paths]
-    try:
-        yield files
-    finally:
-        for file in files:
-            file.file.close()
-
-
 def _append(tar: tarfile.TarFile, cut: MonoCut, audio: bytes, codec: str) -> int:
-    """Add the audio and after it, as Shar has it, its recording → where the audio's bytes begin."""
+    """Add the audio and after it, as Shar has it, its recording; return where the audio's bytes begin."""
     _add(tar, f"{cut.id}.{codec}", audio)
     start = tar.offset - -(-len(audio) // BLOCK) * BLOCK
-    _add(tar, f"{cut.id}.json", (json.dumps(_recording(cut).to_dict()) + "\n").encode())
-    return start
-
-
-def _recording(cut: MonoCut) -> Recording:
     assert cut.recording is not None
-    return cut.recording
+    _add(tar, f"{cut.id}.json", (json.dumps(cut.recording.to_dict()) + "\n").encode())
+    return start
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""A folder of shards read again and, when all of it is as it was written, given the index that readers open."""
+"""Verification of a folder of shards: it is read again, and gets the index that readers open when all is right."""
 
 import functools
 import shutil
@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data_prep.machinery.processes import parallel_map
 from data_prep.shar.shard_writer import quarantine
-from data_prep.shar.workers import counting_pool
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.storage import shar_index as shar
 
 
 def finish_once(output: Path, jobs: int) -> None:
-    """`finish`, unless that was done since the last shard changed, by this task or by one that it waits for here."""
+    """Call `finish`, unless this or another task has done so since the last shard changed; wait for one that does."""
     with shar.locked(output):
         if shar.is_joined(output):
             print(
@@ -28,7 +28,7 @@ def finish_once(output: Path, jobs: int) -> None:
 
 
 def finish(output: Path, jobs: int) -> None:
-    """Read all shards again, and write the index that readers open. One process at a time: under `shar.locked`.
+    """Read all shards again, and write the index that readers open. Call it under `shar.locked`.
 
     Raises:
         UserError: a shard is missing or broken; every one is printed by name.
@@ -56,14 +56,8 @@ def finish(output: Path, jobs: int) -> None:
 
 def _checked(output: Path, plan: shar.Plan, jobs: int, bar: tqdm) -> Iterator[str]:
     check = functools.partial(shar.faults, output)
-    if jobs == 1:
-        results = map(check, range(plan.shards), plan.inputs)
-        for found in results:
-            bar.update()
-            yield from found
-        return
-    with counting_pool(jobs) as (pool, _):
-        for found in pool.map(check, range(plan.shards), plan.inputs):
+    with parallel_map(jobs) as run:
+        for found in run(check, range(plan.shards), plan.inputs):
             bar.update()
             yield from found
 

@@ -1,4 +1,4 @@
-"""Processes that make or read shards, and count their cuts together."""
+"""Worker processes that make shards, and count their cuts together."""
 
 import functools
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from data_prep.machinery.processes import process_context, process_pool
 
 @contextmanager
 def counting_pool(jobs: int) -> Iterator[tuple[ProcessPoolExecutor, Synchronized]]:
-    """Processes, and a number that each of them can raise."""
+    """Start processes, and a number that each of them can raise."""
     context = process_context()
     counter = context.Value("q", 0)
     with process_pool(jobs, context, _count_with, counter) as pool:

@@ -1,4 +1,4 @@
-"""How well held-out texts are copied from noisy prefixes."""
+"""Measures of how well held-out texts are copied from noisy prefixes."""
 
 import random
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def copy_scores(
     seed: int,
     batch_size: int = 64,
 ) -> dict[str, float]:
-    """Greedy transcripts of noisy prefixes against the texts: word error rate and share of exact texts."""
+    """Word error rate and share of exact texts among greedy transcripts of noisy prefixes."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)
     table = model.model.embed_tokens.weight

@@ -1,4 +1,4 @@
-"""The Hugging Face folder: made once for the same texts and settings, and complete when it has its name."""
+"""Hugging Face folder of the LLM: made once for the same texts and settings, and complete when it has its name."""
 
 import functools
 import hashlib
@@ -27,7 +27,7 @@ def build(
     recipe: Recipe,
     evaluated: int = 256,
 ) -> dict[str, Any]:
-    """Write the pretrained LLM for these texts into the folder `output`; what `pretraining.json` records.
+    """Pretrain an LLM on texts, write it into the folder `output`, and return what `pretraining.json` records.
 
     A folder of the same settings and texts is left as it is. The folder appears under its name only when it
     is complete.

@@ -1,8 +1,8 @@
-"""What audio embeddings will look like, made of text: a text's tokens between fillers, held, blurred or wrong."""
+"""Noisy copies: a text's tokens as audio embeddings will be, between fillers, held, blurred or wrong."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +16,7 @@ IGNORED = -100  # a label without loss
 
 @dataclass(frozen=True)
 class Noise:
-    """How far a prefix is from the text it stands for. Rates are probabilities per token or per frame."""
+    """Distance of a prefix from the text it stands for. Rates are probabilities per token or per frame."""
 
     max_fillers: int = 4
     """Longest usual run of fillers between two tokens."""
@@ -36,19 +36,12 @@ class Noise:
 
     def weakened(self, share: float) -> "Noise":
         """The same kinds of noise, at a share (0 to 1) of their strength; the scale stays."""
-        return Noise(
-            max_fillers=round(share * self.max_fillers),
-            long_run=share * self.long_run,
-            held=share * self.held,
-            wrong=share * self.wrong,
-            blur=share * self.blur,
-            gaussian=share * self.gaussian,
-            scale=self.scale,
-        )
+        weaker = {name: share * getattr(self, name) for name in ("long_run", "held", "wrong", "blur", "gaussian")}
+        return replace(self, max_fillers=round(share * self.max_fillers), **weaker)
 
 
 def noisy_copy(tokens: Sequence[int], vocabulary: range, noise: Noise, rng: random.Random) -> list[int]:
-    """A prefix that stands for `tokens` as frames of audio would: fillers between them, some held or wrong.
+    """Make a prefix that stands for `tokens` as frames of audio would: fillers between them, some held or wrong.
 
     As in CTC, a token that really occurs twice running has a filler between, so that a held token and a
     repeated one can be told apart.
@@ -82,7 +75,7 @@ class Sequences(NamedTuple):
 
 
 def collate(pairs: Sequence[tuple[list[int], list[int]]]) -> Sequences:
-    """(prefix, text) pairs of token ids as `prefix <s> text </s>`, with loss after <s> only."""
+    """Batch (prefix, text) pairs of token ids as `prefix <s> text </s>`, with loss after <s> only."""
     rows = [torch.tensor([*prefix, BOS_ID, *text, EOS_ID]) for prefix, text in pairs]
     ids = pad_sequence(rows, batch_first=True, padding_value=PAD_ID)
     column = torch.arange(ids.shape[1])

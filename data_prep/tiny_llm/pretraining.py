@@ -1,4 +1,4 @@
-"""The LLaMA, its recipe and its training."""
+"""LLaMA of the embedded default: its settings, its batches and its training."""
 
 import math
 import random
@@ -20,7 +20,7 @@ DRAWN_TOGETHER = 512  # sequences sorted by length at a time: enough for batches
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything, besides the texts, that decides the result."""
+    """Settings that, besides the texts, decide the result."""
 
     steps: int = 1300
     batch_tokens: int = 1600
@@ -44,7 +44,7 @@ class Recipe:
 
 
 def make_model(recipe: Recipe, vocabulary_size: int) -> LlamaForCausalLM:
-    """A LLaMA with random weights, drawn from the recipe's seed."""
+    """Make a LLaMA with random weights, drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=vocabulary_size,
@@ -70,7 +70,7 @@ def make_model(recipe: Recipe, vocabulary_size: int) -> LlamaForCausalLM:
 def batches(
     pool: TextPool, encode_text: Callable[[str], list[int]], vocabulary: range, recipe: Recipe, noise: Noise
 ) -> Iterator[tuple[Sequences, Noise]]:
-    """One batch a step, of sequences of similar length, with the noise to apply to its embeddings."""
+    """Iterate over one batch a step, of sequences of similar length, with the noise to apply to its embeddings."""
     rng = random.Random(recipe.seed)
     step = 0
     while step < recipe.steps:
@@ -104,7 +104,7 @@ def _groups_of_similar_length(
 
 
 def pretrain(model: LlamaForCausalLM, data: Iterable[tuple[Sequences, Noise]], recipe: Recipe) -> list[float]:
-    """Train `model` in place on the batches; the loss of every step (nats per token with loss)."""
+    """Train `model` in place on the batches; return the loss of every step (nats per token with loss)."""
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = MuonAdamW(grouped(model.parameters(), model.model.layers), recipe.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

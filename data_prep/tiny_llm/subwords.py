@@ -1,4 +1,4 @@
-"""The LLM's tokenizer: byte pairs over characters, and a token for a frame without text."""
+"""Tokenizer of the LLM: byte pairs over characters, and a token for a frame without text."""
 
 from collections.abc import Iterable
 
@@ -12,7 +12,7 @@ LONGEST_TOKEN = 8  # letters: from few texts, longer tokens are compounds too ra
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
-    """Byte pair encoding over characters; few texts simply give fewer pieces than `vocabulary_size`.
+    """Train byte pair encoding over characters; few texts simply give fewer pieces than `vocabulary_size`.
 
     It adds no BOS or EOS of its own. `tokenizer.filler_token` names the token that stands for a frame
     without text.

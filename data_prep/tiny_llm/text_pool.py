@@ -1,33 +1,29 @@
-"""The texts that the LLM is trained on: transcripts, their parts, and new texts made of these."""
+"""Texts that the LLM is trained on: transcripts, their parts, and new texts made of these."""
 
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from data_prep.corpora.transcripts import supervisions
+from data_prep.corpora.transcripts import read_transcripts
 from speechllm_pl.core.errors import UserError
 
 FEW = 200  # transcripts, with fewer of which an LLM learns them, and not to write
 
 
-def read_texts(manifests: Iterable[Path]) -> dict[str, list[str]]:
-    """The distinct transcripts of Lhotse cut manifests by language, in the manifests' order.
+def read_texts(manifests: Sequence[Path]) -> dict[str, list[str]]:
+    """Distinct transcripts of Lhotse manifests by language, in the manifests' order.
 
     Raises:
         UserError: a manifest is missing or broken, or holds no transcript.
     """
     texts: dict[str, dict[str, None]] = {}  # the inner dict is an ordered set
-    for manifest in manifests:
-        for supervision in supervisions(manifest):
-            if text := " ".join((supervision.text or "").split()):
-                texts.setdefault(supervision.language or "", {})[text] = None
-    if not texts:
-        raise UserError(f"no transcripts in {', '.join(map(str, manifests))}; nothing to train on")
+    for language, text in read_transcripts(manifests):
+        texts.setdefault(language, {})[text] = None
     return {language: list(of_language) for language, of_language in texts.items()}
 
 
 def too_few(texts: dict[str, list[str]]) -> str:
-    """What to do instead, where there is too little text to make an LLM of; empty where there is enough."""
+    """Advice where there is too little text to make an LLM of; empty where there is enough."""
     count = sum(map(len, texts.values()))
     if count >= FEW:
         return ""
@@ -38,7 +34,7 @@ def too_few(texts: dict[str, list[str]]) -> str:
 
 
 class TextPool:
-    """Draws training texts: transcripts, parts of them, and new texts spliced from parts.
+    """Training texts: transcripts, parts of them, and new texts spliced from parts.
 
     Args:
         texts: transcripts by language; splices stay inside one language.
@@ -57,7 +53,7 @@ class TextPool:
             raise UserError("every training text is held out; give another --dev-manifest")
 
     def draw(self, rng: random.Random, max_words: int) -> str:
-        """A text of at most `max_words` words."""
+        """Draw a text of at most `max_words` words."""
         while True:
             transcripts = rng.choices(self.transcripts, self.sizes)[0]
             words = rng.choice(transcripts)
@@ -77,7 +73,7 @@ class TextPool:
 
 
 def hold_out(texts: dict[str, list[str]], dev: dict[str, list[str]] | None, rng: random.Random) -> list[str]:
-    """Texts to measure copying on: those of dev, else 2 % of the transcripts, at least one."""
+    """Choose the texts to measure copying on: those of dev, else 2 % of the transcripts, at least one."""
     if dev is not None:
         return [text for of_language in dev.values() for text in of_language]
     everything = [text for of_language in texts.values() for text in of_language]

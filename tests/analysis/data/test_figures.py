@@ -1,5 +1,6 @@
 """Figures about prepared data, against sums over the utterances themselves."""
 
+import functools
 from bisect import bisect_right
 from collections import Counter
 from itertools import combinations
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 
+from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import Rejection
 from data_prep.corpora.preparation import prepare
 from speechllm_pl.analysis.data import figures
@@ -144,7 +146,7 @@ def test_quarantine_is_summed_up_by_kind_over_all_parts(tmp_path):
     ]
     for items, folder in ((rejected[:2], tmp_path), (rejected[2:], tmp_path / "parts" / "de")):
         with pytest.raises(UserError):  # nothing is left
-            prepare(items, folder, jobs=1, max_seconds=30)
+            prepare(items, folder, jobs=1, make_cut=functools.partial(cut_from_utterance, max_seconds=30))
     long, silent = figures.quarantine(tmp_path)
     assert (long["kind"], long["count"], long["splits"]) == ("too long", 2, {"dev": 1, "train": 1})
     assert long["example"] == ("b", "too long: 31.2 s")
