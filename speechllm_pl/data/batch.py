@@ -1,4 +1,4 @@
-"""What a training step receives."""
+"""Batch of a training step."""
 
 from typing import NamedTuple
 
@@ -22,10 +22,10 @@ class Batch(NamedTuple):
 
     @property
     def padding_share(self) -> float:
-        """Part of the batch's samples that is padding."""
+        """Share of padding in the batch's samples."""
         return 1.0 - self.lengths.sum().item() / self.waveforms.numel()
 
     @property
     def seconds(self) -> float:
-        """Audio in the batch, without padding."""
+        """Seconds of audio in the batch, without padding."""
         return seconds_of(self.lengths.sum().item())

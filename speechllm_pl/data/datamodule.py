@@ -1,4 +1,4 @@
-"""A LightningDataModule built on Lhotse cuts."""
+"""The LightningDataModule of Lhotse cuts."""
 
 import math
 import warnings
@@ -142,9 +142,10 @@ class SpeechDataModule(L.LightningDataModule):
         self._resumed: dict[str, Any] | None = None  # what a checkpoint said
 
     def setup(self, stage: str) -> None:
-        """
+        """Check the augmentations and count loader processes.
+
         Raises:
-            UserError: something that an augmentation needs is not there.
+            UserError: a requirement of an augmentation is not met.
         """
         if stage == "fit":
             for augmentation in self.augmentations:
@@ -158,16 +159,16 @@ class SpeechDataModule(L.LightningDataModule):
 
     @property
     def local_ranks(self) -> int:
-        """Processes of the run on this machine."""
+        """Number of the run's processes on this machine."""
         return self.trainer.num_devices if self.trainer else 1
 
     @property
     def workers(self) -> int:
-        """Processes that read ahead for this rank."""
+        """Number of processes that read ahead for this rank."""
         return self.num_workers if isinstance(self.num_workers, int) else workers_of_rank(self.local_ranks)
 
     def faster_reading(self) -> str:
-        """What to do if training waits for data."""
+        """Advice for a run that waits for data."""
         most = workers_of_rank(self.local_ranks)
         more = f"--data.num_workers {most} instead of {self.workers}, " if most > self.workers else ""
         return f"try {more}more CPUs for each rank (CPUS= in a SLURM job), or shards instead of files (make shar)"
@@ -182,11 +183,11 @@ class SpeechDataModule(L.LightningDataModule):
 
     @property
     def duration_factor(self) -> float:
-        """By how much augmentation may lengthen a batch of training: it is planned for that."""
+        """Factor by which augmentation may lengthen a training batch, which is planned for it."""
         return math.prod(augmentation.duration_factor for augmentation in self.augmentations)
 
     def cuts(self, split: str) -> Manifest | SharCuts | TrainingCuts:
-        """The cuts of `train`, `dev` or `test`, opened once.
+        """Cuts of `train`, `dev` or `test`, opened once.
 
         Raises:
             UserError: a manifest is missing, broken or empty.
@@ -199,7 +200,7 @@ class SpeechDataModule(L.LightningDataModule):
 
     @property
     def mixture(self) -> Mixture:
-        """The training cuts, and what each epoch has of them."""
+        """Training cuts, and the composition of each epoch."""
         if self._mixture is None:
             weights = {name: source.weight for name, source in self.train.items()}
             self._mixture = Mixture(
@@ -209,7 +210,7 @@ class SpeechDataModule(L.LightningDataModule):
         return self._mixture
 
     def buckets(self, split: str) -> Buckets:
-        """How utterances are grouped into batches of so many seconds, and to train on of `max_tokens`."""
+        """Buckets for batches of `max_duration` seconds, and in training of `max_tokens` positions."""
         max_duration = self.max_duration if split == "train" else self.val_max_duration or self.max_duration
         key = split, max_duration, self.max_tokens
         if key not in self._buckets:
@@ -221,9 +222,10 @@ class SpeechDataModule(L.LightningDataModule):
         return self._buckets[key]
 
     def _positions(self) -> Positions:
-        """
+        """Positions of the training utterances in the LLM's input.
+
         Raises:
-            UserError: there is no LLM that has any.
+            UserError: there is no LLM.
         """
         if self.llm_input is None:
             raise UserError("data.max_tokens counts positions of an LLM, and stage 1 has none: leave it out")
@@ -232,7 +234,7 @@ class SpeechDataModule(L.LightningDataModule):
         return Positions(self.llm_input.before_bos(cuts, factor), self.llm_input.text(cuts, factor), most)
 
     def train_dataloader(self) -> DataLoader:
-        """Called anew every epoch (`reload_dataloaders_every_n_epochs: 1`), since every epoch has its own plan."""
+        """Loader of one epoch, requested anew every epoch (`reload_dataloaders_every_n_epochs: 1`) for its plan."""
         epoch = self.trainer.current_epoch if self.trainer else 0
         plan = self._batches(
             "train", draw=self.mixture.draw(epoch), epoch=epoch, shortest_first=epoch < self.shortest_first_epochs
@@ -244,14 +246,14 @@ class SpeechDataModule(L.LightningDataModule):
         return self._loader("train", self._plan)
 
     def heard(self, steps: int) -> tuple[dict[str, float], dict[str, float]]:
-        """→ epochs and hours of each language that were heard, when the trainer counts so many steps of this epoch."""
+        """Epochs and hours of each language heard, when the trainer counts `steps` of this epoch."""
         assert self._plan is not None
         if self._heard is None:
             self._heard = Heard(self.mixture, self._plan)
         return self._heard.after(self._plan.done_after(steps))
 
     def _from_where_it_stands(self, plan: EpochBatches) -> EpochBatches:
-        """From the epoch's beginning, unless the run was resumed in its midst."""
+        """Skip the batches that are done if the run was resumed within the epoch."""
         state = self._resumed
         if state is None or plan.epoch != state["epoch"]:
             return plan
@@ -266,7 +268,7 @@ class SpeechDataModule(L.LightningDataModule):
         return plan.resumed(0, state["steps"])
 
     def _identity(self, plan: EpochBatches) -> dict[str, int]:
-        """What the number of a batch has a meaning for."""
+        """All that gives the number of a batch its meaning."""
         return {
             "seed": self.seed,
             "cuts": len(self.cuts("train")),
@@ -275,7 +277,7 @@ class SpeechDataModule(L.LightningDataModule):
         }
 
     def _leave_finished_epoch(self, batches: int) -> None:
-        """Let a run that stopped right after an epoch's last batch begin the next one with its first.
+        """Let a run that stopped right after an epoch's last batch begin the next epoch with its first.
 
         Lightning takes the former epoch for finished if it had at least as many batches as the next one, but it
         had fewer if there were more ranks: so the numbers are made equal.
@@ -288,24 +290,24 @@ class SpeechDataModule(L.LightningDataModule):
             current.completed = batches - 1  # the loop counts the last one itself
 
     def val_dataloader(self) -> DataLoader:
-        """Of all of dev, but in `fit` of the sample."""
+        """Loader of all of dev, but in `fit` of the sample."""
         return self.dev_dataloader(None if self._all_of_dev_counts else self.dev_sample)
 
     def dev_dataloader(self, utterances: np.ndarray | None = None) -> DataLoader:
-        """Each of these utterances of dev once; default is all."""
+        """Loader of these utterances of dev, each once; default is all."""
         draw = None if utterances is None else Draw(utterances)
         return self._loader("dev", self._batches("dev", draw=draw, shuffle=False, fill="empty"))
 
     @property
     def dev_sample(self) -> np.ndarray | None:
-        """The utterances to validate on during training: a function of data and seed; None where it is all of dev."""
+        """Utterances to validate on during training, a function of data and seed; None for all of dev."""
         cuts = cast(Manifest | SharCuts, self.cuts("dev"))
         if self.val_utterances is None or len(cuts) <= self.val_utterances:
             return None
         return balanced_sample(cuts.languages, self.val_utterances, self.seed)
 
     def dev_share(self, *, whole: bool = False) -> str:
-        """What figures are of, in words: those of this command's validations, or of all of dev."""
+        """Describe the utterances behind this command's validation figures, or behind those of all of dev."""
         total = len(self.cuts("dev"))
         sampled = not (whole or self._all_of_dev_counts) and self.dev_sample is not None
         return f"a sample of {self.val_utterances:,} of {total:,}" if sampled else f"all {total:,}"
@@ -343,7 +345,7 @@ class SpeechDataModule(L.LightningDataModule):
         return self._identities
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the run stands in the data: the epoch, its batches done over all ranks, the trainer's count of them."""
+        """Position of the run in the data: epoch, batches done over all ranks, and the trainer's count of them."""
         if self._plan is None:
             return {}
         progress = cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress
@@ -367,7 +369,7 @@ class SpeechDataModule(L.LightningDataModule):
         return EpochBatches(self.buckets(split), seed=self.seed, rank=rank, world_size=world_size, **plan)
 
     def _place(self) -> tuple[int, int]:
-        """→ this process's rank, and how many there are."""
+        """Rank of this process, and number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
@@ -401,9 +403,10 @@ class SpeechDataModule(L.LightningDataModule):
 
 
 def _sources(train: str | dict[str, str | TrainSource]) -> dict[str, TrainSource]:
-    """
+    """Training sources by name.
+
     Raises:
-        UserError: no source, or one that could never be heard.
+        UserError: there is none, or one could never be heard.
     """
     named = train if isinstance(train, dict) else {"": train}
     sources = {name: TrainSource(source) if isinstance(source, str) else source for name, source in named.items()}

@@ -1,4 +1,4 @@
-"""Noise, and reverberation in rooms, from recordings or simulated."""
+"""Augmentation by noise and by reverberation in rooms, recorded or simulated."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -25,17 +25,17 @@ from speechllm_pl.data.handover import reading
 from speechllm_pl.data.utterance import read
 
 TRIES = 10
-"""Recordings that may be unreadable in a row before a run ends: the disk has gone then."""
+"""Number of consecutive unreadable recordings that ends a run: the disk is gone."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AddNoise(Perturbation):
-    """Adds a stretch of a recording, begun anew as often as the utterance is longer than it.
+    """Adds a stretch of a recording, repeated if the utterance is longer.
 
     Args:
-        folder: of noise recordings, folders in it included.
+        folder: folder of noise recordings, subfolders included.
         manifest: instead of a folder, Lhotse recordings or cuts.
         snr_db: range of the signal-to-noise ratio, both taken over the whole utterance.
     """
@@ -52,7 +52,7 @@ class AddNoise(Perturbation):
 
     @cached_property
     def recordings(self) -> tuple[Recording, ...]:
-        """Opened once: loader processes are sent them."""
+        """Recordings, opened once and sent to loader processes."""
         return recordings_of(self.folder, self.manifest, type(self).__name__)
 
     def check(self) -> None:
@@ -70,10 +70,10 @@ class AddNoise(Perturbation):
 
 @dataclass(frozen=True, kw_only=True)
 class Reverberate(Perturbation):
-    """Puts the speaker into a room. The direct sound stays where it was, and the power what it was.
+    """Puts the speaker into a room. Timing of the direct sound and power are kept.
 
     Args:
-        folder: of room impulse responses, folders in it included; their first channels are used.
+        folder: folder of room impulse responses, subfolders included; their first channels are used.
         manifest: instead of a folder, Lhotse recordings or cuts. With neither, rooms are simulated (FRA-RIR, arXiv
             2208.04101).
         max_t60_seconds: longest time in which simulated rooms go quiet by 60 dB.
@@ -92,7 +92,7 @@ class Reverberate(Perturbation):
 
     @cached_property
     def recordings(self) -> tuple[Recording, ...]:
-        """Opened once: loader processes are sent them. None, where rooms are simulated."""
+        """Recordings, opened once and sent to loader processes; None if rooms are simulated."""
         given = self.folder or self.manifest
         return recordings_of(self.folder, self.manifest, type(self).__name__) if given else ()
 
@@ -124,7 +124,7 @@ class Reverberate(Perturbation):
 
 @lru_cache
 def recordings_of(folder: str | None, manifest: str | None, used_by: str) -> tuple[Recording, ...]:
-    """The recordings of a folder or a manifest that can be opened; others are named in a warning.
+    """Recordings of a folder or manifest that can be opened; others are named in a warning.
 
     Raises:
         UserError: there are none.
@@ -146,7 +146,7 @@ def recordings_of(folder: str | None, manifest: str | None, used_by: str) -> tup
 
 
 def _audio_files(folder: Path) -> list[Path]:
-    """In an order that does not depend on the disk; links are followed."""
+    """Audio files of a folder in an order that does not depend on the disk; links are followed."""
     found = audio_files(folder)
     for skipped in found.skipped:
         log.warning("left out %s", printable(skipped))
@@ -159,7 +159,8 @@ def _listed(manifest: str) -> list[Recording]:
 
 
 def _recording_of(cut: Cut) -> Recording:
-    """
+    """Recording of a cut.
+
     Raises:
         UserError: the cut is a part of a longer recording.
     """
@@ -170,7 +171,7 @@ def _recording_of(cut: Cut) -> Recording:
 
 
 def _opened(candidate: Path | Recording) -> Recording | None:
-    """With its header read, or None with a warning."""
+    """Recording with its header read, or None with a warning."""
     try:
         if unsafe := _unsafe(candidate):
             raise UserError(f"{unsafe}: name a file")
@@ -189,7 +190,7 @@ def _opened(candidate: Path | Recording) -> Recording | None:
 
 
 def _unsafe(candidate: Path | Recording) -> str:
-    """What would be run instead of read, in words."""
+    """Describe a source that would be run instead of read; empty if there is none."""
     if isinstance(candidate, Recording):
         return unsafe_source(candidate.to_dict())
     return "a name that a shell would interpret" if runs_in_shell(str(candidate)) else ""
@@ -198,7 +199,7 @@ def _unsafe(candidate: Path | Recording) -> str:
 def draw(
     recordings: Sequence[Recording], generator: np.random.Generator, load: Callable[[Recording], np.ndarray]
 ) -> tuple[np.ndarray, str]:
-    """→ what is loaded of a recording that can be read, and its name.
+    """Load a random recording that can be read, and return it with its name.
 
     Raises:
         UserError: ten in a row cannot be read.
@@ -215,7 +216,7 @@ def draw(
 
 
 def stretch(recording: Recording, length: int, generator: np.random.Generator) -> np.ndarray:
-    """`(length,)` samples from a random place of the recording on."""
+    """Samples of the recording from a random position, `(length,)`."""
     seconds = seconds_of(length) + 0.01  # for what resampling rounds
     spare = recording.duration - seconds
     cut = recording.to_cut()
@@ -225,7 +226,7 @@ def stretch(recording: Recording, length: int, generator: np.random.Generator) -
 
 
 def impulse_response(recording: Recording) -> np.ndarray:
-    """`(R,)` samples of its first channel: several would cancel each other out if averaged.
+    """Samples of the first channel, `(R,)`: the mean of several channels could cancel out.
 
     Raises:
         UserError: it is silent.
