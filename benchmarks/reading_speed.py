@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +34,6 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from machine import describe
 from scipy.signal import resample_poly
-from torch.utils.data import DataLoader
 
 from data_prep.shar.encoding import CODECS
 from data_prep.shar.export import Settings, export
@@ -42,8 +41,7 @@ from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches
-from speechllm_pl.data.handover import Handover
-from speechllm_pl.data.loader import start_server, start_worker
+from speechllm_pl.data.loader import loader
 
 BAR = 0.9
 RATE = 16_000  # Hz
@@ -206,25 +204,13 @@ def decoding_alone(paths: Sequence[Path], processes: int) -> float:
 
 def through_loader(cuts: Cuts, plan: Sequence, workers: int) -> float:
     """Audio-seconds a second of the batches that arrive in this process, once its workers have started."""
-    sampler = list(plan[: workers + 1])
-    handover = Handover(workers)
-    if workers:
-        start_server()
-    loader = DataLoader(
-        SpeechDataset(cuts),
-        sampler=sampler,
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=handover,
-        worker_init_fn=partial(start_worker, handover=handover),
-        multiprocessing_context="forkserver" if workers else None,
-        persistent_workers=workers > 0,
-    )
-    for _ in loader:
-        pass
-    sampler[:] = plan
+    # As many batches are read ahead when the clock stops as when it starts.
+    first, last = plan[: workers + 1], plan[: 2 * workers]
+    batches = iter(loader(SpeechDataset(cuts), [*first, *plan, *last], workers))
+    for _ in first:
+        next(batches)
     started = time.perf_counter()
-    audio_seconds = sum(batch.seconds for batch in loader)
+    audio_seconds = sum(batch.seconds for batch in islice(batches, len(plan)))
     return audio_seconds / (time.perf_counter() - started)
 
 

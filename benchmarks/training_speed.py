@@ -18,7 +18,6 @@ from jsonargparse import ArgumentParser
 from machine import describe
 from torch import nn
 
-from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
@@ -38,8 +37,7 @@ def main() -> None:
     parser.add_argument("--max-duration", type=float, default=30.0, help="seconds of audio a batch")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    keep_freed_memory()  # as in training on a CPU, and so is the next
-    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(False)  # as in training on a CPU
     cuts = read_manifest(args.data / "train.jsonl.gz")
     plan = list(EpochBatches(Buckets(cuts.durations, args.max_duration, num_buckets=10)))
     print(f"{describe(args.threads)}, bf16 autocast")

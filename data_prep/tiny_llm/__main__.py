@@ -27,7 +27,6 @@ from data_prep.tiny_llm.llm_folder import build
 from data_prep.tiny_llm.noisy_copies import Noise
 from data_prep.tiny_llm.pretraining import Recipe
 from data_prep.tiny_llm.text_pool import read_texts, too_few
-from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.core.errors import UserError
 
 
@@ -45,7 +44,6 @@ def main() -> None:
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: must be at least 1")
     torch.set_num_threads(1)  # the result then does not depend on the machine's number of cores
-    keep_freed_memory()
     transformers_logging.disable_progress_bar()  # of saving, which takes no time
     torch.backends.cuda.enable_flash_sdp(False)  # its bf16 backward is slow on CPUs, which this switch covers too
     texts = read_texts(args.manifest)

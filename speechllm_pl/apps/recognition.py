@@ -121,7 +121,7 @@ def _batches(
         Buckets(durations, max_duration, num_buckets=10), shuffle=False, rank=rank, world_size=world_size, fill="empty"
     )
     workers = min(num_workers, len(plan) - 1)  # one batch is not worth a process
-    read = loader(SpeechDataset(cuts), plan, workers, pin_memory=pin_memory, longest_batch=plan.buckets.longest_batch)
+    read = loader(SpeechDataset(cuts), plan, workers, pin_memory=pin_memory)
     seconds = [float(durations[planned.indices].sum()) for planned in plan]
     with progress_bar("decoding", round(sum(seconds)), unit=" s of audio", disable=rank > 0) as bar:
         for batch, done in zip(read, itertools.accumulate(seconds), strict=True):

@@ -59,11 +59,6 @@ class Buckets:
         """Batches of an epoch that has every utterance once, over all ranks."""
         return self._batches(self.counts)
 
-    @property
-    def longest_batch(self) -> float:
-        """Seconds of audio, padding included, of the longest batch."""
-        return float((self.longest.astype(np.float64) * self.batch_sizes).max(initial=0.0))
-
     def batches_of(self, utterances: np.ndarray) -> int:
         """Batches of an epoch that has these utterances."""
         return self._batches(np.bincount(self.of[utterances], minlength=len(self.counts)))

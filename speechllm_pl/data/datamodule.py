@@ -375,8 +375,7 @@ class SpeechDataModule(L.LightningDataModule):
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
         dataset = SpeechDataset(self.cuts(split), augmentations, self.seed)
-        longest = batches.buckets.longest_batch
-        return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory, longest)
+        return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory)
 
     def _tell_of_lanes(self) -> None:
         ranks = self._place()[1]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from lhotse.cut import Cut
 from torch.utils.data import Dataset
@@ -12,7 +13,8 @@ from speechllm_pl.core.errors import in_one_line
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.epoch_plan import PlannedBatch
-from speechllm_pl.data.handover import expect, padded, reading
+from speechllm_pl.data.notes import Notes, reading
+from speechllm_pl.data.shared_memory import padded
 from speechllm_pl.data.utterance import Utterance, read_utterance
 
 log = logging.getLogger(__name__)
@@ -31,10 +33,12 @@ class SpeechDataset(Dataset):
         self.cuts = cuts
         self.augmentations = augmentations
         self.seed = seed
+        self._memory = np.empty(0, np.float32)
+        self.notes: Notes | None = None  # a loader has its processes note there what they are reading
 
     def __getitem__(self, planned: PlannedBatch) -> Batch:
         utterances, skipped, unread = [], [], ""
-        expect(len(planned.indices), samples_in(planned.longest))
+        rows = self._rows(len(planned.indices), samples_in(planned.longest))
         copies = [0] * len(planned.indices) if planned.copies is None else planned.copies.tolist()
         for index, copy in zip(planned.indices, copies, strict=True):
             name, file = f"cut {index}", self._where(index)
@@ -44,7 +48,7 @@ class SpeechDataset(Dataset):
                 name = cut.id
                 file = _file_of(cut) or file
                 reading(f"{name} ({file})")
-                utterances.append(read_utterance(cut, copy))
+                utterances.append(read_utterance(cut, copy, rows[len(utterances)]))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 log.warning("skipped %s, which cannot be read: %s", name, in_one_line(error))
                 skipped.append(name)
@@ -53,6 +57,12 @@ class SpeechDataset(Dataset):
         reading("")
         read = collate(utterances, skipped)
         return read._replace(seed=planned.seed, due=len(planned.indices), unread=unread)
+
+    def _rows(self, count: int, samples: int) -> np.ndarray:
+        """`(count, samples)` to decode into: the memory of the former batch, which the system need not clear again."""
+        if self._memory.size < count * samples:
+            self._memory = np.empty(count * samples, np.float32)
+        return self._memory[: count * samples].reshape(count, samples)
 
     def _where(self, index: int) -> str:
         """The file that has the cut, as far as that is known without reading it."""
@@ -68,10 +78,10 @@ def _file_of(cut: Cut) -> str:
 
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
     """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
-    lengths = [len(utterance.samples) for utterance in utterances]
+    recordings = [utterance.samples for utterance in utterances]
     return Batch(
-        padded([utterance.samples for utterance in utterances]),
-        torch.tensor(lengths, dtype=torch.long),
+        padded(recordings),
+        torch.tensor(list(map(len, recordings)), dtype=torch.long),
         texts=[utterance.text for utterance in utterances],
         languages=[utterance.language for utterance in utterances],
         ids=[utterance.id for utterance in utterances],

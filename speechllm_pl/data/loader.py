@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, cast
@@ -15,19 +14,14 @@ from typing import Any, cast
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
-from speechllm_pl.data.handover import PLACE_BYTES, Handover
+from speechllm_pl.data.notes import Notes
 
 MOST_WORKERS = 8
 """That are chosen for a rank without being asked for."""
-
-BYTES_PER_SECOND = 4 * SAMPLING_RATE
-ALLOWANCE = 1.01
-"""For a batch beyond what was planned: recordings are some samples longer than their manifest says."""
 
 TIMEOUT_SECONDS = 600.0
 """Within which a batch must come: far more than one takes, and less than ranks wait for each other."""
@@ -123,11 +117,14 @@ class _ReadAhead(_MultiProcessingDataLoaderIter):
         """
         deadline = time.monotonic() + self._timeout
         while (left := deadline - time.monotonic()) > 0:
-            found, data = self._try_get_data(min(left, 5.0))
+            try:
+                found, data = self._try_get_data(min(left, 5.0))
+            except (ConnectionError, FileNotFoundError, EOFError) as error:  # it was to send the memory of its batch
+                raise RuntimeError("a loader process exited unexpectedly") from error
             if found:
                 return data
         worker = self._task_info[self._rcvd_idx][0]
-        what = cast(Handover, self._collate_fn).noted(worker) or "nothing"
+        what = cast(Any, self._dataset).notes.read(worker) or "nothing"
         raise UserError(
             f"loader process {worker} has given no batch for {self._timeout:g} s; it is reading {what}: see whether"
             " that file can be read and its disk answers; if all is only slow, give a higher --data.timeout_seconds"
@@ -140,25 +137,22 @@ def loader(
     num_workers: int,
     timeout_seconds: float = TIMEOUT_SECONDS,
     pin_memory: bool = False,
-    longest_batch: float = 0.0,
 ) -> Loader:
     """Batches as they were planned, read ahead by `num_workers` processes; by this one if there are none.
 
     Args:
         timeout_seconds: without a batch of these processes, after which that is an error.
         pin_memory: of batches, which then go to a GPU while it computes.
-        longest_batch: seconds of audio, padding included, of the largest batch there is to hand over.
     """
     if num_workers:
         start_server()
-    handover = Handover(num_workers, max(PLACE_BYTES, round(BYTES_PER_SECOND * longest_batch * ALLOWANCE)))
+    dataset.notes = Notes(num_workers)
     return Loader(
         dataset,
         sampler=cast(Any, batches),
         batch_size=None,
         num_workers=num_workers,
-        collate_fn=cast(Any, handover),
-        worker_init_fn=partial(start_worker, handover=handover),
+        worker_init_fn=leave_stopping_to_the_trainer,
         multiprocessing_context=_Workers() if num_workers else None,
         timeout=timeout_seconds if num_workers else 0,
         pin_memory=pin_memory,
@@ -183,13 +177,7 @@ def start_server() -> None:
         sys.warnoptions.pop()
 
 
-def start_worker(worker: int, handover: Handover) -> None:
-    """In each of a loader's processes, before it reads."""
-    leave_stopping_to_the_trainer()
-    handover.start(worker)
-
-
-def leave_stopping_to_the_trainer() -> None:
+def leave_stopping_to_the_trainer(worker: int) -> None:
     """For a loader's worker: signals that reach every process of a job leave it alone; the one it reads for can end it.
 
     The training process may want to finish its step when it is signalled, and needs its batches for that. It is not

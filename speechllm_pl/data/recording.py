@@ -1,7 +1,7 @@
 """Plain recordings straight from their decoders: Lhotse would copy the samples five times.
 
-FLAC, the format of MLS and LibriSpeech, is decoded by dr_flac, in two thirds of the time that libsndfile takes
-(`benchmarks/reading_speed.py`).
+FLAC, the format of MLS and LibriSpeech, is decoded by dr_flac, in two thirds of the time that libsndfile takes: with
+that, reading would fall below 90 % of a bare loop over the files (`benchmarks/reading_speed.py`).
 """
 
 from io import BytesIO
@@ -16,7 +16,6 @@ from lhotse.utils import compute_num_samples
 from miniaudio import ffi, lib
 
 from speechllm_pl.core.audio.units import SAMPLING_RATE
-from speechllm_pl.data.handover import row
 
 
 class Decoded(NamedTuple):
@@ -26,10 +25,13 @@ class Decoded(NamedTuple):
     finite: bool  # for certain: they were integers
 
 
-def decoded(cut: Cut) -> Decoded | None:
+def decoded(cut: Cut, into: np.ndarray | None = None) -> Decoded | None:
     """The samples of a cut of a mono recording at 16 kHz: the very ones that Lhotse would give.
 
     None if the cut is of another kind, or its file not what the manifest says: Lhotse knows what to do then.
+
+    Args:
+        into: float32, whose memory is used if it is long enough.
     """
     if not isinstance(cut, MonoCut) or cut.recording is None or cut.recording.transforms:
         return None
@@ -39,15 +41,15 @@ def decoded(cut: Cut) -> Decoded | None:
     whole = cut.start == 0 and cut.duration == cut.recording.duration
     try:
         if whole and (content := _flac_of(source)) is not None:
-            return _all_of_flac(content, cut.recording.num_samples)
+            return _all_of_flac(content, cut.recording.num_samples, into)
         file = BytesIO(cast(bytes, source.source)) if source.type == "memory" else str(source.source)
         with soundfile.SoundFile(file) as audio:
             if (audio.channels, audio.samplerate, audio.frames) != (1, SAMPLING_RATE, cut.recording.num_samples):
                 return None
             if whole:
-                return _samples(audio, audio.frames)
+                return _samples(audio, audio.frames, into)
             audio.seek(compute_num_samples(cut.start, SAMPLING_RATE))
-            return _samples(audio, compute_num_samples(cut.duration, SAMPLING_RATE))
+            return _samples(audio, compute_num_samples(cut.duration, SAMPLING_RATE), into)
     except (soundfile.LibsndfileError, OSError):
         return None
 
@@ -61,7 +63,7 @@ def _flac_of(source: AudioSource) -> bytes | None:
     return Path(path).read_bytes() if path.endswith(".flac") else None
 
 
-def _all_of_flac(content: bytes, count: int) -> Decoded | None:
+def _all_of_flac(content: bytes, count: int, into: np.ndarray | None) -> Decoded | None:
     """All samples of a file's bytes, if these are mono at 16 kHz and so many."""
     memory = ffi.from_buffer(content)  # read from until it is closed
     flac = lib.ma_dr_flac_open_memory(memory, len(content), ffi.NULL)
@@ -70,18 +72,24 @@ def _all_of_flac(content: bytes, count: int) -> Decoded | None:
     try:
         if (flac.channels, flac.sampleRate, flac.totalPCMFrameCount) != (1, SAMPLING_RATE, count):
             return None
-        samples = row(count)
+        samples = _room(count, into)
         done = lib.ma_dr_flac_read_pcm_frames_f32(flac, count, ffi.from_buffer("float[]", samples))
         return Decoded(samples, True) if done == count else None  # less if a frame's checksum is wrong
     finally:
         lib.ma_dr_flac_close(flac)
 
 
-def _samples(audio: soundfile.SoundFile, count: int) -> Decoded | None:
+def _samples(audio: soundfile.SoundFile, count: int, into: np.ndarray | None) -> Decoded | None:
     """The next ones, if there are so many."""
     subtype = audio.subtype
     if subtype == "PCM_16" and audio.format == "WAV":  # libsndfile makes floats of these one by one
         whole = audio.read(count, dtype="int16")
-        return Decoded(np.multiply(whole, np.float32(2**-15), out=row(count)), True) if len(whole) == count else None
-    samples = audio.read(out=row(count))
+        if len(whole) != count:
+            return None
+        return Decoded(np.multiply(whole, np.float32(2**-15), out=_room(count, into)), True)
+    samples = audio.read(out=_room(count, into))
     return Decoded(samples, subtype.startswith("PCM_")) if len(samples) == count else None
+
+
+def _room(count: int, into: np.ndarray | None) -> np.ndarray:
+    return np.empty(count, np.float32) if into is None or count > len(into) else into[:count]

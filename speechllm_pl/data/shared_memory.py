@@ -1,16 +1,24 @@
-"""Memory that a process shares with those that it starts, whether they are forked or not."""
+"""Memory that a process shares with those that it starts, whether they are forked or not.
 
+It is an anonymous file, so it needs no room in /dev/shm, of which containers have little.
+"""
+
+import math
 import mmap
 import os
 import tempfile
 import weakref
 from multiprocessing import reduction
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
 
 
 class SharedMemory(mmap.mmap):
-    """So many bytes, all zero. It needs no room in /dev/shm, and is gone with the last process that has it.
+    """So many bytes, all zero, gone with the last process that has them.
 
     To a process that is being started it is sent as what it is, to any other as a copy of its bytes.
     """
@@ -37,6 +45,27 @@ def shared(content: bytes) -> SharedMemory | bytes:
     memory = SharedMemory(len(content))
     memory[:] = content
     return memory
+
+
+def padded(rows: list[np.ndarray]) -> torch.Tensor:
+    """`(B, N)` float32, zero-padded on the right; in a loader's process, in memory that can be handed over.
+
+    Rows are written to a file there: to map it for that would cost more than a millisecond a batch for its pages.
+    """
+    shape = len(rows), max(map(len, rows), default=0)
+    if get_worker_info() is None or not math.prod(shape):
+        tensor = torch.zeros(shape)
+        for row, samples in zip(tensor.numpy(), rows, strict=True):
+            row[: len(samples)] = samples
+        return tensor
+    size = 4 * math.prod(shape)
+    with open(_anonymous_file(size), "r+b") as file:
+        for number, samples in enumerate(rows):
+            file.seek(4 * number * shape[1])
+            file.write(samples.data)
+        file.flush()
+        storage = cast(Any, torch.UntypedStorage)._new_shared_fd_cpu(file.fileno(), size)
+    return torch.empty(0).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def _anonymous_file(size: int) -> int:

@@ -36,25 +36,28 @@ class Utterance(NamedTuple):
     drawn: tuple[str, ...] = ()  # what augmentation has done to it, in words
 
 
-def read_utterance(cut: Cut, copy: int = 0) -> Utterance:
+def read_utterance(cut: Cut, copy: int = 0, into: np.ndarray | None = None) -> Utterance:
     """Read an utterance.
 
     Raises:
         UserError: see `read`. Errors of decoders come through as they are.
     """
     supervision = cut.supervisions[0]
-    return Utterance(cut.id, read(cut), supervision.text or "", supervision.language or "und", copy)
+    return Utterance(cut.id, read(cut, into), supervision.text or "", supervision.language or "und", copy)
 
 
-def read(cut: Cut) -> np.ndarray:
+def read(cut: Cut, into: np.ndarray | None = None) -> np.ndarray:
     """Read the samples of a cut: `(N,)` float32, mono, 16 kHz.
+
+    Args:
+        into: memory that may be decoded into.
 
     Raises:
         UserError: there are none, some are not finite, the file cannot be read or was cut off, or its sampling rate is
             implausible or not what the manifest says.
     """
     _refuse_files(cut)
-    samples, finite = decoded(cut) or (None, False)
+    samples, finite = decoded(cut, into) or (None, False)
     if samples is None:
         _refuse_rates(cut)
         if cut.sampling_rate != SAMPLING_RATE:

@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from speechllm_pl.core.allocator import keep_freed_memory
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import pad_tokens
@@ -101,7 +100,6 @@ class Stage(Validated):
 
     def on_fit_start(self) -> None:
         if self.device.type == "cpu":
-            keep_freed_memory()
             # Flash attention's bf16 backward is three times slower; the switch holds for CPU kernels too.
             torch.backends.cuda.enable_flash_sdp(False)
         self._tell_unknown_characters()

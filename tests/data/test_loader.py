@@ -12,13 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import write_cut
 from stuck_cut import StuckCut
-from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
@@ -26,7 +24,6 @@ from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
-from speechllm_pl.data.handover import FREE
 from speechllm_pl.data.loader import Loader, loader, workers_of_rank
 from speechllm_pl.data.manifest import read_manifest
 
@@ -95,26 +92,6 @@ def test_a_run_says_how_many_read_ahead_and_why(corpus, monkeypatch, caplog, num
 def test_a_negative_number_is_refused(corpus: Path) -> None:
     with pytest.raises(UserError, match=r"data\.num_workers = -1: give 0 or more, or auto"):
         SpeechDataModule(str(corpus), num_workers=-1)
-
-
-# what has room
-
-
-def test_the_longest_batch_of_validation_is_handed_over_in_a_place(corpus: Path, monkeypatch) -> None:
-    """Not in new shared memory, of which a container has little."""
-    monkeypatch.setattr("speechllm_pl.data.loader.PLACE_BYTES", 4096)
-    data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=2, val_max_duration=50, num_workers=1)
-    (batch,) = data.val_dataloader()
-    assert batch.waveforms.nbytes > data.buckets("train").longest_batch * 4 * 16_000
-    assert is_in_a_place(data.val_dataloader())
-    assert is_in_a_place(data.train_dataloader())
-
-
-def is_in_a_place(batches: DataLoader) -> bool:
-    """Whether all batches come so."""
-    places = np.frombuffer(cast(Any, batches.collate_fn)._memory, np.uint8).ctypes.data
-    size = len(cast(Any, batches.collate_fn)._memory)
-    return all(places <= batch.waveforms.data_ptr() < places + size for batch in batches)
 
 
 # how they end
@@ -247,7 +224,7 @@ def test_a_stuck_process_is_named_with_its_cut_and_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory")
-def test_pinned_batches_are_batches_and_leave_their_places(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pinned_batches_are_batches(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinning is simulated by a copy, which it is."""
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_device_index", lambda: 0)
@@ -263,7 +240,6 @@ def test_pinned_batches_are_batches_and_leave_their_places(corpus: Path, monkeyp
         assert batch.waveforms.equal(expected.waveforms)
         assert batch[2:] == expected[2:]
     assert batches[-1].ids == []
-    assert (pinned.collate_fn._states == FREE).all()  # type: ignore[attr-defined]
 
 
 def test_a_loader_knows_how_long_it_was_waited_for(corpus: Path) -> None:

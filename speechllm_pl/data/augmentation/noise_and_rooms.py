@@ -21,7 +21,7 @@ from speechllm_pl.core.audio.sources import runs_in_shell, unsafe_source
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import UserError, in_one_line, printable
 from speechllm_pl.data.augmentation.perturbation import Perturbation
-from speechllm_pl.data.handover import reading
+from speechllm_pl.data.notes import reading
 from speechllm_pl.data.utterance import read
 
 TRIES = 10
