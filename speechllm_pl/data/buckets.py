@@ -1,4 +1,4 @@
-"""Buckets of utterances of like lengths, chosen for few batches and little padding, from lengths alone."""
+"""Divide utterances into buckets of similar lengths, for few batches and little padding."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ MOST_TEXT = 2**20  # tokens: more than any text has
 
 
 class Positions(NamedTuple):
-    """What N utterances take of the LLM's input, `[instruction][audio][BOS][text]`, where all but BOS is padded."""
+    """Positions of N utterances in the LLM's input, `[instruction][audio][BOS][text]`, where all but BOS is padded."""
 
     audio: np.ndarray  # (N,) audio embeddings, with what stands before them; grows with the duration
     text: np.ndarray  # (N,) tokens
@@ -23,7 +23,7 @@ class Positions(NamedTuple):
 
 
 class Buckets:
-    """Utterances of like lengths share a bucket, and all batches of a bucket have as many utterances.
+    """Buckets of utterances of similar lengths; all batches of a bucket have equally many utterances.
 
     So no batch with its padding is longer than `max_duration`, or has more positions than it may (unless a single
     utterance has), and every epoch of the same utterances has as many batches. With positions, buckets of like
@@ -56,24 +56,24 @@ class Buckets:
         self.batch_sizes = _batch_sizes(loads)  # (K,) utterances
 
     def __len__(self) -> int:
-        """Batches of an epoch that has every utterance once, over all ranks."""
+        """Number of batches of an epoch with every utterance once, over all ranks."""
         return self._batches(self.counts)
 
     def batches_of(self, utterances: np.ndarray) -> int:
-        """Batches of an epoch that has these utterances."""
+        """Number of batches of an epoch with these utterances."""
         return self._batches(np.bincount(self.of[utterances], minlength=len(self.counts)))
 
     def _batches(self, counts: np.ndarray) -> int:
         return int(-(-counts // self.batch_sizes).sum())
 
     def _most(self, lengths: np.ndarray) -> np.ndarray:
-        """`(K,)` the largest of each bucket."""
+        """Largest length of each bucket, `(K,)`."""
         most = np.zeros(len(self.counts), lengths.dtype)
         np.maximum.at(most, self.of, lengths)
         return most
 
     def largest_batches(self) -> list[np.ndarray]:
-        """For each bucket as many utterances as make a batch, with the most padding: what memory has to suffice for.
+        """Batch of each bucket with the most padding, for which memory must suffice.
 
         Those are its longest ones, and the one with the longest text among them.
         """
@@ -90,7 +90,7 @@ class Buckets:
 
 
 class _Lengths(NamedTuple):
-    """Of N utterances; audio and text are nothing where positions are not bounded."""
+    """Lengths of N utterances; audio and text are 0 if positions are not bounded."""
 
     durations: np.ndarray
     audio: np.ndarray
@@ -109,18 +109,18 @@ class _Lengths(NamedTuple):
         return self._replace(durations=self.durations[rows], audio=self.audio[rows], text=self.text[rows])
 
     def loads(self, durations: np.ndarray, audio: np.ndarray, text: np.ndarray) -> np.ndarray:
-        """The share of a batch that an utterance takes when padded to these lengths."""
+        """Share of a batch that an utterance takes when padded to these lengths."""
         return np.maximum(durations.astype(np.float64) / self.max_duration, self.padded(durations, audio, text))
 
     def padded(self, durations: np.ndarray, audio: np.ndarray, text: np.ndarray) -> np.ndarray:
-        """The same as far as padding is to be saved: of positions, where they are bounded."""
+        """Padded length to be minimised: in positions, if they are bounded."""
         if np.isinf(self.max_positions):
             return durations.astype(np.float64) / self.max_duration
         return (audio.astype(np.float64) + 1 + text) / self.max_positions
 
 
 def _batch_sizes(loads: np.ndarray) -> np.ndarray:
-    """How many utterances fit that take these shares of a batch."""
+    """Number of utterances that fit if each takes this share of a batch."""
     return np.maximum(1, ROUNDING / loads).astype(np.int64)
 
 
@@ -128,7 +128,7 @@ def _batch_sizes(loads: np.ndarray) -> np.ndarray:
 
 
 def _assigned(lengths: _Lengths, num_buckets: int) -> np.ndarray:
-    """`(N,)` uint16: the bucket of each utterance."""
+    """Bucket of each utterance, `(N,)` uint16."""
     sample = lengths
     if len(lengths.durations) > SAMPLE:
         sample = lengths.chosen(np.random.default_rng(0).integers(len(lengths.durations), size=SAMPLE))
@@ -140,11 +140,14 @@ def _assigned(lengths: _Lengths, num_buckets: int) -> np.ndarray:
 
 
 def _bounds(ordered: _Lengths, num_buckets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of utterances that are ordered by duration → `(R,)` longest durations of as many rows of buckets, and
-    `(K,)` longest texts of the buckets in them, row * MOST_TEXT + tokens.
+    """Bounds of the buckets of utterances that are ordered by duration.
 
     Rows come first, from few to as many as there may be buckets; each is divided by length of text as far as that
     saves most. The division of the least cost is taken.
+
+    Returns:
+        `(R,)` longest durations of the rows of buckets, and `(K,)` longest texts of the buckets in them, as
+        row * MOST_TEXT + tokens.
     """
     if np.isinf(ordered.max_positions):
         (_, ends) = min(_divisions(ordered.durations, *_typical(ordered), num_buckets, CANDIDATES))
@@ -156,14 +159,14 @@ def _bounds(ordered: _Lengths, num_buckets: int) -> tuple[np.ndarray, np.ndarray
 
 
 def _typical(ordered: _Lengths) -> tuple[np.ndarray, np.ndarray]:
-    """Loads and padded lengths of utterances whose texts are as long as is usual for their duration."""
+    """Loads and padded lengths of utterances, with texts as long as usual for their durations."""
     usual = ordered.durations * (ordered.text.sum(dtype=np.float64) / ordered.durations.sum(dtype=np.float64))
     lengths = ordered.durations, ordered.audio, usual
     return ordered.loads(*lengths), ordered.padded(*lengths)
 
 
 def _divided_by_text(ordered: _Lengths, ends: np.ndarray, num_buckets: int) -> tuple[float, np.ndarray]:
-    """Divide rows of buckets, which end there → the cost, and the `(K,)` bounds as `_bounds` gives them."""
+    """Divide rows of buckets that end at `ends`; return the cost, and the `(K,)` bounds as `_bounds` does."""
     ways, texts = [], []
     most = num_buckets - len(ends) + 1  # in one row
     for begin, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
@@ -191,7 +194,7 @@ def _divided_by_text(ordered: _Lengths, ends: np.ndarray, num_buckets: int) -> t
 def _divisions(
     lengths: np.ndarray, loads: np.ndarray, padded: np.ndarray, most: int, candidates: int
 ) -> list[tuple[float, np.ndarray]]:
-    """The best ways to cut a list of utterances, ordered by length, into 1, 2 … `most` buckets.
+    """Best divisions of a list of utterances, ordered by length, into 1, 2 … `most` buckets.
 
     By dynamic programming over candidates. Each is stretched as far as utterances fit a batch in the same number.
 
@@ -223,7 +226,7 @@ def _divisions(
 
 
 def _traced(came_from: list[np.ndarray]) -> list[int]:
-    """Which candidates the best division goes through, from the last back to the first."""
+    """Candidates of the best division, from the last back to the first."""
     at, chosen = len(came_from[-1]), []
     for previous in reversed(came_from):
         chosen.append(at - 1)

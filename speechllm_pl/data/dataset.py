@@ -1,4 +1,4 @@
-"""Lhotse cuts to batches of waveforms. A long run survives bad recordings: they are skipped, counted and named."""
+"""Read batches of waveforms from Lhotse cuts. Bad recordings are skipped, counted and named."""
 
 import logging
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 
 class SpeechDataset(Dataset):
-    """Map-style: an item is a whole batch, and its index is what a sampler planned.
+    """Map-style dataset: an item is a whole batch, and its index the plan of a sampler.
 
     Args:
-        cuts: of the utterances.
-        augmentations: what is done to them, in this order.
-        seed: of what augmentations draw, together with the epoch and the ids.
+        cuts: cuts of the utterances.
+        augmentations: augmentations in the order in which they are applied.
+        seed: seed of augmentations, together with the epoch and the ids.
     """
 
     def __init__(self, cuts: Sequence[Cut], augmentations: Sequence[Augmentation] = (), seed: int = 0):
@@ -59,25 +59,25 @@ class SpeechDataset(Dataset):
         return read._replace(seed=planned.seed, due=len(planned.indices), unread=unread)
 
     def _rows(self, count: int, samples: int) -> np.ndarray:
-        """`(count, samples)` to decode into: the memory of the former batch, which the system need not clear again."""
+        """Array `(count, samples)` to decode into, in the previous batch's memory, which need not be cleared again."""
         if self._memory.size < count * samples:
             self._memory = np.empty(count * samples, np.float32)
         return self._memory[: count * samples].reshape(count, samples)
 
     def _where(self, index: int) -> str:
-        """The file that has the cut, as far as that is known without reading it."""
+        """File of a cut, as far as it is known without reading it."""
         where = getattr(self.cuts, "where", None)
         return "" if where is None else where(index)
 
 
 def _file_of(cut: Cut) -> str:
-    """The recording's, if it has one of its own."""
+    """File of the recording, if it has one of its own."""
     sources = getattr(getattr(cut, "recording", None), "sources", ())
     return ", ".join(str(source.source) for source in sources if source.type != "memory")
 
 
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
-    """Zero-pad on the right. When nothing could be read the batch is empty: 0 utterances of 0 samples."""
+    """Make a batch, zero-padded on the right. If nothing could be read it has 0 utterances of 0 samples."""
     recordings = [utterance.samples for utterance in utterances]
     return Batch(
         padded(recordings),

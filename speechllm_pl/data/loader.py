@@ -1,4 +1,4 @@
-"""The processes that read ahead: how many, how they are started, signalled and ended, and what if they get stuck."""
+"""Processes that read ahead: their number, start, signals and end, and what happens when one is stuck."""
 
 import multiprocessing
 import os
@@ -21,20 +21,20 @@ from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.notes import Notes
 
 MOST_WORKERS = 8
-"""That are chosen for a rank without being asked for."""
+"""Largest number of processes chosen for a rank by default."""
 
 TIMEOUT_SECONDS = 600.0
-"""Within which a batch must come: far more than one takes, and less than ranks wait for each other."""
+"""Time limit of a batch: far more than it takes, and less than ranks wait for each other."""
 
 PRELOADED = ["speechllm_pl.data.loader", "speechllm_pl.data.mixture"]
-"""What loader processes need, imported once, in the process that they are forked from."""
+"""Modules that loader processes need, imported once in the process that they are forked from."""
 
 JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-"""That may be sent to every process of a job, and are for the training process to answer."""
+"""Signals that may be sent to every process of a job, and which the training process handles."""
 
 
 def cpus_of_rank(local_ranks: int) -> int:
-    """An equal part, for each of this machine's ranks, of what SLURM gave its tasks, or else of all CPUs at hand."""
+    """CPUs of each rank on this machine: an equal part of those that SLURM gave its tasks, or else of all available."""
     given = os.environ.get("SLURM_CPUS_PER_TASK")
     if given:
         return int(given) * _slurm_tasks_here() // local_ranks  # a task is a rank, or holds several (salloc, torchrun)
@@ -43,7 +43,7 @@ def cpus_of_rank(local_ranks: int) -> int:
 
 
 def _slurm_tasks_here() -> int:
-    """Of the step that this process is in, or else of the job, on each node."""
+    """Tasks on each node of this process's step, or else of its job."""
     for prefix in ("SLURM_STEP_NUM_", "SLURM_N"):
         if tasks := os.environ.get(f"{prefix}TASKS"):
             return -(-int(tasks) // int(os.environ.get(f"{prefix}NODES") or 1))
@@ -55,12 +55,12 @@ def workers_of_rank(local_ranks: int) -> int:
 
 
 def workers_of_cpus(cpus: int) -> int:
-    """One a CPU but for the one that trains, and not more than eight."""
+    """Number of processes: one a CPU except the one that trains, at most eight."""
     return min(MOST_WORKERS, max(0, cpus - 1))
 
 
 class Loader(DataLoader):
-    """PyTorch's, with its arguments, as Lightning makes it again from them.
+    """PyTorch's loader, with its arguments, from which Lightning may build it again.
 
     Attributes:
         waited_seconds: that this process has waited for its batches.
@@ -76,7 +76,7 @@ class Loader(DataLoader):
 
 
 class _Timed(Iterator[Batch]):
-    """A loader's batches, none of which it holds on to."""
+    """Iterator over a loader's batches that keeps no reference to them."""
 
     def __init__(self, loader: Loader):
         self._loader = loader
@@ -93,7 +93,7 @@ class _Timed(Iterator[Batch]):
 
 
 class _Worker(ForkServerProcess):
-    """A loader's process. It ignores a job's signals, so the training process ends it by one that cannot be ignored."""
+    """Process of a loader. It ignores a job's signals, so the training process kills it."""
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
@@ -107,10 +107,11 @@ class _Workers(ForkServerContext):
 
 
 class _ReadAhead(_MultiProcessingDataLoaderIter):
-    """PyTorch's batches of workers, which says what is being read when none comes."""
+    """PyTorch's iterator over workers' batches, which reports what is being read when none comes."""
 
     def _get_data(self) -> Any:
-        """
+        """Receive a batch.
+
         Raises:
             UserError: none has come in time; the message names the worker, the cut and its file.
             RuntimeError: a worker is gone. PyTorch looks for that at least every few seconds.
@@ -138,7 +139,7 @@ def loader(
     timeout_seconds: float = TIMEOUT_SECONDS,
     pin_memory: bool = False,
 ) -> Loader:
-    """Batches as they were planned, read ahead by `num_workers` processes; by this one if there are none.
+    """Loader of planned batches, read ahead by `num_workers` processes, or by this one if there are none.
 
     Args:
         timeout_seconds: without a batch of these processes, after which that is an error.
@@ -160,7 +161,7 @@ def loader(
 
 
 def start_server() -> None:
-    """Start the process that loader processes are forked from, unless it is there: it takes seconds to get ready.
+    """Start the process that loader processes are forked from, unless it runs: it takes seconds.
 
     It is started anew rather than forked, and has no threads, CUDA or process group: whatever this process does, one
     forked from it begins. Signals to the whole job pass it by; it ends when this process and its workers have.
@@ -178,7 +179,7 @@ def start_server() -> None:
 
 
 def leave_stopping_to_the_trainer(worker: int) -> None:
-    """For a loader's worker: signals that reach every process of a job leave it alone; the one it reads for can end it.
+    """Ignore in a worker the signals that reach every process of a job: the process that it reads for ends it.
 
     The training process may want to finish its step when it is signalled, and needs its batches for that. It is not
     the worker's parent, which is the server: so its end, even when it is killed, is watched for as well.

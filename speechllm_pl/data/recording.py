@@ -1,4 +1,4 @@
-"""Plain recordings straight from their decoders: Lhotse would copy the samples five times.
+"""Read plain recordings straight from their decoders: Lhotse would copy the samples five times.
 
 FLAC, the format of MLS and LibriSpeech, is decoded by dr_flac, in two thirds of the time that libsndfile takes: with
 that, reading would fall below 90 % of a bare loop over the files (`benchmarks/reading_speed.py`).
@@ -19,7 +19,7 @@ from speechllm_pl.core.audio.units import SAMPLING_RATE
 
 
 class Decoded(NamedTuple):
-    """A cut's samples."""
+    """Samples of a cut."""
 
     samples: np.ndarray  # (N,) float32, mono, 16 kHz
     finite: bool  # for certain: they were integers
@@ -55,7 +55,7 @@ def decoded(cut: Cut, into: np.ndarray | None = None) -> Decoded | None:
 
 
 def _flac_of(source: AudioSource) -> bytes | None:
-    """The bytes of a FLAC file."""
+    """Bytes of a FLAC file."""
     if source.type == "memory":
         content = cast(bytes, source.source)
         return content if content.startswith(b"fLaC") else None
@@ -64,7 +64,7 @@ def _flac_of(source: AudioSource) -> bytes | None:
 
 
 def _all_of_flac(content: bytes, count: int, into: np.ndarray | None) -> Decoded | None:
-    """All samples of a file's bytes, if these are mono at 16 kHz and so many."""
+    """All samples of a file's bytes, if they are mono at 16 kHz and as many as stated."""
     memory = ffi.from_buffer(content)  # read from until it is closed
     flac = lib.ma_dr_flac_open_memory(memory, len(content), ffi.NULL)
     if not flac:
@@ -80,7 +80,7 @@ def _all_of_flac(content: bytes, count: int, into: np.ndarray | None) -> Decoded
 
 
 def _samples(audio: soundfile.SoundFile, count: int, into: np.ndarray | None) -> Decoded | None:
-    """The next ones, if there are so many."""
+    """Next samples, if there are enough."""
     subtype = audio.subtype
     if subtype == "PCM_16" and audio.format == "WAV":  # libsndfile makes floats of these one by one
         whole = audio.read(count, dtype="int16")

@@ -39,7 +39,7 @@ class SharedMemory(mmap.mmap):
 
 
 def shared(content: bytes) -> SharedMemory | bytes:
-    """The same bytes in shared memory, of which there is none that is empty."""
+    """Copy bytes to shared memory, which cannot be empty."""
     if not content:
         return content
     memory = SharedMemory(len(content))
@@ -48,7 +48,7 @@ def shared(content: bytes) -> SharedMemory | bytes:
 
 
 def padded(rows: list[np.ndarray]) -> torch.Tensor:
-    """`(B, N)` float32, zero-padded on the right; in a loader's process, in memory that can be handed over.
+    """Pad waveforms on the right to `(B, N)` float32; in a loader's process, in memory that can be handed over.
 
     Rows are written to a file there: to map it for that would cost more than a millisecond a batch for its pages.
     """
@@ -69,7 +69,7 @@ def padded(rows: list[np.ndarray]) -> torch.Tensor:
 
 
 def _anonymous_file(size: int) -> int:
-    """→ its descriptor."""
+    """Descriptor of an anonymous file."""
     if hasattr(os, "memfd_create"):  # not on macOS
         descriptor = os.memfd_create("speechllm")
     else:
