@@ -52,7 +52,7 @@ def parses(monkeypatch: pytest.MonkeyPatch):
         raise Parsed
 
     monkeypatch.setattr(LightningCLI, "parse_arguments", parse_and_stop)
-    firsts = {"evaluate": "read_cuts", "transcribe": "find_audio", "report": "read_run", "data_report": "open_splits"}
+    firsts = {"evaluate": "read_cuts", "transcribe": "find_audio", "report": "read_run", "data_report": "survey"}
     for module, first in firsts.items():
         monkeypatch.setattr(f"speechllm_pl.apps.{module}.{first}", stop)
 

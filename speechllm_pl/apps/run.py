@@ -149,7 +149,9 @@ def run(arguments: list[str]) -> None:
         print(f"scores.json, hypotheses.jsonl, transcripts.txt and report.html are in {target.experiment.folder}")
     else:
         carry_out(*last.needs, *last.after, at_once=options.side_by_side or 1)
-        if not options.only_needs and not last.is_finished:
+        if last.is_finished:
+            print(f"{last.makes} is finished")
+        elif not options.only_needs:
             become(last)
 
 
@@ -219,13 +221,10 @@ class Target:
     def training(self) -> Step:
         recipe = self.recipe(STAGES[self.options.target])
         needs = [self.preparation.tokenizer]
+        llm = recipe.llm if recipe.stage == "finetune" else None
         if recipe.tiny_llm:
             needs.append(self.preparation.tiny_llm)
-        elif (
-            self.options.only_needs
-            and recipe.stage == "finetune"
-            and not Path(str(recipe.llm), "config.json").is_file()
-        ):
+        elif self.options.only_needs and llm and not Path(llm, "config.json").is_file():
             needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
         return replace(self.programs.fit(recipe), needs=tuple(needs))
 
