@@ -34,7 +34,7 @@ from data_prep.audio.audio_files import Stretch
 from data_prep.corpora.checked_cuts import cut_from_header, cut_from_utterance, cut_of
 from data_prep.corpora.entries import Utterance
 from data_prep.corpora.lines import tsv_records
-from data_prep.corpora.preparation import prepare
+from data_prep.corpora.manifest_writer import prepare
 from data_prep.corpora.strange_characters import StrangeCharacters
 from data_prep.machinery.command_line import run
 from data_prep.mls import utterances

@@ -24,7 +24,7 @@ from data_prep.audio.checks import Rejected, check_samples
 from data_prep.audio.content_addressed import digest, remove_others
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Utterance
-from data_prep.corpora.preparation import prepare
+from data_prep.corpora.manifest_writer import prepare
 from data_prep.machinery.command_line import add_standard_arguments, run
 from speechllm_pl.core.errors import UserError
 

@@ -28,7 +28,7 @@ from data_prep.audio.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
 from data_prep.audio.espeak import Espeak
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import LABELS, Utterance
-from data_prep.corpora.preparation import prepare
+from data_prep.corpora.manifest_writer import prepare
 from data_prep.machinery.command_line import add_standard_arguments, run
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError

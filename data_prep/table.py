@@ -23,7 +23,7 @@ from data_prep.audio.checks import Rejected
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, count_lines
-from data_prep.corpora.preparation import prepare
+from data_prep.corpora.manifest_writer import prepare
 from data_prep.corpora.strange_characters import StrangeCharacters
 from data_prep.corpora.table_rows import TABLE_SUFFIXES, Row, read_table
 from data_prep.machinery.command_line import add_standard_arguments, run

@@ -11,7 +11,7 @@ from lhotse import MonoCut
 from data_prep.corpora.checked_cuts import cut_from_header, cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, text_lines
-from data_prep.corpora.preparation import prepare
+from data_prep.corpora.manifest_writer import prepare
 from data_prep.machinery.command_line import add_standard_arguments
 from speechllm_pl.core.errors import UserError
 

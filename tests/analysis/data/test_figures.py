@@ -11,7 +11,7 @@ from prepared_corpus import LANGUAGES, RATE, SIZES, planted_corpus, write_corpus
 
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import Rejection
-from data_prep.corpora.preparation import prepare
+from data_prep.corpora.manifest_writer import prepare
 from speechllm_pl.analysis.data import figures
 from speechllm_pl.analysis.data.listening import Heard, drawn, listen
 from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through

@@ -13,7 +13,7 @@ import soundfile
 from lhotse import CutSet, MonoCut
 from tones import tone, utterance
 
-from data_prep.corpora import preparation
+from data_prep.corpora import manifest_writer
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import Rejection, Utterance
 from data_prep.corpora.summary import Summary
@@ -23,7 +23,7 @@ from speechllm_pl.core.errors import UserError
 
 def prepare(items: Iterable[Utterance | Rejection], output: Path, *, max_seconds: float = 30.0, **options) -> Summary:
     make_cut = functools.partial(cut_from_utterance, max_seconds=max_seconds)
-    return preparation.prepare(items, output, **{"make_cut": make_cut} | options)
+    return manifest_writer.prepare(items, output, **{"make_cut": make_cut} | options)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_manifests_that_cannot_be_written_leave_the_old_ones_and_nothing_is_chec
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.corpora.preparation.join_files", full_disk)
+        patched.setattr("data_prep.corpora.manifest_writer.join_files", full_disk)
         with pytest.raises(OSError):
             prepare(corpus, output, jobs=1)
     assert manifests(output) == before
@@ -144,7 +144,7 @@ def test_pieces_of_any_size_give_the_same_manifests_and_an_interrupted_run_goes_
     tmp_path, corpus, monkeypatch, piece
 ):
     prepare(corpus, tmp_path / "whole", jobs=1)
-    monkeypatch.setattr("data_prep.corpora.preparation.PIECE", piece)
+    monkeypatch.setattr("data_prep.corpora.manifest_writer.PIECE", piece)
     opened = []
 
     def make_cut(utt: Utterance) -> MonoCut:
@@ -169,7 +169,7 @@ def test_pieces_of_other_utterances_or_settings_are_not_used(tmp_path, corpus, m
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.corpora.preparation.join_files", fail)
+        patched.setattr("data_prep.corpora.manifest_writer.join_files", fail)
         with pytest.raises(OSError):
             prepare(corpus, tmp_path / "out", jobs=1, max_seconds=0.7)
     corpus[5] = dataclasses.replace(corpus[5], text="another text")
@@ -188,7 +188,7 @@ def test_a_strict_run_stops_at_the_first_rejection_in_the_order_of_the_corpus(tm
 
 def test_utterances_are_read_as_they_are_checked_and_not_held(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
-    monkeypatch.setattr("data_prep.corpora.preparation.PIECE", 10)
+    monkeypatch.setattr("data_prep.corpora.manifest_writer.PIECE", 10)
     alive: weakref.WeakSet[Utterance] = weakref.WeakSet()
     most = 0
 
