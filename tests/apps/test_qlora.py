@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from command import COMMAND, ROOT, finish
+from forwarded import lines
 from test_bad_input import save
-from test_makefile import last_command
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.conformer import ConformerConfig
@@ -51,7 +51,7 @@ def last(run: Path) -> dict[str, Any]:
 
 
 def test_make_puts_the_file_after_the_others() -> None:
-    command = last_command("finetune", "LLM=llama-7b", "ARGS=--config conf/qlora.yaml")
+    command = lines("make finetune LLM=llama-7b ARGS='--config conf/qlora.yaml'")[-1]
     assert command.endswith("--config conf/qlora.yaml")
     assert command.index("conf/llm/llama-7b.yaml") < command.index("conf/qlora.yaml")
 
