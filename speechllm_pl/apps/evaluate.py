@@ -15,7 +15,7 @@ from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, t
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
 from speechllm_pl.recognition.hypothesis import not_finite
-from speechllm_pl.recognition.options import Precision
+from speechllm_pl.recognition.options import Decoder, DecodingOptions, Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 
 
@@ -27,6 +27,8 @@ def evaluate(
     device: str = "auto",
     devices: int | Literal["auto"] = 1,
     precision: Precision | None = None,
+    decoder: Decoder = "greedy",
+    accept_probability: float | None = None,
     num_workers: int | Literal["auto"] = "auto",
     llm: str | None = None,
     max_wer: float | None = None,
@@ -44,6 +46,10 @@ def evaluate(
         devices: processes that share the cuts, each with a whole model on a device: a number, or auto for every GPU, or
             without one for as many as the CPUs have room for. Where torchrun or srun has started them, they do.
         precision: of the computation; default is that of training.
+        decoder: of an LLM's text. greedy asks it once a token; speculative has it check what the CTC head heard, and
+            finds the same text in fewer passes.
+        accept_probability: let speculative also accept what the LLM gives at least this probability, 0 to 1, though it
+            would have written something else. Fewer passes, another text.
         num_workers: processes that read audio ahead, for each device; auto is as many as there are CPUs for beside a
             GPU, and none beside a CPU, which reading takes a few per cent of.
         llm: folder or name of the LLM, where it has moved since training.
@@ -62,6 +68,7 @@ def evaluate(
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
     if num_workers != "auto" and num_workers < 0:
         raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
+    options = DecodingOptions(decoder, accept_probability)
     references = read_cuts(Path(cuts), allow_commands=allow_command_sources)
     systems: dict[str, System] = {}
     stages: set[str] = set()
@@ -72,14 +79,14 @@ def evaluate(
             start_server()  # which gets ready while the model is read
         for path in checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, llm, rank.device, stages))
-            share = {"num_workers": num_workers, "rank": rank.number, "world_size": rank.of}
+            share = {"options": options, "num_workers": num_workers, "rank": rank.number, "world_size": rank.of}
             parts = rank.gathered(recognize(recognizer, references, max_duration, precision=precision, **share))
             if not rank.is_first:
                 continue
             recognized = Recognized.of_ranks(parts)
             _tell_skipped(recognized)
             used = precision or recognizer.precision
-            how = {"device": recognizer.device.type, "devices": rank.of, "precision": used}
+            how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "decoder": decoder}
             for system in recognizer.systems:
                 # Stage 1's own CTC result stands, not that of the head kept in stage 2.
                 if system not in systems or system == recognizer.stage:
@@ -126,6 +133,8 @@ def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]
         # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
         "real_time_factor": recognized.real_time_factor if system == stage else None,
         "truncated": len(truncated),
+        "llm_passes": sum(found.passes for found in hypotheses) / len(hypotheses),
+        "drafted": sum(found.drafted for found in hypotheses) / max(1, sum(found.num_tokens for found in hypotheses)),
         "unreadable": recognized.skipped,
         **how,
         "command": shlex.join(["speechllm", *sys.argv[1:]]),
@@ -205,6 +214,7 @@ def score_table(scores: dict[str, Any]) -> str:
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
             f"; {_unread(entry)} not read"
             + ("" if factor is None else f"; real-time factor {factor:.3f} ({_where(entry)})")
+            + (f"; {entry['llm_passes']:.1f} passes of the LLM an utterance" if entry.get("llm_passes") else "")
         )
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
     lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")

@@ -16,7 +16,7 @@ from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.options import Precision
+from speechllm_pl.recognition.options import DecodingOptions, Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 
 
@@ -76,11 +76,11 @@ class Recognized:
         return [found for batch in self.batches for found in batch.hypotheses.get(system, [])]
 
 
-def recognize_batch(recognizer: Recognizer, batch: Batch) -> RecognizedBatch:
+def recognize_batch(recognizer: Recognizer, batch: Batch, options: DecodingOptions) -> RecognizedBatch:
     """What is said in a batch, whose audio may lie on any device; nothing in an empty one."""
     device, found = recognizer.device, {}
     if batch.ids:
-        found = recognizer.transcribe(batch.waveforms.to(device), batch.lengths.to(device), batch.languages)
+        found = recognizer.transcribe(batch.waveforms.to(device), batch.lengths.to(device), batch.languages, options)
     return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found)
 
 
@@ -90,6 +90,7 @@ def recognize(
     max_duration: float,
     *,
     precision: Precision | None = None,
+    options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -98,6 +99,7 @@ def recognize(
 
     Args:
         precision: of the computation; default is that of training.
+        options: of the search for an LLM's text.
         num_workers: processes that read audio ahead.
         rank, world_size: of the batches this one's share. Batches are the same however many share them.
     """
@@ -106,7 +108,7 @@ def recognize(
         started = asked = time.perf_counter()
         for batch in _batches(cuts, max_duration, num_workers, rank, world_size, recognizer.device.type == "cuda"):
             recognized.waiting_seconds += time.perf_counter() - asked
-            recognized.batches.append(recognize_batch(recognizer, batch))
+            recognized.batches.append(recognize_batch(recognizer, batch, options))
             recognized.audio_seconds += batch.seconds
             asked = time.perf_counter()
         recognized.seconds = time.perf_counter() - started

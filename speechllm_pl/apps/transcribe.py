@@ -28,7 +28,7 @@ from speechllm_pl.data.cut_line import UNKNOWN_LANGUAGE
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
-from speechllm_pl.recognition.options import Precision
+from speechllm_pl.recognition.options import Decoder, DecodingOptions, Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_record
 
@@ -49,6 +49,8 @@ def transcribe(
     max_duration: float = 60.0,
     device: str = "auto",
     precision: Precision | None = None,
+    decoder: Decoder = "greedy",
+    accept_probability: float | None = None,
     llm: str | None = None,
 ) -> None:
     """Print what is said in audio files; one line a file, when it is there.
@@ -62,12 +64,21 @@ def transcribe(
         max_duration: seconds of audio a batch.
         device: where to compute: cpu, cuda, cuda:1; auto is a GPU where there is one.
         precision: of the computation; default is that of training.
+        decoder: of an LLM's text. greedy asks it once a token; speculative has it check what the CTC head heard, and
+            finds the same text in fewer passes.
+        accept_probability: let speculative also accept what the LLM gives at least this probability, 0 to 1, though it
+            would have written something else. Fewer passes, another text.
         llm: folder or name of the LLM, where it has moved since training.
     """
+    options = DecodingOptions(decoder, accept_probability)
     paths, refused = find_audio(files)
     if language != UNKNOWN_LANGUAGE:
         _check_language(language, read_record(checkpoint)[RECORD])
     recognizer = Recognizer.load(checkpoint, llm, device_of(device))
+    if recognizer.stage == "ctc" and decoder != "greedy":
+        print(
+            f"warning: --decoder {decoder} has no effect: the checkpoint is of stage 1, without an LLM", file=sys.stderr
+        )
     done, given = 0, len(paths) + len(refused)
     try:
         with recognizer.decoding(precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
@@ -77,7 +88,7 @@ def transcribe(
                     bar.update()
                     continue
                 batch = collate(found, skipped=[])
-                hypotheses = recognize_batch(recognizer, batch).hypotheses[recognizer.stage]
+                hypotheses = recognize_batch(recognizer, batch, options).hypotheses[recognizer.stage]
                 for utterance, hypothesis in zip(found, hypotheses, strict=True):
                     if problem := not_finite([utterance.id], [hypothesis], recognizer.stage):
                         refused.append(_left_out(problem))

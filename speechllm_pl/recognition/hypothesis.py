@@ -23,6 +23,12 @@ class Hypothesis:
     num_tokens: int = field(default=0, compare=False)
     """Tokens of the text, and the end token where an LLM has written it."""
 
+    passes: int = field(default=0, compare=False)
+    """Forward passes of the LLM."""
+
+    drafted: int = field(default=0, compare=False)
+    """Tokens that were accepted of a draft."""
+
     @property
     def finite(self) -> bool:
         """Whether the logits that it was chosen from were: else nobody said it, whatever its text is."""

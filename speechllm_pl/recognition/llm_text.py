@@ -1,20 +1,21 @@
 """Text from an LLM that has heard a batch: prompt, search and hypotheses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
+from speechllm_pl.core.prompt import Columns
 from speechllm_pl.models.llm import LlmTokenizer
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.draft_scorer import LlmDraftScorer, sees_everything
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_greedy import greedy
 from speechllm_pl.recognition.options import DecodingOptions
 from speechllm_pl.recognition.scorer import LlmScorer
+from speechllm_pl.recognition.speculative import speculative
 from speechllm_pl.recognition.text_end import TextEnds, lowered, token_caps
-
-SEARCHES = {"greedy": greedy}
-"""By `DecodingOptions.decoder`."""
 
 
 @torch.no_grad()
@@ -25,11 +26,13 @@ def generate(
     tokenizer: LlmTokenizer,
     options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     all_ended: Callable[[bool], bool] = bool,
+    drafts: Sequence[str] | None = None,
 ) -> list[Hypothesis]:
     """Audio embeddings of a batch → one hypothesis an utterance; what ends a text too soon is never silent.
 
     Args:
-        all_ended: told whether all texts of this batch have ended; says whether to stop.
+        all_ended: told whether all texts of this batch have ended; says whether to stop. Only greedy search asks it.
+        drafts: a guess at each text, for speculative search.
     """
     prompt = model.prompt(audio, instruction)
     caps = token_caps(audio.frames)
@@ -37,8 +40,17 @@ def generate(
         caps = caps.clamp(max=options.max_new_tokens)
     if model.most_positions is not None:
         caps = lowered(caps, prompt.mask.sum(1), model.most_positions)
+    columns = prompt.mask.shape[1] + int(caps.sum())  # with rejected ones of other rows
+    if options.decoder == "speculative" and drafts is not None and sees_everything(model.llm, columns):
+        return _with_drafts(model, prompt, caps, tokenizer, options, drafts)
+    return _greedily(model, prompt, caps, tokenizer, all_ended)
+
+
+def _greedily(
+    model: SpeechLLM, prompt: Columns, caps: Tensor, tokenizer: LlmTokenizer, all_ended: Callable[[bool], bool]
+) -> list[Hypothesis]:
     ends = TextEnds(caps, model.tokens.eos)
-    found = SEARCHES[options.decoder](LlmScorer(model, prompt), ends, tokenizer.pad_id, all_ended)
+    found = greedy(LlmScorer(model, prompt), ends, tokenizer.pad_id, all_ended)
     return [
         Hypothesis(
             tokenizer.decode(row[: length - complete]),
@@ -46,6 +58,7 @@ def generate(
             looped=looped,
             log_probability=log_probability,
             num_tokens=length,
+            passes=length,
         )
         for row, length, complete, looped, log_probability in zip(
             found.tokens.tolist(),
@@ -55,4 +68,29 @@ def generate(
             found.log_probabilities.tolist(),
             strict=True,
         )
+    ]
+
+
+def _with_drafts(
+    model: SpeechLLM,
+    prompt: Columns,
+    caps: Tensor,
+    tokenizer: LlmTokenizer,
+    options: DecodingOptions,
+    drafts: Sequence[str],
+) -> list[Hypothesis]:
+    guesses = tokenizer.encode(drafts)
+    scorer = LlmDraftScorer(model, prompt)
+    rows = speculative(scorer, guesses, caps.tolist(), model.tokens.eos, options.accept_probability)
+    return [
+        Hypothesis(
+            tokenizer.decode(row.tokens[: len(row.tokens) - row.end.complete]),
+            truncated=not row.end.complete,
+            looped=row.end.looped,
+            log_probability=row.log_probability,
+            num_tokens=len(row.tokens),
+            passes=row.passes,
+            drafted=row.accepted,
+        )
+        for row in rows
     ]

@@ -3,16 +3,29 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from speechllm_pl.core.errors import UserError
+
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Of the computation, as Lightning's trainer names them."""
+
+Decoder = Literal["greedy", "speculative"]
+"""How an LLM's text is searched for: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
     """What a user of a recogniser may choose."""
 
-    decoder: Literal["greedy"] = "greedy"
-    """How an LLM's text is searched for."""
+    decoder: Decoder = "greedy"
+
+    accept_probability: float | None = None
+    """From which on `speculative` accepts a drafted token; by default it must be the LLM's own choice."""
 
     max_new_tokens: int | None = None
     """Most tokens of an LLM's text, where the length of its audio would allow more."""
+
+    def __post_init__(self) -> None:
+        if self.accept_probability is not None and not 0 <= self.accept_probability <= 1:
+            raise UserError(f"accept_probability {self.accept_probability:g} is a probability: give 0 to 1")
+        if self.accept_probability is not None and self.decoder != "speculative":
+            raise UserError(f"accept_probability is of speculative decoding, and has no effect on {self.decoder}")

@@ -186,17 +186,17 @@ class Recognizer:
             return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
         assert self.llm_tokenizer is not None
         audio = self.model.listen(waveforms, lengths)
-        return {
-            "ctc": greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer),
-            "llm": generate(
-                self.model,
-                audio,
-                self.instruction(languages),
-                self.llm_tokenizer,
-                options,
-                all_ended,
-            ),
-        }
+        heard = greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer)
+        written = generate(
+            self.model,
+            audio,
+            self.instruction(languages),
+            self.llm_tokenizer,
+            options,
+            all_ended,
+            drafts=[hypothesis.text for hypothesis in heard],
+        )
+        return {"ctc": heard, "llm": written}
 
 
 def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Recognizer:

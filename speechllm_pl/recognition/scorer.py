@@ -34,7 +34,7 @@ class LlmScorer:
 
     def __init__(self, model: SpeechLLM, prompt: Columns):
         self._llm = cast(Any, model.llm)
-        self._suppressed: list[int] | None = getattr(self._llm.generation_config, "suppress_tokens", None)
+        self._suppressed = suppressed_tokens(self._llm)
         self._limit = model.most_positions
         self._mask = prompt.mask  # (B, C + tokens written)
         self._positions = prompt.positions  # (B, C), then (B, 1): of what is read next
@@ -57,7 +57,16 @@ class LlmScorer:
             logits_to_keep=1,
         )
         self._cache = found.past_key_values
-        logits = found.logits[:, -1].float()  # (B, V)
-        if self._suppressed:  # by the LLM's own configuration
-            logits[:, self._suppressed] = -torch.inf
-        return logits
+        return suppress(found.logits[:, -1].float(), self._suppressed)
+
+
+def suppressed_tokens(llm: Any) -> list[int]:
+    """Those that the LLM's own configuration forbids."""
+    return getattr(llm.generation_config, "suppress_tokens", None) or []
+
+
+def suppress(logits: Tensor, tokens: list[int]) -> Tensor:
+    """Let these tokens never be chosen from `(…, V)` logits, which are changed."""
+    if tokens:
+        logits[..., tokens] = -torch.inf
+    return logits

@@ -1,6 +1,7 @@
 """Where an LLM's text ends: at its end token, at a cap that its audio sets, at its last position, or in a loop."""
 
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -97,3 +98,33 @@ class TextEnds:
         self.lengths = torch.where(at_end | looping, length, self.lengths)
         self.ended = self.lengths <= length
         return self.ended
+
+
+class TextEnd:
+    """`TextEnds` of one row whose tokens come a few at a time.
+
+    Args:
+        cap: most tokens.
+        eos_id: the end token.
+
+    Attributes:
+        complete: whether the row has its end token.
+        looped: whether it was ended in a loop.
+        ended: whether nothing more is to be written.
+    """
+
+    def __init__(self, cap: int, eos_id: int):
+        self.cap, self.complete, self.looped, self.ended = cap, False, False, cap <= 0
+        self._eos_id = eos_id
+        self._equal = [0] * LOOP_PHRASE  # by period: tokens in a row that equal the one a period before
+
+    def __call__(self, tokens: Sequence[int]) -> None:
+        """Look at the newest of the tokens: to be called after every one."""
+        self.complete = tokens[-1] == self._eos_id
+        for place, equal in enumerate(self._equal):
+            same = place + 1 < len(tokens) and tokens[-1] == tokens[-2 - place]
+            self._equal[place] = equal + 1 if same else 0
+        needed = ((max(LOOP_TIMES, -(-LOOP_TOKENS // period)) - 1) * period for period in range(1, LOOP_PHRASE + 1))
+        looping = any(equal >= enough for equal, enough in zip(self._equal, needed, strict=True))
+        self.looped = looping and len(tokens) < self.cap
+        self.ended = self.complete or self.looped or len(tokens) >= self.cap

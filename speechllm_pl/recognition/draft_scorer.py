@@ -1,0 +1,110 @@
+"""What an LLM thinks of whole drafts: logits after each offered token, in one forward pass for a batch.
+
+Rows accept different lengths of their offers. Rejected columns of the cache are masked, never moved, and columns that
+no row needs are cut off, so a row's logits do not depend on its batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from speechllm_pl.core.prompt import Columns, pad_tokens
+from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.scorer import suppress, suppressed_tokens
+
+
+class DraftScorer(Protocol):
+    """What a search with drafts asks for logits."""
+
+    def score(self, last: Sequence[Sequence[int]], offers: Sequence[Sequence[int]]) -> Tensor:
+        """Score what may follow each row's last token, and each token that is offered after it.
+
+        Args:
+            last: of each row; nothing before its first token.
+            offers: at most K tokens a row.
+
+        Returns:
+            `(B, K + 1, V)` fp32 logits.
+        """
+        ...
+
+    def accept(self, counts: Sequence[int]) -> None:
+        """Keep so many of each row's offered tokens as written."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Forget all other rows."""
+        ...
+
+
+class LlmDraftScorer:
+    """Scores drafts behind a batch of prompts.
+
+    Args:
+        model: of stage 2, in evaluation mode, whose LLM sees all of its cache (`sees_everything`).
+        prompt: its columns up to BOS.
+    """
+
+    def __init__(self, model: SpeechLLM, prompt: Columns):
+        self._llm = cast(Any, model.llm)
+        self._embed = self._llm.get_input_embeddings()
+        self._suppressed = suppressed_tokens(self._llm)
+        self._limit = model.most_positions
+        self._cache = DynamicCache()
+        self._unread: Tensor | None = prompt.embeddings  # (B, P, D), whose last column is BOS
+        self._mask = prompt.mask  # (B, C) of the cache's columns
+        self._offered = 0  # columns at the cache's end that are not accepted yet
+
+    def score(self, last: Sequence[Sequence[int]], offers: Sequence[Sequence[int]]) -> Tensor:
+        rows = [[*token, *offer] for token, offer in zip(last, offers, strict=True)]
+        fed, lengths = pad_tokens(rows, self._mask.device)
+        real = (torch.arange(fed.shape[1], device=fed.device) < lengths[:, None]).long()
+        embeddings, kept = self._embed(fed), fed.shape[1]
+        self._mask = torch.cat([self._mask, real], 1)
+        if self._unread is not None:
+            embeddings = torch.cat([self._unread, embeddings.to(self._unread.dtype)], 1)
+            kept += 1  # after BOS
+            self._unread = None
+        positions = (self._mask.cumsum(1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
+        if self._limit is not None:
+            positions = positions.clamp(max=self._limit - 1)  # of padding
+        logits = self._llm(
+            inputs_embeds=embeddings.to(self._llm.dtype),
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=kept,
+        ).logits.float()
+        self._offered = kept - 1
+        return suppress(logits, self._suppressed)
+
+    def accept(self, counts: Sequence[int]) -> None:
+        most, device = max(counts), self._mask.device
+        accepted = torch.arange(most, device=device) < torch.tensor(counts, device=device)[:, None]
+        self._mask = torch.cat([self._mask[:, : self._mask.shape[1] - self._offered], accepted.long()], 1)
+        if most < self._offered:
+            self._cache.crop(most - self._offered)  # so many columns fewer
+
+    def keep(self, rows: Sequence[int]) -> None:
+        if len(rows) == len(self._mask) or not rows:
+            return
+        places = torch.tensor(rows, device=self._mask.device)
+        self._mask = self._mask[places]
+        if self._unread is None:
+            self._cache.batch_select_indices(places)
+        else:
+            self._unread = self._unread[places]
+
+
+def sees_everything(llm: Any, columns: int) -> bool:
+    """Whether each token attends to all before it, up to so many columns.
+
+    Rejected columns would take room in a window that slides over columns.
+    """
+    config = llm.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    return window is None or not getattr(config, "use_sliding_window", True) or columns < window

@@ -1,0 +1,157 @@
+"""Drafts change how often the LLM is asked and nothing else: texts are greedy ones, in every architecture and batch."""
+
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from speechllm_pl.core.prompt import pad_tokens
+from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.losses import Tokens
+from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.llm_text import generate
+from speechllm_pl.recognition.options import DecodingOptions
+from speechllm_pl.recognition.text_end import TextEnd, TextEnds
+
+sys.path.append(str(Path(__file__).parents[1] / "models"))
+from test_architectures import CONFIGS, small_llm
+from test_speech_llm import build
+
+FRAMES = [40, 7, 23, 31, 12]
+
+
+class Plain:
+    """Token numbers for a text, so that nothing is hidden by decoding."""
+
+    pad_id = 0
+
+    @staticmethod
+    def encode(texts: Sequence[str]) -> list[list[int]]:
+        return [list(map(int, text.split())) for text in texts]
+
+    @staticmethod
+    def decode(ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+@pytest.fixture(params=[name for name in CONFIGS if name != "mistral"])  # its window of 8 is shorter than its prompt
+def model(request: pytest.FixtureRequest, small_encoder: ConformerConfig) -> SpeechLLM:
+    """With LoRA that does something, and an end token that is likely enough to be said."""
+    model = build(small_llm(request.param), small_encoder, lora_r=4)
+    torch.manual_seed(5)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def batch(model: SpeechLLM, frames: list[int], seed: int = 0) -> tuple[Audio, Tokens]:
+    generator = torch.Generator().manual_seed(seed)
+    width = model.text_embeddings.shape[1]
+    embeddings = torch.zeros(len(frames), max(frames), width)
+    for row, count in zip(embeddings, frames, strict=True):
+        row[:count] = torch.randn(count, width, generator=generator)
+    lengths = torch.tensor(frames)
+    instruction = Tokens(*pad_tokens([[5, 6][: place % 3] for place in range(len(frames))]))
+    return Audio(embeddings, lengths, embeddings, lengths), instruction
+
+
+def one_of(audio: Audio, instruction: Tokens, row: int) -> tuple[Audio, Tokens]:
+    count, said = int(audio.lengths[row]), int(instruction.lengths[row])
+    part = slice(row, row + 1)
+    return (
+        Audio(audio.embeddings[part, :count], audio.lengths[part], audio.encoded[part, :count], audio.frames[part]),
+        Tokens(instruction.ids[part, :said], instruction.lengths[part]),
+    )
+
+
+def written(
+    model: SpeechLLM, audio: Audio, instruction: Tokens, drafts: list[list[int]], **options
+) -> list[Hypothesis]:
+    how = DecodingOptions("speculative", **options)
+    return generate(model, audio, instruction, Plain(), how, drafts=[Plain.decode(draft) for draft in drafts])  # type: ignore[arg-type]
+
+
+def greedy(model: SpeechLLM, audio: Audio, instruction: Tokens) -> list[Hypothesis]:
+    return generate(model, audio, instruction, Plain())  # type: ignore[arg-type]
+
+
+def spoiled(text: list[int], chance: random.Random) -> list[int]:
+    """A draft with tokens that are wrong, missing and superfluous."""
+    draft = []
+    for token in text:
+        kind = chance.random()
+        draft += [token] if kind < 0.7 else [] if kind < 0.8 else [chance.randrange(3, 12)]
+        draft += [chance.randrange(3, 12)] if kind > 0.93 else []
+    return draft
+
+
+@pytest.mark.parametrize("quality", ["none", "right", "spoiled", "another", "too long"])
+def test_texts_are_those_of_greedy_search_in_batches_and_alone(model: SpeechLLM, quality: str) -> None:
+    audio, instruction = batch(model, FRAMES)
+    expected = greedy(model, audio, instruction)
+    said = Plain.encode([found.text for found in expected])
+    chance = random.Random(quality)
+    drafts = {
+        "none": [[] for _ in said],
+        "right": said,
+        "spoiled": [spoiled(text, chance) for text in said],
+        "another": said[1:] + said[:1],
+        "too long": [text + [chance.randrange(3, 12) for _ in range(200)] for text in said],
+    }[quality]
+    together = written(model, audio, instruction, drafts)
+    assert together == expected
+    for found, by_greedy in zip(together, expected, strict=True):
+        assert found.num_tokens == by_greedy.num_tokens
+        assert found.log_probability == pytest.approx(by_greedy.log_probability, rel=1e-3, abs=1e-3)
+    for row, draft in enumerate(drafts):
+        (alone,) = written(model, *one_of(audio, instruction, row), [draft])
+        assert alone == together[row]
+        assert (alone.passes, alone.drafted) == (together[row].passes, together[row].drafted)
+
+
+def test_a_right_draft_takes_one_pass(model: SpeechLLM) -> None:
+    audio, instruction = batch(model, FRAMES)
+    drafts = Plain.encode([found.text for found in greedy(model, audio, instruction)])
+    assert {found.passes for found in written(model, audio, instruction, drafts)} == {1}
+    without = written(model, audio, instruction, [[] for _ in drafts])
+    assert [found.passes for found in without] == [max(1, found.num_tokens - found.drafted) for found in without]
+
+
+def test_every_draft_is_accepted_where_no_probability_is_asked_of_it(model: SpeechLLM) -> None:
+    audio, instruction = batch(model, [40, 23])
+    drafts = [[3, 4, 5, 6], [7, 8]]
+    relaxed = written(model, audio, instruction, drafts, accept_probability=0.0)
+    assert [found.text for found in relaxed] == ["3 4 5 6", "7 8"]
+    assert written(model, audio, instruction, drafts, accept_probability=1.0) == greedy(model, audio, instruction)
+
+
+def test_an_llm_whose_window_slides_is_decoded_without_drafts(small_encoder: ConformerConfig) -> None:
+    model = build(small_llm("mistral"), small_encoder, lora_r=0).eval()
+    audio, instruction = batch(model, FRAMES)
+    expected = greedy(model, audio, instruction)
+    found = written(model, audio, instruction, Plain.encode([hypothesis.text for hypothesis in expected]))
+    assert found == expected
+    assert all(hypothesis.drafted == 0 for hypothesis in found)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_row_ends_where_rows_of_a_batch_do(seed: int) -> None:
+    chance = random.Random(seed)
+    phrase = [chance.randrange(3, 6) for _ in range(chance.randrange(1, 10))]
+    tokens = [chance.randrange(3, 6) for _ in range(chance.randrange(5))] + phrase * chance.randrange(1, 30)
+    tokens.insert(chance.randrange(len(tokens) + 1), chance.choice([2, 3]))  # 2 is the end token
+    cap = chance.randrange(1, 100)
+    ends, end = TextEnds(torch.tensor([cap]), 2), TextEnd(cap, 2)
+    for length in range(1, len(tokens) + 1):
+        ended = bool(ends(torch.tensor([tokens[:length]])))
+        end(tokens[:length])
+        assert end.ended == ended
+        if ended:
+            assert (end.complete, end.looped) == (bool(ends.complete), bool(ends.looped))
+            return
