@@ -78,9 +78,10 @@ class Recognized:
 
 def recognize_batch(recognizer: Recognizer, batch: Batch, options: DecodingOptions) -> RecognizedBatch:
     """What is said in a batch, whose audio may lie on any device; nothing in an empty one."""
-    device, found = recognizer.device, {}
+    found = {}
     if batch.ids:
-        found = recognizer.transcribe(batch.waveforms.to(device), batch.lengths.to(device), batch.languages, options)
+        there = batch.to(recognizer.device)
+        found = recognizer.transcribe(there.waveforms, there.lengths, batch.languages, options)
     return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found)
 
 

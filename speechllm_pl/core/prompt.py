@@ -16,6 +16,7 @@ from torch import Tensor
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import length_mask
+from speechllm_pl.core.padded import Padded
 
 IGNORED = -100
 """The label of columns without loss, as in `torch.nn.functional.cross_entropy`."""
@@ -53,51 +54,40 @@ class Columns(NamedTuple):
     labels: Tensor  # (B, K) int64: what the last K columns (BOS and text) should predict, else IGNORED
 
 
-def pad_tokens(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+def pad_tokens(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> Padded:
     """Right-pad token lists to ids `(B, N)`, where padding is 0, with lengths `(B,)`."""
     lengths = torch.tensor([len(row) for row in rows], device=device)
     ids = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.long, device=device)
     for row, tokens in zip(ids, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long, device=device)
-    return ids, lengths
+    return Padded(ids, lengths)
 
 
-def assemble(
-    instruction: Tensor,
-    instruction_lengths: Tensor,
-    audio: Tensor,
-    audio_lengths: Tensor,
-    bos: Tensor,
-    text: Tensor,
-    text_ids: Tensor,
-    text_lengths: Tensor,
-    eos_id: int,
-) -> Columns:
+def assemble(instruction: Padded, audio: Padded, bos: Tensor, text: Padded, labels: Tensor) -> Columns:
     """Put audio among text embeddings.
 
     Args:
-        instruction: `(B, I, D)` embeddings, right-padded; `instruction_lengths`: `(B,)`.
-        audio: `(B, A, D)` embeddings, right-padded; `audio_lengths`: `(B,)`.
+        instruction: `(B, I, D)` embeddings.
+        audio: `(B, A, D)` embeddings.
         bos: `(D,)` embedding of BOS.
-        text: `(B, N, D)` embeddings of the (perhaps masked) text, right-padded. N = 0 for generation.
-        text_ids: `(B, N)` the true token ids; `text_lengths`: `(B,)`.
-        eos_id: the label after the last token.
+        text: `(B, N, D)` embeddings of the (perhaps masked) text; N = 0 for generation.
+        labels: `(B, N + 1)` of BOS and the text, see `next_token_labels`.
     """
-    batch, dim = audio.shape[0], audio.shape[2]
-    before, before_mask = _left_pad(instruction, instruction_lengths, audio, audio_lengths)
-    embeddings = torch.cat([before, bos.expand(batch, 1, dim), text], dim=1)
-    text_mask = length_mask(text_lengths + 1, text.shape[1] + 1)  # BOS and text
+    batch, _, dim = audio.values.shape
+    before, before_mask = _left_pad(instruction, audio)
+    embeddings = torch.cat([before, bos.expand(batch, 1, dim), text.values], dim=1)
+    text_mask = length_mask(text.lengths + 1, text.values.shape[1] + 1)  # BOS and text
     mask = torch.cat([before_mask, text_mask], dim=1).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return Columns(embeddings, mask, positions, next_token_labels(text_ids, text_lengths, eos_id))
+    return Columns(embeddings, mask, positions, labels)
 
 
-def next_token_labels(text_ids: Tensor, text_lengths: Tensor, eos_id: int) -> Tensor:
-    """Labels of the columns BOS, t1 … tN, `(B, N + 1)`: the next token, then EOS, then IGNORED."""
-    labels = torch.nn.functional.pad(text_ids, (0, 1))
+def next_token_labels(text: Padded, eos_id: int) -> Tensor:
+    """Labels `(B, N + 1)` of the columns BOS, t1 … tN: the next token, then EOS, then IGNORED."""
+    labels = torch.nn.functional.pad(text.values, (0, 1))
     columns = torch.arange(labels.shape[1], device=labels.device)
-    labels = labels.masked_fill(columns == text_lengths[:, None], eos_id)
-    return labels.masked_fill(columns > text_lengths[:, None], IGNORED)
+    labels = labels.masked_fill(columns == text.lengths[:, None], eos_id)
+    return labels.masked_fill(columns > text.lengths[:, None], IGNORED)
 
 
 def mask_tokens(ids: Tensor, fraction: float, unk_id: int, generator: torch.Generator | None = None) -> Tensor:
@@ -111,14 +101,14 @@ def mask_tokens(ids: Tensor, fraction: float, unk_id: int, generator: torch.Gene
     return ids.masked_fill(chosen, unk_id)
 
 
-def _left_pad(first: Tensor, first_lengths: Tensor, second: Tensor, second_lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _left_pad(first: Padded, second: Padded) -> tuple[Tensor, Tensor]:
     """Join two right-padded sequences row by row and push the result to the right. Returns it with its mask."""
-    totals = first_lengths + second_lengths
+    totals = first.lengths + second.lengths
     columns = int(totals.max())
     place = torch.arange(columns, device=totals.device) - (columns - totals)[:, None]  # negative where padding
-    in_second = first.shape[1] + place - first_lengths[:, None]
-    source = torch.where(place < first_lengths[:, None], place, in_second).clamp(min=0)
-    both = torch.cat([first, second], dim=1)
+    in_second = first.values.shape[1] + place - first.lengths[:, None]
+    source = torch.where(place < first.lengths[:, None], place, in_second).clamp(min=0)
+    both = torch.cat([first.values, second.values], dim=1)
     joined = both.gather(1, source[:, :, None].expand(-1, -1, both.shape[2]))
     mask = place >= 0
     return joined * mask[:, :, None], mask

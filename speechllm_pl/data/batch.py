@@ -1,7 +1,8 @@
 """Batch of a training step."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from speechllm_pl.core.audio.units import seconds_of
@@ -19,6 +20,15 @@ class Batch(NamedTuple):
     seed: int = 0  # of everything random about it, 63 bits: depends on neither rank nor resume
     due: int = 0  # recordings, read or not; augmentation may have made fewer utterances of them
     unread: str = ""  # the last that could not be read: its id, its file, and why
+
+    def to(self, device: torch.device) -> Self:
+        """The batch with its waveforms and lengths on a device; Lightning calls this, too.
+
+        A GPU goes on computing while they are copied from pinned memory.
+        """
+        at_once = torch.device(device).type == "cuda"
+        waveforms, lengths = (tensor.to(device, non_blocking=at_once) for tensor in (self.waveforms, self.lengths))
+        return self._replace(waveforms=waveforms, lengths=lengths)
 
     @property
     def padding_share(self) -> float:

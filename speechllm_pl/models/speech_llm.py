@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
-from speechllm_pl.core.prompt import Columns, assemble, mask_tokens
+from speechllm_pl.core.padded import Padded
+from speechllm_pl.core.prompt import Columns, assemble, mask_tokens, next_token_labels
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
@@ -110,16 +111,13 @@ class SpeechLLM(nn.Module):
             nothing = torch.zeros(len(audio.lengths), 0, dtype=torch.long, device=audio.lengths.device)
             text = Tokens(nothing, torch.zeros_like(audio.lengths))
         masking = self.config.text_masking if self.training else 0.0
+        dtype, bos = audio.embeddings.dtype, torch.tensor(self.tokens.bos, device=audio.lengths.device)
         return assemble(
-            embed(instruction.ids).to(audio.embeddings.dtype),
-            instruction.lengths,
-            audio.embeddings,
-            audio.lengths,
-            embed(torch.tensor(self.tokens.bos, device=audio.lengths.device)).to(audio.embeddings.dtype),
-            embed(mask_tokens(text.ids, masking, self.tokens.unk)).to(audio.embeddings.dtype),
-            text.ids,
-            text.lengths,
-            self.tokens.eos,
+            Padded(embed(instruction.ids).to(dtype), instruction.lengths),
+            Padded(audio.embeddings, audio.lengths),
+            embed(bos).to(dtype),
+            Padded(embed(mask_tokens(text.ids, masking, self.tokens.unk)).to(dtype), text.lengths),
+            next_token_labels(Padded(*text), self.tokens.eos),
         )
 
     def logits(self, columns: Columns) -> Tensor:

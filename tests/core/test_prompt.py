@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import (
     IGNORED,
     Columns,
@@ -41,15 +42,11 @@ def layout(case: str) -> tuple[Columns, list[dict]]:
     ids = torch.randint(1, 50, text.shape[:2], generator=generator)
     bos = torch.randn(DIM, generator=generator)
     columns = assemble(
-        instruction,
-        torch.tensor(instruction_lengths),
-        audio,
-        torch.tensor(audio_lengths),
+        Padded(instruction, torch.tensor(instruction_lengths)),
+        Padded(audio, torch.tensor(audio_lengths)),
         bos,
-        text,
-        ids,
-        torch.tensor(text_lengths),
-        EOS,
+        Padded(text, torch.tensor(text_lengths)),
+        next_token_labels(Padded(ids, torch.tensor(text_lengths)), EOS),
     )
     before = max(i + a for i, a in zip(instruction_lengths, audio_lengths, strict=True))
     rows = []
@@ -97,15 +94,11 @@ def test_positions_count_real_columns_from_zero(case: str) -> None:
 def test_columns_without_a_text_end_at_bos() -> None:
     bos = torch.full((DIM,), 7.0)
     columns = assemble(
-        torch.zeros(2, 0, DIM),
-        torch.tensor([0, 0]),
-        torch.ones(2, 3, DIM),
-        torch.tensor([3, 1]),
+        Padded(torch.zeros(2, 0, DIM), torch.tensor([0, 0])),
+        Padded(torch.ones(2, 3, DIM), torch.tensor([3, 1])),
         bos,
-        torch.zeros(2, 0, DIM),
-        torch.zeros(2, 0, dtype=torch.long),
-        torch.tensor([0, 0]),
-        EOS,
+        Padded(torch.zeros(2, 0, DIM), torch.tensor([0, 0])),
+        next_token_labels(Padded(torch.zeros(2, 0, dtype=torch.long), torch.tensor([0, 0])), EOS),
     )
     assert columns.embeddings.shape == (2, 4, DIM)
     assert torch.equal(columns.embeddings[:, -1], bos.expand(2, DIM))
@@ -116,15 +109,11 @@ def test_columns_without_a_text_end_at_bos() -> None:
 def test_gradients_reach_the_real_audio_and_no_padding() -> None:
     audio = torch.randn(2, 3, DIM, requires_grad=True)
     columns = assemble(
-        torch.zeros(2, 0, DIM),
-        torch.tensor([0, 0]),
-        audio,
-        torch.tensor([3, 2]),
+        Padded(torch.zeros(2, 0, DIM), torch.tensor([0, 0])),
+        Padded(audio, torch.tensor([3, 2])),
         torch.zeros(DIM),
-        torch.zeros(2, 1, DIM),
-        torch.ones(2, 1, dtype=torch.long),
-        torch.tensor([1, 1]),
-        EOS,
+        Padded(torch.zeros(2, 1, DIM), torch.tensor([1, 1])),
+        next_token_labels(Padded(torch.ones(2, 1, dtype=torch.long), torch.tensor([1, 1])), EOS),
     )
     columns.embeddings.sum().backward()
     assert audio.grad is not None
@@ -132,7 +121,7 @@ def test_gradients_reach_the_real_audio_and_no_padding() -> None:
 
 
 def test_labels_of_a_text_that_holds_eos_itself_are_kept() -> None:
-    labels = next_token_labels(torch.tensor([[EOS, 4, 0]]), torch.tensor([2]), EOS)
+    labels = next_token_labels(Padded(torch.tensor([[EOS, 4, 0]]), torch.tensor([2])), EOS)
     assert labels.tolist() == [[EOS, 4, EOS, IGNORED]]
 
 

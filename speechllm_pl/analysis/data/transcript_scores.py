@@ -28,8 +28,8 @@ def transcript_scores(recognizer: Recognizer, batch: Batch) -> list[TranscriptSc
         recognizer: of either stage: stage 2 keeps the head.
         batch: at least one utterance.
     """
-    device = recognizer.device
-    logits, frames = recognizer.speech(batch.waveforms.to(device), batch.lengths.to(device))
+    device, there = recognizer.device, batch.to(recognizer.device)
+    logits, frames = recognizer.speech(there.waveforms, there.lengths)
     targets, lengths = pad_tokens([recognizer.tokenizer.encode(text) for text in batch.texts], device)
     nats = F.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),  # (T, B, V)
