@@ -78,7 +78,7 @@ class SpeechCLI(LightningCLI):
         """Parse, and let what follows from other values follow: the tokenizer is the one of the data."""
         super().parse_arguments(parser, args)
         config = self.config[self.config["subcommand"]]
-        if config.model.init_args.tokenizer is None:
+        if config.model.init_args.tokenizer == "":
             config.model.init_args.tokenizer = str(Path(config.data.root, "tokenizer.model"))
 
     def _parse_ckpt_path(self) -> None:

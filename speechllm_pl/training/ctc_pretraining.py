@@ -19,7 +19,7 @@ class CtcPretraining(Stage):
     """Trains encoder and CTC head.
 
     Args:
-        tokenizer: SentencePiece model of the CTC classes; the command line takes the one in `data.root` when None.
+        tokenizer: SentencePiece model of the CTC classes; the command line takes the one in `data.root` when empty.
         optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
         schedule: of the learning rate.
         max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
@@ -35,7 +35,7 @@ class CtcPretraining(Stage):
 
     def __init__(
         self,
-        tokenizer: str | CtcTokenizer | None = None,
+        tokenizer: str | CtcTokenizer = "",
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(),  # noqa: B008 (frozen)
         max_skipped_steps: int = 20,

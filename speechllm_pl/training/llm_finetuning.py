@@ -44,7 +44,7 @@ class LlmFinetuning(Stage):
 
     Args:
         tokenizer: SentencePiece model of the CTC classes, the one of stage 1; the command line takes the one in
-            `data.root` when None.
+            `data.root` when empty.
         encoder_checkpoint: stage-1 checkpoint to start from: a path, or a pattern of which the newest match
             is taken, said aloud. Needed to begin a run; a resumed run has its own weights.
         encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
@@ -64,7 +64,7 @@ class LlmFinetuning(Stage):
 
     def __init__(
         self,
-        tokenizer: str | CtcTokenizer | None = None,
+        tokenizer: str | CtcTokenizer = "",
         encoder_checkpoint: str | None = None,
         encoder_lr_factor: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,

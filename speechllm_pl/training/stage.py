@@ -52,7 +52,7 @@ class Stage(Validated):
 
     def __init__(
         self,
-        tokenizer: str | CtcTokenizer | None,
+        tokenizer: str | CtcTokenizer,
         optimizer: OptimizerCallable,
         schedule: Schedule,
         *,
@@ -61,7 +61,7 @@ class Stage(Validated):
         compile_encoder: bool,
     ):
         super().__init__(activation_checkpointing=activation_checkpointing, compile_encoder=compile_encoder)
-        if tokenizer is None:
+        if not tokenizer:
             raise UserError("a stage needs a tokenizer: give --model.tokenizer")
         known = isinstance(tokenizer, CtcTokenizer)
         self.tokenizer = tokenizer if known else CtcTokenizer.from_file(tokenizer)
