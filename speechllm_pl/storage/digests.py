@@ -111,6 +111,12 @@ def broken(what: Path, name: str) -> str:
     return f"{what}: {name} has values that are not finite, so nothing is recognised: take another one of its run"
 
 
+def is_there(tensor: Tensor) -> bool:
+    """Whether a tensor's values lie in memory, each by itself: else a small file may stand for a terabyte."""
+    laid_out = not tensor.is_meta and tensor.layout == torch.strided
+    return laid_out and tensor.nbytes <= tensor.untyped_storage().nbytes()
+
+
 def _parts(contents: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in contents.items():
         if key == STATE and isinstance(value, Mapping):
@@ -133,7 +139,9 @@ def _file(path: Path) -> str:
 
 def _pieces(value: Any) -> Iterator[Any]:
     """Value as bytes, the same before saving in any form and after."""
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not is_there(value):
+        yield f"no values {tuple(value.shape)} ".encode()
+    elif isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
         yield f"tensor {plain.dtype} {tuple(plain.shape)} ".encode()
         yield plain.reshape(-1).view(torch.uint8).numpy()

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args
 
-import torch
 from torch import Tensor
 
 from speechllm_pl.storage.consolidated import RECORD
-from speechllm_pl.storage.digests import DIGESTS
+from speechllm_pl.storage.digests import DIGESTS, is_there
 
 OF_CHECKPOINT = {
     "global_step": int,
@@ -65,7 +64,7 @@ def wrong_tensors(state: Any) -> str:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             return f"{name} among its weights is no tensor"
-        if tensor.is_meta or tensor.layout != torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes():
+        if not is_there(tensor):
             return f"{name} is said to have {tensor.numel()} values, which are not there"
     return ""
 

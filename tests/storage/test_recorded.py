@@ -70,6 +70,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "tokenizer a text": (setting("tokenizer", "a"), "tokenizer cannot be 'a'"),
     "encoder a list": (setting("encoder", [1]), r"encoder cannot be \[1\]"),
     "unknown setting": (setting("colour", 1), "colour, which is unknown"),
+    "width of values that are not there": (size("dim", torch.ones(1).expand(10**12)), "encoder.dim cannot be tensor"),
     "unknown size": (size("depth", 1), "encoder.depth, which is unknown"),
     "width a text": (size("dim", "32"), "encoder.dim cannot be '32'"),
     "width true": (size("dim", True), "encoder.dim cannot be True"),
