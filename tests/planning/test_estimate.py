@@ -16,12 +16,10 @@ from speechllm_pl.planning.estimate import (
     Setup,
     count_parameters,
     estimate,
-    largest_batch,
     memory,
     needed,
     optimizer_bytes,
     quantized_weights,
-    remedies,
 )
 from speechllm_pl.planning.host_memory import host_memory
 from speechllm_pl.planning.step_cost import Blueprint, StepCost, meta_model
@@ -163,31 +161,6 @@ def test_an_optimisers_state(optimizer: type[torch.optim.Optimizer], hidden: int
     matrices = sum(p.numel() for p in model.encoder.blocks.parameters() if p.ndim == 2)
     others = sum(p.numel() for p in model.parameters()) - matrices
     assert optimizer_bytes(model, optimizer) == pytest.approx(hidden * matrices + rest * others, rel=0.04)
-
-
-def test_every_remedy_lowers_the_memory_of_a_run_that_fills_it() -> None:
-    setup = replace(SETUP, max_duration=40, sharding="ddp", gpus=8)
-    before = estimate(setup).memory.total
-    after = {remedy.what: estimate(remedy.setup).memory.total for remedy in remedies(setup)}
-    assert len(after) == 6
-    assert all(total < before for total in after.values())
-    together = next(what for what in after if what.startswith("all of these"))
-    assert after[together] == min(after.values())
-    assert not any("fsdp" in what and "nf4" in what for what in after)
-
-
-def test_what_is_on_already_is_not_advised() -> None:
-    best = replace(SETUP, blueprint=BLUEPRINT.changed(stride=3), checkpointing=True, sharding="fsdp", gpus=8)
-    assert [remedy.what.split()[0] for remedy in remedies(best)] == ["--data.max_duration"]
-
-
-def test_the_largest_batch_fits_and_one_more_utterance_does_not() -> None:
-    gpu = Gpu(needed(0) + 0.05 * GIB, None)
-    found = largest_batch(SETUP, gpu)
-    assert found > 4 * SETUP.max_seconds
-    assert estimate(replace(SETUP, max_duration=found)).fits(gpu)
-    assert not estimate(replace(SETUP, max_duration=found + SETUP.max_seconds)).fits(gpu)
-    assert largest_batch(SETUP, Gpu(needed(0), None)) == 0
 
 
 def test_a_steps_time_follows_from_the_rate_that_is_assumed() -> None:
