@@ -34,7 +34,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens, weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.estimate import GIB, GPUS, Setup, memory

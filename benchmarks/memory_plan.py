@@ -22,7 +22,7 @@ import torch
 from transformers import LlamaConfig
 
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
@@ -126,7 +126,7 @@ def train(setup: Setup, steps: int) -> None:
     model = setup.blueprint.build()
     assert isinstance(model, SpeechLLM)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = setup.optimizer(grouped(trained, model.speech.encoder.blocks))
+    optimizer = setup.optimizer(grouped(trained, model.speech.layers))
     batch = silence(setup.shape)
     for _ in range(steps):
         with torch.autocast("cpu", setup.autocast, enabled=setup.autocast is not None):

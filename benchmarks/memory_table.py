@@ -16,7 +16,7 @@ from torch import nn
 
 from speechllm_pl.apps.plan import SHAPES
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.planning.estimate import GIB, GPUS, Memory, Setup, memory, needed
 from speechllm_pl.planning.step_cost import Blueprint, StepCost, StepShape, meta_model, step_cost
 

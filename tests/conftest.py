@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 
 torch.set_num_threads(1)
 with torch.device("cpu"):  # before a test loads an LLM without `models/llm.py`, which says why

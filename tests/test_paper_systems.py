@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import SpecialTokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 
@@ -99,12 +99,12 @@ def shape(llm: str) -> Any:
 def built(config: Any, llm: str, monkeypatch: pytest.MonkeyPatch) -> SpeechLLM:
     """The system of a parsed configuration, without storage; as LlmFinetuning builds it."""
     # The filter bank has no parameters, and torchaudio cannot build it on the meta device.
-    monkeypatch.setattr("speechllm_pl.models.ctc.FilterBank", lambda num_bins: nn.Identity())
+    monkeypatch.setattr("speechllm_pl.models.encoders.conformer.FilterBank", lambda num_bins: nn.Identity())
     chosen = config.model.init_args
     with torch.device("meta"):
         frozen = AutoModelForCausalLM.from_config(shape(llm), dtype=getattr(torch, chosen.llm_dtype))
         described = SpeechLlmConfig.from_record(chosen.as_dict())
-        speech = CtcModel(described, ctc_classes())
+        speech = build_encoder(described, ctc_classes())
         return SpeechLLM(described, speech, frozen.requires_grad_(False), SpecialTokens(1, 2, 0))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.features import SpecAugmentConfig
 
 Quantization = Literal["none", "nf4"]

@@ -1,12 +1,13 @@
 """The model of stage 1: features, encoder and a CTC head, which stage 2 keeps for drafts and timestamps."""
 
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechllm_pl.models.config import CtcConfig
-from speechllm_pl.models.conformer import Conformer
-from speechllm_pl.models.features import FilterBank, SpecAugment
+from speechllm_pl.models.features import SpecAugment, SpecAugmentConfig
 from speechllm_pl.models.losses import Tokens, WeightedTerm, ctc_loss
 
 
@@ -24,29 +25,47 @@ class CtcHead(nn.Linear):
         return F.linear(input.float(), self.weight.float(), self.bias.float())
 
 
-class CtcModel(nn.Module):
-    """Waveforms in, encoder frames and CTC logits out: all of stage 1."""
+class CtcModel(nn.Module, ABC):
+    """An encoder with a CTC head: all of stage 1, and what stage 2 asks of an encoder.
 
-    def __init__(self, config: CtcConfig, vocab_size: int):
+    Args:
+        encoder: description of its network.
+        spec_augment: how much of the features is hidden in training.
+        vocab_size: CTC classes with the blank.
+
+    Attributes:
+        dim: width of a frame.
+        seconds_per_frame: from one frame to the next.
+        augment: hides parts of the features in training; is told the epoch.
+        head: from frames to CTC logits.
+    """
+
+    dim: int
+    seconds_per_frame: ClassVar[float]
+    augment: SpecAugment
+    head: CtcHead
+
+    @abstractmethod
+    def __init__(self, encoder: Any, spec_augment: SpecAugmentConfig, vocab_size: int):
         super().__init__()
-        self.features = FilterBank(config.encoder.num_bins)
-        self.augment = SpecAugment(config.spec_augment)
-        self.encoder = Conformer(config.encoder)
-        self.head = CtcHead(config.encoder.dim, vocab_size)
+
+    @staticmethod
+    @abstractmethod
+    def frame_lengths(samples: Tensor) -> Tensor:
+        """Numbers of samples → numbers of frames."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The repeated blocks: sharded, compiled and computed again one by one."""
+
+    @abstractmethod
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, N)` samples and `(B,)` lengths → `(B, T, dim)` frames, zero beyond `(B,)` lengths."""
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry of the state dict."""
         return True
-
-    @staticmethod
-    def frame_lengths(samples: Tensor) -> Tensor:
-        """Numbers of samples → numbers of encoder frames."""
-        return Conformer.output_lengths(FilterBank.num_frames(samples))
-
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, N)` samples and `(B,)` lengths → `(B, T, dim)` encoder frames and `(B,)` lengths."""
-        features, frames = self.features(waveforms, lengths)
-        return self.encoder(self.augment(features), frames)
 
     def losses(self, waveforms: Tensor, lengths: Tensor, targets: Tokens) -> dict[str, WeightedTerm]:
         """The named terms of stage 1's loss.

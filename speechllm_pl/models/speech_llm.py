@@ -9,12 +9,14 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens, next_token_labels
+from speechllm_pl.models.bridges.projector import Projector
+from speechllm_pl.models.bridges.protocol import Bridge
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
+from speechllm_pl.models.encoders.build import encoder_class
 from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, ctc_loss, next_token_loss
-from speechllm_pl.models.projector import Projector
 
 
 class Audio(NamedTuple):
@@ -24,6 +26,11 @@ class Audio(NamedTuple):
     lengths: Tensor  # (B,)
     encoded: Tensor  # (B, T, dim) encoder frames
     frames: Tensor  # (B,) real encoder frames
+
+
+def embedding_lengths(config: SpeechLlmConfig, samples: Tensor) -> Tensor:
+    """Numbers of samples → numbers of audio embeddings."""
+    return stacked(encoder_class(config).frame_lengths(samples), config.stride)
 
 
 class SpeechLLM(nn.Module):
@@ -44,7 +51,7 @@ class SpeechLLM(nn.Module):
         table = embedding_table(llm)  # (V, D)
         llm_config = cast(Any, llm).config
         self.speech = speech
-        self.projector = Projector(config.encoder.dim, table.shape[1], config.stride)
+        self.projector: Bridge = Projector(speech.dim, table.shape[1], config.stride)
         filler = getattr(llm_config, "filler_token_id", None)
         blank = None if filler is None else table[filler]
         self.alignment = DirectAlignment(table.shape[1], blank=blank) if config.alignment_weight > 0 else None
@@ -75,12 +82,13 @@ class SpeechLLM(nn.Module):
     def listen(self, waveforms: Tensor, lengths: Tensor) -> Audio:
         """`(B, N)` samples, `(B,)` lengths → audio embeddings."""
         encoded, frames = self.speech.encode(waveforms, lengths)
-        embeddings, embedding_lengths = self.projector(encoded, frames)
+        logits = self.speech.head(encoded) if self.projector.reads_ctc_logits else None
+        embeddings, embedding_lengths = self.projector(encoded, frames, logits)
         return Audio(embeddings, embedding_lengths, encoded, frames)
 
-    def embedding_lengths(self, samples: Tensor) -> Tensor:
-        """Numbers of samples → numbers of audio embeddings."""
-        return stacked(self.speech.frame_lengths(samples), self.config.stride)
+    @property
+    def seconds_per_embedding(self) -> float:
+        return self.config.stride * self.speech.seconds_per_frame
 
     def losses(
         self, waveforms: Tensor, lengths: Tensor, targets: Tokens, instruction: Tokens, text: Tokens

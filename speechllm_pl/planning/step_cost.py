@@ -23,9 +23,10 @@ from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.device_memory import tensor_bytes
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers
 from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
-from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
 from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
@@ -57,7 +58,7 @@ class Blueprint:
     def build(self) -> CtcModel | SpeechLLM:
         """Build the model with random weights, in training mode, on torch's default device."""
         with _Answers(truth=False):  # torchaudio asks its filter banks whether one is empty
-            speech = CtcModel(self.config, self.ctc_classes)
+            speech = build_encoder(self.config, self.ctc_classes)
         if self.llm is None:
             return speech.train()
         assert isinstance(self.config, SpeechLlmConfig)
@@ -140,7 +141,7 @@ def step_cost(
         kernels: whose memory to count: a GPU's, or a CPU's as this project trains on it, without flash attention.
     """
     model = meta_model(blueprint)
-    columns = audio_columns(model, shape)
+    columns = audio_columns(blueprint, shape)
     with FakeTensorMode(), _kernels(kernels):
         replace_tensors(model, _fake)
         if checkpointing:
@@ -172,7 +173,7 @@ def decoding_bytes(
     the longest text that `generate` lets pass has been written.
     """
     model = meta_model(blueprint).eval()
-    columns = audio_columns(model, shape)
+    columns = audio_columns(blueprint, shape)
     text = ceil(shape.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS
     with FakeTensorMode(), _kernels(kernels), torch.no_grad():
         replace_tensors(model, _fake)
@@ -264,9 +265,9 @@ def losses(model: nn.Module, batch: SilentBatch) -> dict[str, WeightedTerm]:
 def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
     """The encoder's blocks, and the LLM's layers where there is one."""
     if isinstance(model, CtcModel):
-        return [list(model.encoder.blocks)]
+        return [list(model.layers)]
     assert isinstance(model, SpeechLLM)
-    return [list(model.speech.encoder.blocks), decoder_layers(model.llm)]
+    return [list(model.speech.layers), decoder_layers(model.llm)]
 
 
 # what fake tensors cannot do
@@ -281,10 +282,10 @@ def meta_model(blueprint: Blueprint) -> CtcModel | SpeechLLM:
     return model
 
 
-def audio_columns(model: nn.Module, shape: StepShape) -> int:
+def audio_columns(blueprint: Blueprint, shape: StepShape) -> int:
     """How many columns of the LLM's input precede BOS, which a fake tensor cannot be asked."""
-    samples = torch.tensor(shape.samples)
-    return int(model.embedding_lengths(samples)) if isinstance(model, SpeechLLM) else 0
+    config = blueprint.config
+    return int(embedding_lengths(config, torch.tensor(shape.samples))) if isinstance(config, SpeechLlmConfig) else 0
 
 
 def _fake(tensor: Tensor) -> Tensor:

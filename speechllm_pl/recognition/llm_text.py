@@ -35,7 +35,7 @@ def generate(
         drafts: a guess at each text, for speculative search.
     """
     prompt = model.prompt(audio, instruction)
-    caps = token_caps(audio.frames)
+    caps = token_caps(audio.frames * model.speech.seconds_per_frame)
     if options.max_new_tokens is not None:
         caps = caps.clamp(max=options.max_new_tokens)
     if model.most_positions is not None:

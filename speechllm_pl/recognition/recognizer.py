@@ -19,6 +19,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt, pad_tokens
 from speechllm_pl.models.config import DESCRIPTIONS, CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     is_quantized,
@@ -211,7 +212,7 @@ def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Rec
         UserError: the LLM cannot be loaded, or is another one than `llm_digest` tells.
     """
     known = CtcTokenizer.from_bytes(tokenizer)
-    speech = CtcModel(config, known.vocab_size)
+    speech = build_encoder(config, known.vocab_size)
     if not isinstance(config, SpeechLlmConfig):
         return Recognizer(speech, known)
     commit = llm_commit(config.llm, config.llm_revision)

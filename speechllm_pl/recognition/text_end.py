@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from speechllm_pl.models.conformer import FRAME_SECONDS
-
 TOKENS_PER_SECOND = 25  # fast speech has about 8 syllables a second, and a token has at least a third of one
 EXTRA_TOKENS = 10
 
@@ -20,9 +18,9 @@ LOOP_TOKENS = 24
 log = logging.getLogger(__name__)
 
 
-def token_caps(frames: Tensor) -> Tensor:
-    """`(B,)` encoder frames → `(B,)` most tokens that so much audio can hold."""
-    return (frames * FRAME_SECONDS * TOKENS_PER_SECOND).ceil().long() + EXTRA_TOKENS
+def token_caps(seconds: Tensor) -> Tensor:
+    """`(B,)` seconds of audio → `(B,)` most tokens that they can hold."""
+    return (seconds * TOKENS_PER_SECOND).ceil().long() + EXTRA_TOKENS
 
 
 def lowered(caps: Tensor, prompts: Tensor, limit: int) -> Tensor:

@@ -30,6 +30,7 @@ from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.utterance import Utterance, read_utterance
+from speechllm_pl.models.features import FilterBank
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
@@ -207,7 +208,7 @@ def posterior_figure(module: Stage, batch: Batch) -> Figure:
     """The first utterance's filter banks over the probabilities of its likeliest CTC classes, frame by frame."""
     waveforms, lengths = batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1]
     with torch.no_grad():
-        features, _ = module.speech.features(waveforms, lengths)
+        features, _ = FilterBank().to(waveforms.device)(waveforms, lengths)
         logits, _ = module.speech(waveforms, lengths)
     posteriors = logits[0].float().softmax(-1).cpu()
     seen = list(dict.fromkeys(posteriors.argmax(-1).tolist()))

@@ -9,6 +9,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.losses import WeightedTerm
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -55,9 +56,9 @@ class CtcPretraining(Stage):
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.model = CtcModel(self.config, self.tokenizer.vocab_size)
+            self.model = build_encoder(self.config, self.tokenizer.vocab_size)
             self.recognizer = Recognizer(self.model, self.tokenizer)
-            self.arrange(self.speech.encoder.blocks)
+            self.arrange(self.speech.layers)
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         return self.model.losses(batch.waveforms, batch.lengths, self.ctc_targets(batch))

@@ -12,13 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.masks import stacked
 from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
-from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     decoder_layers,
@@ -29,7 +28,7 @@ from speechllm_pl.models.llm import (
     most_positions,
 )
 from speechllm_pl.models.losses import WeightedTerm
-from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -115,7 +114,7 @@ class LlmFinetuning(Stage):
     def _embeddings_of(self, seconds: np.ndarray) -> np.ndarray:
         """`(N,)` → `(N,)` audio embeddings."""
         samples = torch.from_numpy(np.round(seconds.astype(np.float64) * SAMPLING_RATE)).long()
-        return stacked(CtcModel.frame_lengths(samples), self.config.stride).int().numpy()
+        return embedding_lengths(self.config, samples).int().numpy()
 
     @property
     def one_rank_reads(self) -> bool:
@@ -133,14 +132,14 @@ class LlmFinetuning(Stage):
         self.digest = llm_digest(self.config.llm, self.config.llm_revision)
         if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
             self.digest = self.trainer.strategy.broadcast(self.digest)
-        speech = CtcModel(config, self.tokenizer.vocab_size)
+        speech = build_encoder(config, self.tokenizer.vocab_size)
         self.model = SpeechLLM(config, speech, llm, self.llm_tokenizer.special_tokens)
         self.recognizer = Recognizer(self.model, self.tokenizer, self.llm_tokenizer, self.prompt)
         self._tell_what_stays()
         if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
             self.load_encoder()
         layers = decoder_layers(self.model.llm)
-        self.arrange([*self.speech.encoder.blocks, *layers], trained_llm=layers if self.config.train_llm else ())
+        self.arrange([*self.speech.layers, *layers], trained_llm=layers if self.config.train_llm else ())
 
     def _tell_what_stays(self) -> None:
         if self.config.freeze_encoder:
@@ -176,7 +175,7 @@ class LlmFinetuning(Stage):
         groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in encoder]}]
         if not self.config.freeze_encoder:
             lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * self.encoder_lr_factor
-            groups += grouped((p for p in trained if id(p) in encoder), self.speech.encoder.blocks, lr=lr)
+            groups += grouped((p for p in trained if id(p) in encoder), self.speech.layers, lr=lr)
         return groups
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:

@@ -75,7 +75,7 @@ class Placed(L.LightningModule):
         if self.activation_checkpointing:
             checkpoint_activations(layers)
         if self.compile_encoder:
-            for block in self.speech.encoder.blocks:
+            for block in self.speech.layers:
                 block.compile(dynamic=True)
         if self._mesh is not None:
             shard(self.model, layers, self._mesh, trained_llm if self.trainer.precision == "bf16-mixed" else ())

@@ -94,7 +94,7 @@ class Stage(Validated):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What the optimiser is given; `lr` may differ between groups."""
-        return grouped((p for p in self.parameters() if p.requires_grad), self.speech.encoder.blocks)
+        return grouped((p for p in self.parameters() if p.requires_grad), self.speech.layers)
 
     # steps
 

@@ -17,7 +17,7 @@ from untrained import save
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import printable
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from speechllm_pl.apps.pinned_llm import pin_llm
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import llm_commit, load_llm
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer

@@ -12,7 +12,7 @@ from forwarded import lines
 from test_bad_input import save
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.storage.checkpoints import RECORD, newest_complete, read_checkpoint
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 

@@ -16,7 +16,7 @@ from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.cuts import read_cuts
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD
 from speechllm_pl.training.ctc_pretraining import CtcPretraining

@@ -12,7 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.apps.trainer_cli import fit_configuration
-from speechllm_pl.models.conformer import Conformer
+from speechllm_pl.models.encoders.conformer import Conformer
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 

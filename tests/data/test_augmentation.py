@@ -38,7 +38,7 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.utterance import Utterance
-from speechllm_pl.models.conformer import halved
+from speechllm_pl.models.encoders.conformer import halved
 from speechllm_pl.models.features import FilterBank
 
 RATE = 16_000

@@ -20,7 +20,7 @@ from speechllm_pl.data.augmentation import PerturbSpeed
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.data.positions import LlmInput, count_tokens
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 WORDS = [len(text.split()) for text in SPLITS["train"]]

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, add_lora, decoder_layers
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.llm_text import generate

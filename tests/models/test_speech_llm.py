@@ -12,8 +12,8 @@ from transformers import BloomConfig, BloomForCausalLM
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens, load_llm
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -27,7 +27,7 @@ INSTRUCTIONS = [[], [7, 8], [9], [], [10, 10, 4], [5], [], [6]]
 def build(llm: nn.Module, encoder: ConformerConfig, **options) -> SpeechLLM:
     torch.manual_seed(0)
     config = SpeechLlmConfig(llm="random", encoder=encoder, **options)
-    return SpeechLLM(config, CtcModel(config, 20), llm, SpecialTokens(bos=1, eos=2, unk=3))
+    return SpeechLLM(config, build_encoder(config, 20), llm, SpecialTokens(bos=1, eos=2, unk=3))
 
 
 def audio_batch() -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim import muon_adamw as optimizers
 from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped, orthogonalised
 from speechllm_pl.training.ctc_pretraining import CtcPretraining

@@ -8,7 +8,7 @@ from transformers import LlamaConfig
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.muon_adamw import MuonAdamW
 from speechllm_pl.planning.estimate import (
     GIB,

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.step_cost import (

@@ -9,8 +9,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.conformer import ConformerConfig
-from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.models.encoders.build import build_encoder
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
@@ -49,7 +49,7 @@ def chain(steps: dict[int, int], positions: int = 2048) -> LlamaForCausalLM:
 def hypotheses(llm: PreTrainedModel, frames: list[int], tokenizer: LlmTokenizer, **options: Any):
     encoder = ConformerConfig(dim=8, num_blocks=1, num_heads=1, ffn_dim=8)
     config = SpeechLlmConfig(llm="chain", encoder=encoder, lora_r=0)
-    model = SpeechLLM(config, CtcModel(config, 4), llm, SpecialTokens(BOS, EOS, unk=3)).eval()
+    model = SpeechLLM(config, build_encoder(config, 4), llm, SpecialTokens(BOS, EOS, unk=3)).eval()
     encoded = torch.randn(len(frames), max(frames), 8)
     embeddings = torch.randn(len(frames), max(frames), SIZE)
     lengths = torch.tensor(frames)
@@ -74,7 +74,7 @@ def test_an_empty_transcript_is_possible(tokenizer: LlmTokenizer) -> None:
 
 def test_a_text_without_end_is_cut_at_the_cap_and_flagged(tokenizer: LlmTokenizer) -> None:
     found = hypotheses(chain(ENDLESS), [5, 9], tokenizer)
-    caps = token_caps(torch.tensor([5, 9])).tolist()
+    caps = token_caps(torch.tensor([5, 9]) * 0.08).tolist()
     assert caps == [20, 28]
     assert [len(hypothesis.text.split()) for hypothesis in found] == [cap - cap // 9 for cap in caps]
     assert all(hypothesis.truncated and not hypothesis.looped for hypothesis in found)
@@ -91,7 +91,7 @@ def test_one_row_may_meet_its_cap_while_another_ends(tokenizer: LlmTokenizer) ->
     ids = list(range(20, 33))
     steps = dict(zip([BOS, *ids], [*ids, EOS], strict=True))
     found = hypotheses(chain(steps), [1, 2, 40], tokenizer)
-    assert token_caps(torch.tensor([1, 2])).tolist() == [12, 14]
+    assert token_caps(torch.tensor([1, 2]) * 0.08).tolist() == [12, 14]
     assert [hypothesis.truncated for hypothesis in found] == [True, False, False]
 
 
@@ -138,7 +138,7 @@ def test_caps_grow_with_the_audio() -> None:
     frames = torch.arange(1, 400)
     seconds = frames.double() * 0.08
     expected = [EXTRA_TOKENS + -(-round(s * 1000) * TOKENS_PER_SECOND // 1000) for s in seconds.tolist()]
-    assert token_caps(frames).tolist() == expected
+    assert token_caps(frames * 0.08).tolist() == expected
 
 
 # loops

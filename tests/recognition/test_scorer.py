@@ -7,7 +7,7 @@ import torch
 from test_architectures import CONFIGS, small_llm
 from test_speech_llm import INSTRUCTIONS, audio_batch, build, tokens
 
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.llm_greedy import greedy
 from speechllm_pl.recognition.scorer import LlmScorer
@@ -29,12 +29,12 @@ def test_texts_are_those_of_generate_to_the_last_token(model: SpeechLLM) -> None
     llm: Any = model.llm
     for suppressed in (None, [5, 7]):
         llm.generation_config.suppress_tokens = suppressed
-        ends = TextEnds(token_caps(audio.frames), EOS)
+        ends = TextEnds(token_caps(audio.frames * 0.08), EOS)
         found = greedy(LlmScorer(model, prompt), ends, PAD).tokens
         expected = llm.generate(
             inputs_embeds=prompt.embeddings.to(llm.dtype),
             attention_mask=prompt.mask,
-            max_new_tokens=int(token_caps(audio.frames).max()),
+            max_new_tokens=int(token_caps(audio.frames * 0.08).max()),
             do_sample=False,
             bos_token_id=1,
             eos_token_id=EOS,
@@ -48,7 +48,7 @@ def test_texts_are_those_of_generate_to_the_last_token(model: SpeechLLM) -> None
 @torch.no_grad()
 def test_scores_are_those_of_the_whole_text_read_at_once(model: SpeechLLM) -> None:
     audio = model.listen(*audio_batch())
-    ends = TextEnds(token_caps(audio.frames), EOS)
+    ends = TextEnds(token_caps(audio.frames * 0.08), EOS)
     found = greedy(LlmScorer(model, model.prompt(audio, tokens(INSTRUCTIONS))), ends, PAD)
     rows = [row[:length] for row, length in zip(found.tokens.tolist(), ends.lengths.tolist(), strict=True)]
     logits = model.logits(model.prompt(audio, tokens(INSTRUCTIONS), tokens(rows))).float().log_softmax(-1)

@@ -12,7 +12,7 @@ from test_checkpoints import save
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import read_checkpoint
 from speechllm_pl.storage.consolidated import WEIGHTS, save_consolidated

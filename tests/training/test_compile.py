@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.optim.schedules import WarmupExponential
 from speechllm_pl.training.ctc_pretraining import CtcPretraining

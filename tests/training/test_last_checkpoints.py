@@ -15,7 +15,7 @@ import torch
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.storage import checkpoints
 from speechllm_pl.storage.background import BackgroundWriter

@@ -9,7 +9,7 @@ import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 STALE = "the CTC head stays behind"

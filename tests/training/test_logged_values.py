@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.speed import Speed

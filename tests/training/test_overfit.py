@@ -10,7 +10,7 @@ import torch
 from speechllm_pl.apps.recognition import recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO

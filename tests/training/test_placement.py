@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import decoder_layers, empty_llm, load_llm
 from speechllm_pl.training import llm_finetuning
 from speechllm_pl.training.llm_finetuning import LlmFinetuning

@@ -13,7 +13,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.augmentation import Concatenate, PerturbSpeed
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.probe import LargestBatches
 

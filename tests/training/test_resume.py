@@ -30,7 +30,7 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.mixture import TrainSource
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.muon_adamw import MuonAdamW
 from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from torch import Tensor
 
-from speechllm_pl.models.conformer import FRAME_SECONDS
 from speechllm_pl.models.direct_alignment import cosine_similarities
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -55,7 +54,7 @@ def align(recognizer: Recognizer, samples: np.ndarray, text: str) -> AlignmentMa
     said = [tokenizer.decode(ids[:count]) for count in range(len(ids) + 1)]
     tokens = [longer[len(shorter) :] for shorter, longer in pairwise(said)]
     embeddings = model.text_embeddings[torch.tensor(ids, device=device)]
-    return alignment_map(audio.embeddings[0], embeddings, tokens, model.projector.stride * FRAME_SECONDS)
+    return alignment_map(audio.embeddings[0], embeddings, tokens, model.seconds_per_embedding)
 
 
 def monotonicity(similarities: np.ndarray) -> float:

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.conformer import Conformer, ConformerConfig, FrontEnd, Rotary, rotate
+from speechllm_pl.models.encoders.conformer import Conformer, ConformerConfig, FrontEnd, Rotary, rotate
 
 LENGTHS = [160, 1, 7, 8, 9, 77, 120, 33]
 

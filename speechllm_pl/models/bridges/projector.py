@@ -4,9 +4,10 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
+from speechllm_pl.models.bridges.protocol import Bridge
 
 
-class Projector(nn.Module):
+class Projector(Bridge):
     """Stack `stride` consecutive frames of `dim` into one of `stride * dim`, then project it linearly.
 
     A last incomplete stack is filled with zeros, so no frame is lost. Strides 1, 2, 3, 6 and 12 give the
@@ -20,7 +21,7 @@ class Projector(nn.Module):
         self.stride = stride
         self.linear = nn.Linear(stride * dim, llm_dim)
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, lengths: Tensor, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`(B, T, dim)`, zero beyond `(B,)` lengths → `(B, ceil(T / stride), llm_dim)` and lengths."""
         missing = -frames.shape[1] % self.stride
         frames = nn.functional.pad(frames, (0, 0, 0, missing))

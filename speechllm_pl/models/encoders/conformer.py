@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechllm_pl.core.audio.units import HOP, SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import halved, length_mask
-
-FRAME_SECONDS = 0.08
-"""One encoder frame: eight filter bank hops of 10 ms."""
+from speechllm_pl.models.ctc import CtcHead, CtcModel
+from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,32 @@ class ConformerConfig:
             raise UserError(f"encoder: dim {self.dim} must be a multiple of 2 * num_heads = {2 * self.num_heads}")
         if self.kernel_size % 2 == 0:
             raise UserError(f"encoder: kernel_size {self.kernel_size} must be odd, so that a frame has a centre")
+
+
+class ConformerCtc(CtcModel):
+    """Filter banks, SpecAugment, conformer and CTC head."""
+
+    seconds_per_frame = 8 * HOP / SAMPLING_RATE
+
+    def __init__(self, encoder: ConformerConfig, spec_augment: SpecAugmentConfig, vocab_size: int):
+        super().__init__(encoder, spec_augment, vocab_size)
+        self.dim = encoder.dim
+        self.features = FilterBank(encoder.num_bins)
+        self.augment = SpecAugment(spec_augment)
+        self.encoder = Conformer(encoder)
+        self.head = CtcHead(encoder.dim, vocab_size)
+
+    @staticmethod
+    def frame_lengths(samples: Tensor) -> Tensor:
+        return Conformer.output_lengths(FilterBank.num_frames(samples))
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return self.encoder.blocks
+
+    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        features, frames = self.features(waveforms, lengths)
+        return self.encoder(self.augment(features), frames)
 
 
 class Conformer(nn.Module):

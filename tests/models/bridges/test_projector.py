@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.projector import Projector
+from speechllm_pl.models.bridges.projector import Projector
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 6, 12])

@@ -1,0 +1,1 @@
+"""Bridges from encoder frames to embeddings that an LLM reads."""
