@@ -7,7 +7,7 @@ import pytest
 from untrained import save
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 

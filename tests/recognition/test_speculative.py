@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from speechllm_pl.core.prompt import pad_tokens
-from speechllm_pl.models.conformer import ConformerConfig
+from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.hypothesis import Hypothesis
