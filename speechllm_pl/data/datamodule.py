@@ -17,10 +17,12 @@ from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.identity import difference, identity, refuse_other_data
-from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, cpus_of_rank, loader, start_server, workers_of_rank
+from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, loader, start_server
 from speechllm_pl.data.manifest import Manifest
-from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource
+from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource, sources_by_name
 from speechllm_pl.data.positions import LlmInput, within_limit
+from speechllm_pl.data.readers import faster_reading, jumping, who_reads, workers_of
+from speechllm_pl.data.run_position import RunPosition, leave_finished_epoch
 from speechllm_pl.data.sample import balanced_sample
 from speechllm_pl.data.shar_cuts import SharCuts
 
@@ -89,7 +91,7 @@ class SpeechDataModule(L.LightningDataModule):
     ):
         super().__init__()
         self.root = Path(root)
-        self.train = _sources(train)
+        self.train = sources_by_name(train)
         self.manifests = {"dev": dev, "test": test}
         if max_duration == "auto":
             raise UserError("data.max_duration auto is for `speechllm fit` alone: give a number of seconds")
@@ -108,29 +110,10 @@ class SpeechDataModule(L.LightningDataModule):
         self.timeout_seconds = timeout_seconds
         self.seed = seed
         self.allow_command_sources = allow_command_sources
-        if seed < 0:
-            raise UserError(f"data.seed = {seed}: give 0 or more")
         self.augmentations = augmentations or []
-        for augmentation in self.augmentations:
-            if isinstance(augmentation, Concatenate) and augmentation.max_seconds > max_seconds:
-                raise UserError(
-                    f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
-                    f" data.max_seconds = {max_seconds}, which the memory is planned for: lower it"
-                )
-        if val_utterances is not None and val_utterances < 1:
-            raise UserError(f"data.val_utterances = {val_utterances}: give 1 or more, or null for all of dev")
-        if not 0 <= balance <= 1:
-            raise UserError(f"data.balance = {balance}: give 0 (languages equally long) to 1 (as they are)")
-        if num_workers != "auto" and num_workers < 0:
-            raise UserError(f"data.num_workers = {num_workers}: give 0 or more, or auto")
-        if not timeout_seconds > 0:
-            raise UserError(f"data.timeout_seconds = {timeout_seconds}: give more than 0")
-        if not 1 <= lanes < 2**16 or shuffle_buffer < 0:
-            raise UserError(f"data.lanes {lanes}, data.shuffle_buffer {shuffle_buffer}: give 1 to 65535, and 0 or more")
-        if not 0 <= max_skipped_share <= 1:
-            raise UserError(f"data.max_skipped_share = {max_skipped_share}: give a share, 0 to 1")
         self.other_data = other_data
         self.max_skipped_share = max_skipped_share
+        self._refuse_impossible()
         self._sources: dict[str, Manifest | SharCuts] = {}  # of training, as they were opened
         self._identities: dict[str, dict[str, Any]] | None = None  # of these
         self._pin_memory = False
@@ -139,7 +122,32 @@ class SpeechDataModule(L.LightningDataModule):
         self._buckets: dict[tuple, Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
         self._heard: Heard | None = None  # in that plan's epoch
-        self._resumed: dict[str, Any] | None = None  # what a checkpoint said
+        self._resumed: RunPosition | None = None  # what a checkpoint said
+
+    def _refuse_impossible(self) -> None:
+        """Raise a UserError where a setting has a value that it cannot have."""
+        if self.seed < 0:
+            raise UserError(f"data.seed = {self.seed}: give 0 or more")
+        for augmentation in self.augmentations:
+            if isinstance(augmentation, Concatenate) and augmentation.max_seconds > self.max_seconds:
+                raise UserError(
+                    f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
+                    f" data.max_seconds = {self.max_seconds}, which the memory is planned for: lower it"
+                )
+        if self.val_utterances is not None and self.val_utterances < 1:
+            raise UserError(f"data.val_utterances = {self.val_utterances}: give 1 or more, or null for all of dev")
+        if not 0 <= self.balance <= 1:
+            raise UserError(f"data.balance = {self.balance}: give 0 (languages equally long) to 1 (as they are)")
+        if isinstance(self.num_workers, int) and self.num_workers < 0:
+            raise UserError(f"data.num_workers = {self.num_workers}: give 0 or more, or auto")
+        if not self.timeout_seconds > 0:
+            raise UserError(f"data.timeout_seconds = {self.timeout_seconds}: give more than 0")
+        if not 1 <= self.lanes < 2**16 or self.shuffle_buffer < 0:
+            raise UserError(
+                f"data.lanes {self.lanes}, data.shuffle_buffer {self.shuffle_buffer}: give 1 to 65535, and 0 or more"
+            )
+        if not 0 <= self.max_skipped_share <= 1:
+            raise UserError(f"data.max_skipped_share = {self.max_skipped_share}: give a share, 0 to 1")
 
     def setup(self, stage: str) -> None:
         """Check the augmentations and count loader processes.
@@ -150,7 +158,7 @@ class SpeechDataModule(L.LightningDataModule):
         if stage == "fit":
             for augmentation in self.augmentations:
                 augmentation.check()
-            rank_zero_info(self._who_reads())
+            rank_zero_info(who_reads(self.num_workers, self.local_ranks))
             if self.num_workers == "auto":  # Lightning does not know how many CPUs SLURM gave a task
                 warnings.filterwarnings("ignore", ".*does not have many workers")
         self._pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -165,21 +173,11 @@ class SpeechDataModule(L.LightningDataModule):
     @property
     def workers(self) -> int:
         """Number of processes that read ahead for this rank."""
-        return self.num_workers if isinstance(self.num_workers, int) else workers_of_rank(self.local_ranks)
+        return workers_of(self.num_workers, self.local_ranks)
 
     def faster_reading(self) -> str:
         """Advice for a run that waits for data."""
-        most = workers_of_rank(self.local_ranks)
-        more = f"--data.num_workers {most} instead of {self.workers}, " if most > self.workers else ""
-        return f"try {more}more CPUs for each rank (CPUS= in a SLURM job), or shards instead of files (make shar)"
-
-    def _who_reads(self) -> str:
-        cpus, most = cpus_of_rank(self.local_ranks), workers_of_rank(self.local_ranks)
-        why = f"data.num_workers {self.num_workers}; CPUs for each rank: {cpus}"
-        if self.workers:
-            return f"loader processes that read ahead on each rank: {self.workers} ({why})"
-        advice = f": there are CPUs for {most}, --data.num_workers auto takes them" if most else ""
-        return f"no loader process reads ahead, each rank reads its own batches ({why}){advice}"
+        return faster_reading(self.workers, self.local_ranks)
 
     @property
     def duration_factor(self) -> float:
@@ -206,7 +204,8 @@ class SpeechDataModule(L.LightningDataModule):
             self._mixture = Mixture(
                 self._open_training_cuts(), weights, self.balance, self.seed, self.lanes, self.shuffle_buffer
             )
-            self._tell_of_lanes()
+            if self._mixture.from_shards and (told := jumping(self.lanes, self.workers, self._place()[1])):
+                rank_zero_warn(told)
         return self._mixture
 
     def buckets(self, split: str) -> Buckets:
@@ -239,10 +238,10 @@ class SpeechDataModule(L.LightningDataModule):
         plan = self._batches(
             "train", draw=self.mixture.draw(epoch), epoch=epoch, shortest_first=epoch < self.shortest_first_epochs
         )
-        self._plan = self._from_where_it_stands(plan)
+        self._plan = self._resumed.resumed(plan, self._identity(plan)) if self._resumed else plan
         self._heard = None
-        if self._resumed and epoch == self._resumed["epoch"] + 1:
-            self._leave_finished_epoch(len(self._plan))
+        if self._resumed and epoch == self._resumed.epoch + 1:
+            leave_finished_epoch(cast(Any, self.trainer).fit_loop.epoch_loop, len(self._plan))
         return self._loader("train", self._plan)
 
     def heard(self, steps: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -251,21 +250,6 @@ class SpeechDataModule(L.LightningDataModule):
         if self._heard is None:
             self._heard = Heard(self.mixture, self._plan)
         return self._heard.after(self._plan.done_after(steps))
-
-    def _from_where_it_stands(self, plan: EpochBatches) -> EpochBatches:
-        """Skip the batches that are done if the run was resumed within the epoch."""
-        state = self._resumed
-        if state is None or plan.epoch != state["epoch"]:
-            return plan
-        if state["batches"] == state["data"]["batches"]:  # finished, but for the trainer's own last things
-            return plan.resumed(plan.batches, state["steps"])
-        if state["data"] == self._identity(plan):
-            return plan.resumed(state["batches"], state["steps"])
-        rank_zero_warn(
-            f"the training data, or how it makes batches (data.seed, data.max_duration …), is not what the checkpoint"
-            f" was made with: epoch {plan.epoch} begins again with its first batch"
-        )
-        return plan.resumed(0, state["steps"])
 
     def _identity(self, plan: EpochBatches) -> dict[str, int]:
         """All that gives the number of a batch its meaning."""
@@ -276,26 +260,13 @@ class SpeechDataModule(L.LightningDataModule):
             "plan": plan.plan.digest(),
         }
 
-    def _leave_finished_epoch(self, batches: int) -> None:
-        """Let a run that stopped right after an epoch's last batch begin the next epoch with its first.
-
-        Lightning takes the former epoch for finished if it had at least as many batches as the next one, but it
-        had fewer if there were more ranks: so the numbers are made equal.
-        """
-        loop = cast(Any, self.trainer).fit_loop.epoch_loop
-        progress = loop.batch_progress
-        if loop.restarting and progress.is_last_batch:
-            current = progress.current
-            current.ready = current.started = current.processed = batches
-            current.completed = batches - 1  # the loop counts the last one itself
-
     def val_dataloader(self) -> DataLoader:
         """Loader of all of dev, but in `fit` of the sample."""
         return self.dev_dataloader(None if self._all_of_dev_counts else self.dev_sample)
 
     def dev_dataloader(self, utterances: np.ndarray | None = None) -> DataLoader:
         """Loader of these utterances of dev, each once; default is all."""
-        draw = None if utterances is None else Draw(utterances)
+        draw = Draw(utterances) if utterances is not None else None
         return self._loader("dev", self._batches("dev", draw=draw, shuffle=False, fill="empty"))
 
     @property
@@ -349,24 +320,17 @@ class SpeechDataModule(L.LightningDataModule):
         if self._plan is None:
             return {}
         progress = cast(Any, self.trainer).fit_loop.epoch_loop.batch_progress
-        steps = progress.current.processed
-        done = self._plan.batches if progress.is_last_batch else self._plan.done_after(steps)
-        return {
-            "epoch": self._plan.epoch,
-            "batches": done,
-            "steps": steps,
-            "data": self._identity(self._plan),
-            "sources": self._identity_of_sources(),
-        }
+        position = RunPosition.of(self._plan, progress, self._identity(self._plan))
+        return {**position.state(), "sources": self._identity_of_sources()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._resumed = state_dict or None
+        self._resumed = RunPosition.of_state(state_dict)
         if self._plan is not None:  # sharded models are restored late, when Lightning has asked for batches already
             cast(Any, self.trainer).fit_loop._combined_loader = None  # let it ask again
 
     def _batches(self, split: str, **plan: Any) -> EpochBatches:
-        rank, world_size = self._place()
-        return EpochBatches(self.buckets(split), seed=self.seed, rank=rank, world_size=world_size, **plan)
+        rank, ranks = self._place()
+        return EpochBatches(self.buckets(split), seed=self.seed, rank=rank, world_size=ranks, **plan)
 
     def _place(self) -> tuple[int, int]:
         """Rank of this process, and number of ranks."""
@@ -377,41 +341,13 @@ class SpeechDataModule(L.LightningDataModule):
         dataset = SpeechDataset(self.cuts(split), augmentations, self.seed)
         return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory)
 
-    def _tell_of_lanes(self) -> None:
-        ranks = self._place()[1]
-        readers = ranks * max(1, self.workers)
-        if self.mixture.from_shards and self.lanes % readers:
-            fitting = [f"--data.num_workers {n}, or " for n in range(1, self.workers) if not self.lanes % (ranks * n)]
-            more = -(-self.lanes // readers) * readers
-            rank_zero_warn(
-                f"data.lanes {self.lanes} is no multiple of the {readers} processes that read, so these jump between"
-                f" shards: give {''.join(fitting[-1:])}--data.lanes {more} (in a new run: it changes the order)"
-            )
-
     def _read(self, name: str) -> Manifest | SharCuts:
         return read_cuts(self.root / name, allow_commands=self.allow_command_sources)
 
     def _open_training_cuts(self) -> TrainingCuts:
-        sources = {name: self._read(source.cuts) for name, source in self.train.items()}
-        self._sources = sources
-        cuts = TrainingCuts(sources, self.max_seconds)
+        self._sources = {name: self._read(source.cuts) for name, source in self.train.items()}
+        cuts = TrainingCuts(self._sources, self.max_seconds)
         if cuts.left_out:
             total = len(cuts) + cuts.left_out
             rank_zero_info(f"left out {cuts.left_out} of {total} training utterances longer than {self.max_seconds} s")
         return within_limit(cuts, self.llm_input, self.duration_factor) if self.llm_input else cuts
-
-
-def _sources(train: str | dict[str, str | TrainSource]) -> dict[str, TrainSource]:
-    """Training sources by name.
-
-    Raises:
-        UserError: there is none, or one could never be heard.
-    """
-    named = train if isinstance(train, dict) else {"": train}
-    sources = {name: TrainSource(source) if isinstance(source, str) else source for name, source in named.items()}
-    if not sources:
-        raise UserError("data.train names no source: give a manifest, or a mapping of at least one")
-    for name, source in sources.items():
-        if not 0 < source.weight < math.inf:
-            raise UserError(f"data.train.{name} has weight {source.weight}: give one above 0, or leave it out")
-    return sources

@@ -293,3 +293,19 @@ class Heard:
 
     def _by_language(self, of_groups: np.ndarray) -> np.ndarray:
         return np.bincount(self._language_of, weights=of_groups, minlength=len(self.languages))
+
+
+def sources_by_name(train: str | dict[str, str | TrainSource]) -> dict[str, TrainSource]:
+    """Training sources by name.
+
+    Raises:
+        UserError: there is none, or one could never be heard.
+    """
+    named = train if isinstance(train, dict) else {"": train}
+    sources = {name: TrainSource(source) if isinstance(source, str) else source for name, source in named.items()}
+    if not sources:
+        raise UserError("data.train names no source: give a manifest, or a mapping of at least one")
+    for name, source in sources.items():
+        if not 0 < source.weight < math.inf:
+            raise UserError(f"data.train.{name} has weight {source.weight}: give one above 0, or leave it out")
+    return sources

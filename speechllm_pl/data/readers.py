@@ -1,0 +1,38 @@
+"""How many processes read for a rank, and what a run is told about them."""
+
+from speechllm_pl.data.loader import cpus_of_rank, workers_of_rank
+
+
+def workers_of(num_workers: int | str, local_ranks: int) -> int:
+    """Number of processes that read ahead for each of a machine's ranks; `auto` is as many as there are CPUs for."""
+    return num_workers if isinstance(num_workers, int) else workers_of_rank(local_ranks)
+
+
+def who_reads(num_workers: int | str, local_ranks: int) -> str:
+    """The line about it at a run's beginning."""
+    workers, most = workers_of(num_workers, local_ranks), workers_of_rank(local_ranks)
+    why = f"data.num_workers {num_workers}; CPUs for each rank: {cpus_of_rank(local_ranks)}"
+    if workers:
+        return f"loader processes that read ahead on each rank: {workers} ({why})"
+    advice = f": there are CPUs for {most}, --data.num_workers auto takes them" if most else ""
+    return f"no loader process reads ahead, each rank reads its own batches ({why}){advice}"
+
+
+def faster_reading(workers: int, local_ranks: int) -> str:
+    """Advice for a run that waits for data."""
+    most = workers_of_rank(local_ranks)
+    more = f"--data.num_workers {most} instead of {workers}, " if most > workers else ""
+    return f"try {more}more CPUs for each rank (CPUS= in a SLURM job), or shards instead of files (make shar)"
+
+
+def jumping(lanes: int, workers: int, ranks: int) -> str:
+    """The warning that processes jump between shards, as their number does not divide the lanes; empty if it does."""
+    readers = ranks * max(1, workers)
+    if not lanes % readers:
+        return ""
+    fitting = [f"--data.num_workers {n}, or " for n in range(1, workers) if not lanes % (ranks * n)]
+    more = -(-lanes // readers) * readers
+    return (
+        f"data.lanes {lanes} is no multiple of the {readers} processes that read, so these jump between"
+        f" shards: give {''.join(fitting[-1:])}--data.lanes {more} (in a new run: it changes the order)"
+    )
