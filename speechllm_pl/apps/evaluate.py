@@ -61,13 +61,8 @@ def evaluate(
     Raises:
         UserError: bad input, an average WER above `max_wer`, or a share of unread recordings above `max_unread`.
     """
-    if not 0 <= max_unread <= 1:
-        raise UserError(f"--max_unread {max_unread} is a share: give 0 to 1")
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
-    if not checkpoints:
-        raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
-    if num_workers != "auto" and num_workers < 0:
-        raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
+    _refuse_impossible(checkpoints, max_unread, num_workers)
     options = DecodingOptions(decoder, accept_probability)
     references = read_cuts(Path(cuts), allow_commands=allow_command_sources)
     systems: dict[str, System] = {}
@@ -94,6 +89,16 @@ def evaluate(
     if rank.is_first:
         _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
         _refuse_above(max_wer, max_unread, systems)
+
+
+def _refuse_impossible(checkpoints: list[str], max_unread: float, num_workers: int | str) -> None:
+    """Raise a UserError where an option has a value that it cannot have."""
+    if not 0 <= max_unread <= 1:
+        raise UserError(f"--max_unread {max_unread} is a share: give 0 to 1")
+    if not checkpoints:
+        raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
+    if isinstance(num_workers, int) and num_workers < 0:
+        raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,7 @@ def transcribe(
     if language != UNKNOWN_LANGUAGE:
         _check_language(language, read_record(checkpoint)[RECORD])
     recognizer = Recognizer.load(checkpoint, llm, device_of(device))
-    if recognizer.stage == "ctc" and decoder != "greedy":
-        print(
-            f"warning: --decoder {decoder} has no effect: the checkpoint is of stage 1, without an LLM", file=sys.stderr
-        )
+    _tell_no_effect(decoder, recognizer)
     done, given = 0, len(paths) + len(refused)
     try:
         with recognizer.decoding(precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
@@ -104,6 +101,12 @@ def transcribe(
         sys.exit(EXIT_BASE + signal.SIGPIPE)
     if refused:
         raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
+
+
+def _tell_no_effect(decoder: Decoder, recognizer: Recognizer) -> None:
+    if recognizer.stage == "ctc" and decoder != "greedy":
+        told = f"warning: --decoder {decoder} has no effect: the checkpoint is of stage 1, without an LLM"
+        print(told, file=sys.stderr)
 
 
 def _check_language(language: str, record: dict[str, Any]) -> None:

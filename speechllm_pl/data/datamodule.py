@@ -17,11 +17,11 @@ from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.identity import difference, identity, refuse_other_data
-from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, loader, start_server
+from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, loader, start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource, sources_by_name
 from speechllm_pl.data.positions import LlmInput, within_limit
-from speechllm_pl.data.readers import faster_reading, jumping, who_reads, workers_of
+from speechllm_pl.data.readers import faster_reading, jumping, who_reads
 from speechllm_pl.data.run_position import RunPosition, leave_finished_epoch
 from speechllm_pl.data.sample import balanced_sample
 from speechllm_pl.data.shar_cuts import SharCuts
@@ -150,11 +150,7 @@ class SpeechDataModule(L.LightningDataModule):
             raise UserError(f"data.max_skipped_share = {self.max_skipped_share}: give a share, 0 to 1")
 
     def setup(self, stage: str) -> None:
-        """Check the augmentations and count loader processes.
-
-        Raises:
-            UserError: a requirement of an augmentation is not met.
-        """
+        """Check augmentations, which raise a UserError where they lack something, and count loader processes."""
         if stage == "fit":
             for augmentation in self.augmentations:
                 augmentation.check()
@@ -173,7 +169,7 @@ class SpeechDataModule(L.LightningDataModule):
     @property
     def workers(self) -> int:
         """Number of processes that read ahead for this rank."""
-        return workers_of(self.num_workers, self.local_ranks)
+        return self.num_workers if isinstance(self.num_workers, int) else workers_of_rank(self.local_ranks)
 
     def faster_reading(self) -> str:
         """Advice for a run that waits for data."""

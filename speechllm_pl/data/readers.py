@@ -1,16 +1,12 @@
-"""How many processes read for a rank, and what a run is told about them."""
+"""What a run is told about the processes that read for its ranks."""
 
 from speechllm_pl.data.loader import cpus_of_rank, workers_of_rank
 
 
-def workers_of(num_workers: int | str, local_ranks: int) -> int:
-    """Number of processes that read ahead for each of a machine's ranks; `auto` is as many as there are CPUs for."""
-    return num_workers if isinstance(num_workers, int) else workers_of_rank(local_ranks)
-
-
 def who_reads(num_workers: int | str, local_ranks: int) -> str:
     """The line about it at a run's beginning."""
-    workers, most = workers_of(num_workers, local_ranks), workers_of_rank(local_ranks)
+    most = workers_of_rank(local_ranks)
+    workers = num_workers if isinstance(num_workers, int) else most
     why = f"data.num_workers {num_workers}; CPUs for each rank: {cpus_of_rank(local_ranks)}"
     if workers:
         return f"loader processes that read ahead on each rank: {workers} ({why})"

@@ -8,6 +8,7 @@ from untrained import save
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 
@@ -62,3 +63,12 @@ def test_transcribe_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path
 def test_what_cannot_be_is_refused(speechllm, checkpoint: Path, corpus: Path, options, told: str) -> None:
     outcome = speechllm("transcribe", "--checkpoint", checkpoint, *options, corpus)
     assert told in outcome.error()
+
+
+def test_a_decoder_of_the_llm_has_no_effect_without_one(
+    speechllm, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, corpus: Path, tmp_path: Path
+) -> None:
+    stage_one = save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path / "ctc.ckpt")
+    outcome = speechllm("transcribe", "--checkpoint", stage_one, "--decoder", "speculative", corpus)
+    assert outcome.status == 0
+    assert "--decoder speculative has no effect" in outcome.err
