@@ -1,4 +1,4 @@
-"""What a model is, spelled once.
+"""Descriptions of models, spelled once.
 
 These dataclasses are arguments of the models' constructors, options of the command line (`--model.stride`, with the
 fields' docstrings as help), the record in a checkpoint, and what `speechllm plan` is asked about.
@@ -29,7 +29,7 @@ class CtcConfig:
     """How much of the features is hidden in training."""
 
     def record(self) -> dict[str, Any]:
-        """Plain values, from which `from_record` makes the same description."""
+        """The description as plain values, which `from_record` reads."""
         return asdict(self)
 
     @classmethod
@@ -38,7 +38,7 @@ class CtcConfig:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """The description in a checkpoint's settings; what an earlier version did not record has its default.
+        """Read the description in a checkpoint's settings; what an earlier version did not record gets its default.
 
         Raises:
             UserError: the values do not go together.
@@ -123,4 +123,4 @@ class SpeechLlmConfig(CtcConfig):
 
 
 DESCRIPTIONS: dict[str, type[CtcConfig]] = {"ctc": CtcConfig, "llm": SpeechLlmConfig}
-"""By a checkpoint's stage."""
+"""Description of a model by the stage of its checkpoint."""

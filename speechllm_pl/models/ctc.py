@@ -12,21 +12,21 @@ from speechllm_pl.models.losses import Tokens, WeightedTerm, ctc_loss
 
 
 class CtcHead(nn.Linear):
-    """Logits in fp32 wherever they are asked for, under autocast too.
+    """Linear layer that computes its logits in fp32, also under autocast.
 
-    In bf16 a logit of 20 is a multiple of 1/8: near ties are decided by rounding, and the loss sums over all frames
-    what was lost in each. The product is small beside the encoder's.
+    In bf16 a logit of 20 is a multiple of 1/8: rounding would decide near ties, and its errors would add up over all
+    frames of the loss. The product is small beside the encoder's.
     """
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
     def forward(self, input: Tensor) -> Tensor:
-        """`(…, dim)` frames of any type → `(…, vocab_size)` fp32 logits."""
+        """Compute `(…, vocab_size)` fp32 logits from `(…, dim)` frames of any type."""
         return F.linear(input.float(), self.weight.float(), self.bias.float())
 
 
 class CtcModel(nn.Module, ABC):
-    """An encoder with a CTC head: all of stage 1, and what stage 2 asks of an encoder.
+    """Encoder with a CTC head: the whole model of stage 1, and the interface of an encoder in stage 2.
 
     Args:
         encoder: description of its network.
@@ -36,7 +36,7 @@ class CtcModel(nn.Module, ABC):
     Attributes:
         dim: width of a frame.
         seconds_per_frame: from one frame to the next.
-        augment: hides parts of the features in training; is told the epoch.
+        augment: hides parts of the features in training; its `epoch` is set from outside.
         head: from frames to CTC logits.
     """
 
@@ -52,16 +52,16 @@ class CtcModel(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def frame_lengths(samples: Tensor) -> Tensor:
-        """Numbers of samples → numbers of frames."""
+        """Numbers of frames for numbers of samples."""
 
     @property
     @abstractmethod
     def layers(self) -> nn.ModuleList:
-        """The repeated blocks: sharded, compiled and computed again one by one."""
+        """The repeated blocks, each a unit of sharding, compilation and activation checkpointing."""
 
     @abstractmethod
     def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, N)` samples and `(B,)` lengths → `(B, T, dim)` frames, zero beyond `(B,)` lengths."""
+        """Encode `(B, N)` samples of `(B,)` lengths as `(B, T, dim)` frames, zero beyond their `(B,)` lengths."""
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry of the state dict."""
@@ -78,6 +78,6 @@ class CtcModel(nn.Module, ABC):
         return {"ctc_loss": WeightedTerm(ctc_loss(logits, frames, targets), 1.0)}
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, N)` samples and `(B,)` lengths → `(B, T, vocab_size)` fp32 logits and `(B,)` frames."""
+        """Compute `(B, T, vocab_size)` fp32 logits and `(B,)` frames from `(B, N)` samples and `(B,)` lengths."""
         encoded, frames = self.encode(waveforms, lengths)
         return self.head(encoded), frames

@@ -13,21 +13,21 @@ from torch.utils.checkpoint import checkpoint
 from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss
 
 NOTHING = -1e30
-"""The logit of a class that cannot be: no probability beside any other, and no NaN where nothing else is."""
+"""Logit of an impossible class: no probability beside any other, and no NaN where all are impossible."""
 
 
 def cosine_similarities(audio: Tensor, text: Tensor) -> Tensor:
-    """`(…, A, D)` and `(N, D)` → `(…, A, N)` cosine similarities."""
+    """Compute `(…, A, N)` cosine similarities of `(…, A, D)` and `(N, D)` vectors."""
     return F.normalize(audio.float(), dim=-1) @ F.normalize(text.float(), dim=-1).T
 
 
 class DirectAlignment(nn.Module):
     """CTC between audio embeddings and the LLM's input embeddings.
 
-    Of the vocabulary, CTC follows the tokens of a text; all others only take probability away. So an utterance has the
-    blank, its own tokens, and one class for the rest, whose logit is the logarithm of the sum over it: loss and
-    gradients are those of CTC over the whole vocabulary. The rest is summed part by part, once more in the backward
-    pass, and never held as a whole.
+    CTC only follows the tokens of the text; all others merely take probability away. An utterance therefore has the
+    blank, its own tokens, and one class for the rest of the vocabulary, whose logit is the log-sum-exp over it: loss
+    and gradients equal those of CTC over the whole vocabulary. The rest is summed in parts, again in the backward
+    pass, and is never held as a whole.
 
     Args:
         llm_dim: the LLM's width.
@@ -64,7 +64,7 @@ class DirectAlignment(nn.Module):
         return ctc_loss(logits, lengths, Tokens(places + 1, text.lengths))
 
     def _rest(self, frames: Tensor, table: Tensor, own: Tensor) -> Tensor:
-        """`(B, A)` the logit of all tokens of the vocabulary that are not an utterance's own."""
+        """Joint logit, `(B, A)`, of all tokens of the vocabulary that are not an utterance's own."""
         taken = torch.zeros(len(own), len(table) + 1, dtype=torch.bool, device=own.device).scatter(1, own, True)
         sums = []
         for start in range(0, len(table), self.part):
@@ -78,13 +78,13 @@ class DirectAlignment(nn.Module):
 
 
 def _own_tokens(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """The tokens of each text, each once; padding is one like others, which CTC does not ask for.
+    """The distinct tokens of each text. Padding counts as a token, which CTC never looks up.
 
     Args:
         ids: `(B, N)` of the texts.
 
     Returns:
-        `(B, N)` them in rising order; for the same one again, `vocabulary`.
+        `(B, N)` distinct tokens in rising order, with `vocabulary` in place of repetitions.
         `(B, N)` the column in it of each token of the text.
     """
     rising, _ = ids.sort(dim=1)
@@ -93,7 +93,7 @@ def _own_tokens(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
 
 
 def _log_sum(frames: Tensor, embeddings: Tensor, norms: Tensor, taken: Tensor) -> Tensor:
-    """`(B, A)` log of the sum, over a part of the vocabulary, of the exponentials of logits that are not taken.
+    """Log-sum-exp, `(B, A)`, of the logits of a part of the vocabulary, without the tokens in `taken`.
 
     Args:
         frames: `(B, A, D)` fp32 unit vectors, divided by the temperature.

@@ -32,13 +32,13 @@ class FilterBank(nn.Module):
 
     @staticmethod
     def num_frames(lengths: Tensor) -> Tensor:
-        """`(B,)` samples → `(B,)` frames; a recording shorter than one window has one frame."""
+        """`(B,)` frames for `(B,)` samples; a recording shorter than one window has one frame."""
         return ((lengths - FFT) // HOP + 1).clamp(min=1)
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
     def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, N)` samples in -1 … 1, zero-padded, and `(B,)` lengths → `(B, T, num_bins)`, `(B,)` frames."""
+        """Compute `(B, T, num_bins)` features and `(B,)` frames from `(B, N)` samples in -1 … 1, zero-padded."""
         shortage = max(FFT - waveforms.shape[1], 0)
         waveforms = nn.functional.pad(waveforms.float(), (0, shortage))
         features = (self.mel(waveforms) + 1e-6).log().transpose(1, 2)  # (B, T, bins)
@@ -90,7 +90,7 @@ class SpecAugment(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """`(B, T, bins)` → the same, masked when training, from `first_epoch` on (whoever trains sets `epoch`)."""
+        """Mask `(B, T, bins)` features in training, from `first_epoch` on (the trainer sets `epoch`)."""
         if not self.training or self.epoch < self.first_epoch:
             return features
         return self.augment(features.transpose(1, 2)).transpose(1, 2)

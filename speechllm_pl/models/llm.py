@@ -22,10 +22,10 @@ from speechllm_pl.models.config import Quantization
 from speechllm_pl.storage.llm_files import snapshot
 
 NF4_BLOCK = 64
-"""Weights that share a scale."""
+"""Number of weights that share a scale."""
 
 LINEAR = (nn.Linear, Conv1D)
-"""What LoRA can adapt. GPT-2's Conv1D is a linear layer whose weight is transposed; NF4's layer is an `nn.Linear`."""
+"""Layers that LoRA can adapt. GPT-2's Conv1D is a linear layer with a transposed weight; NF4's is an `nn.Linear`."""
 
 
 class SpecialTokens(NamedTuple):
@@ -65,7 +65,7 @@ class LlmTokenizer:
 
     @cached_property
     def digest(self) -> str:
-        """Tells it from tokenizers that divide text otherwise."""
+        """Digest that differs between tokenizers that divide text differently."""
         fast = getattr(self.tokenizer, "backend_tokenizer", None)
         rules = fast.to_str() if fast else f"{type(self.tokenizer)} {sorted(self.tokenizer.get_vocab().items())}"
         return hashlib.sha256(rules.encode()).hexdigest()[:16]
@@ -80,7 +80,7 @@ def load_llm(
     quantize: Quantization = "none",
     revision: str | None = None,
 ) -> transformers.PreTrainedModel:
-    """The causal LM of a folder or a hub name, all parameters frozen.
+    """Load the causal LM of a folder or a hub name, with all parameters frozen.
 
     Args:
         revision: commit of a hub name, branch or tag; the newest if none is given.
@@ -107,7 +107,7 @@ def load_llm(
 def empty_llm(
     name_or_path: str, dtype: torch.dtype = torch.float32, revision: str | None = None
 ) -> transformers.PreTrainedModel:
-    """`load_llm` without weights, on the meta device: for a rank that is sent its part of them."""
+    """Build `load_llm`'s model without weights, on the meta device, for a rank that receives its part of them."""
     with torch.device("meta"):
         llm = transformers.AutoModelForCausalLM.from_config(llm_config(name_or_path, revision), dtype=dtype)
     with suppress(OSError):  # few folders have one
@@ -121,13 +121,13 @@ def llm_config(name_or_path: str, revision: str | None = None) -> transformers.P
 
 
 def most_positions(config: transformers.PretrainedConfig) -> int | None:
-    """How many positions the LLM was made for; None where nothing bounds them, as with ALiBi (BLOOM, some Falcons)."""
+    """Number of positions of the LLM; None where nothing bounds them, as with ALiBi (BLOOM, some Falcons)."""
     config = config.get_text_config()
     return None if getattr(config, "alibi", False) else getattr(config, "max_position_embeddings", None)
 
 
 def llm_commit(name_or_path: str, revision: str | None = None) -> str | None:
-    """The commit that a hub name's revision (branch, tag, commit; the newest if none) stands for; None for a folder.
+    """Commit of a hub name's revision (branch, tag, commit; the newest if none); None for a folder.
 
     Raises:
         UserError: neither a folder nor a name that can be loaded.
@@ -146,18 +146,18 @@ def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
 
 
 def embedding_table(llm: nn.Module) -> Tensor:
-    """`(V, D)` the LLM's input embeddings."""
+    """The LLM's input embeddings, `(V, D)`."""
     return cast(Any, llm).get_input_embeddings().weight
 
 
 def decoder_layers(llm: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of the LLM, first to last, also where LoRA wraps it: what is sharded and recomputed.
+    """The repeated blocks of the LLM in order, also under LoRA: the units of sharding and activation checkpointing.
 
     They are the largest `ModuleList` (by parameters: a mixture's list of experts stands inside one block) whose
     members share a class.
 
     Raises:
-        UserError: there is none.
+        UserError: the LLM has no such list.
     """
     layers = _repeated_layers(llm)
     if not layers:
@@ -171,7 +171,7 @@ def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftM
     Its weights are float32 whatever the LLM's are: bf16 would round a step of training away.
 
     Raises:
-        UserError: the projections are not found; the message lists the linear layers that there are.
+        UserError: the projections are not found; the message lists the linear layers of the LLM.
     """
     targets = _attention_projections(llm)
     if not targets:
@@ -192,11 +192,11 @@ def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftM
 
 @contextmanager
 def merged_lora(llm: nn.Module) -> Iterator[None]:
-    """What LoRA learnt in the weights that it adapts, for as long as text is generated; then they are as they were.
+    """Context in which LoRA is merged into the weights that it adapts; on exit they are restored exactly.
 
-    Each token costs fewer and larger operations so. Sums in bf16 cannot be undone exactly: so the former weights are
-    set aside, a second copy of those that are adapted. They are rounded to their type, as in a model that is merged
-    for good. Not for quantised or sharded weights.
+    Merged, each token costs fewer and larger operations. Sums in bf16 cannot be undone exactly, so a copy of the
+    adapted weights is kept. The sums are rounded to the type of the weights, as in a permanently merged model. Not
+    for quantised or sharded weights.
     """
     former: list[tuple[Any, Tensor]] = []
     try:
@@ -217,9 +217,9 @@ def merged_lora(llm: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def merge_lora(llm: nn.Module) -> transformers.PreTrainedModel:
-    """A plain model of transformers, nothing quantised, with what LoRA learnt in its weights. `llm` is used up.
+    """Merge LoRA into a plain, unquantised transformers model. Consumes `llm`.
 
-    LoRA learnt on the quantised weights, so these are what it is added to, in the type that they had before.
+    LoRA was trained on the quantised weights, so it is added to these, in their type before quantisation.
     """
     wrapped = cast(Any, llm)
     adapted = isinstance(llm, peft.PeftModel)
@@ -238,7 +238,7 @@ def merge_lora(llm: nn.Module) -> transformers.PreTrainedModel:
 
 
 def is_quantized(llm: nn.Module) -> bool:
-    """Whether any of its layers keeps its weights in 4 bits."""
+    """Whether any layer of the LLM keeps its weights in 4 bits."""
     return bool(_quantized_layers(llm))
 
 
@@ -247,7 +247,7 @@ def _quantized_layers(llm: nn.Module) -> dict[str, Linear4bit]:
 
 
 def _unquantized(layer: Linear4bit, update: Tensor | None) -> nn.Module:
-    """The layer as transformers made it, with an update `(out, in)` of its weight."""
+    """Convert a layer back to the class that transformers made, with an `(out, in)` update added to its weight."""
     state = cast(Any, layer.weight).quant_state
     weight = dequantize_4bit(layer.weight.data, state).float()
     weight = (weight if update is None else weight + update).to(state.dtype)
@@ -284,7 +284,7 @@ def _repeated_layers(llm: nn.Module) -> list[nn.Module]:
 
 
 def _names_of_linear_layers(llm: nn.Module) -> str:
-    """Each once, with `*` for the number of a layer."""
+    """Distinct names of the linear layers, with `*` for the number of a layer."""
     names = (name for name, module in llm.named_modules() if isinstance(module, LINEAR))
     return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
 

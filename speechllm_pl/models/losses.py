@@ -1,4 +1,4 @@
-"""Training losses as sums with the number of tokens they cover, so that whoever pools batches divides once."""
+"""Training losses as sums with the number of tokens they cover, so that pooled batches are divided once."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from speechllm_pl.core.prompt import IGNORED
 
 
 class LossTerm(NamedTuple):
-    """A negative log-likelihood summed over the batch, and the number of tokens it is to be divided by."""
+    """A negative log-likelihood summed over the batch, and the number of tokens to divide it by."""
 
     total: Tensor  # ()
     count: Tensor  # ()

@@ -1,4 +1,4 @@
-"""A causal LLM that hears: encoder frames, stacked and projected, stand before the text (arXiv 2307.11795)."""
+"""Causal LLM that hears: stacked and projected encoder frames stand before the text (arXiv 2307.11795)."""
 
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +20,7 @@ from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, ctc_loss,
 
 
 class Audio(NamedTuple):
-    """What the LLM is given of the audio, and the CTC head's view of the same frames."""
+    """Audio embeddings for the LLM, and the CTC head's view of the same frames."""
 
     embeddings: Tensor  # (B, A, D)
     lengths: Tensor  # (B,)
@@ -29,12 +29,12 @@ class Audio(NamedTuple):
 
 
 def embedding_lengths(config: SpeechLlmConfig, samples: Tensor) -> Tensor:
-    """Numbers of samples → numbers of audio embeddings."""
+    """Numbers of audio embeddings for numbers of samples."""
     return stacked(encoder_class(config).frame_lengths(samples), config.stride)
 
 
 class SpeechLLM(nn.Module):
-    """Stage 2.
+    """The model of stage 2: encoder, projector and causal LLM.
 
     Args:
         config: the description.
@@ -76,11 +76,11 @@ class SpeechLLM(nn.Module):
 
     @property
     def text_embeddings(self) -> Tensor:
-        """`(V, D)` the LLM's input embeddings."""
+        """The LLM's input embeddings, `(V, D)`."""
         return embedding_table(self.llm)
 
     def listen(self, waveforms: Tensor, lengths: Tensor) -> Audio:
-        """`(B, N)` samples, `(B,)` lengths → audio embeddings."""
+        """Compute audio embeddings of `(B, N)` samples and `(B,)` lengths."""
         encoded, frames = self.speech.encode(waveforms, lengths)
         logits = self.speech.head(encoded) if self.projector.reads_ctc_logits else None
         embeddings, embedding_lengths = self.projector(encoded, frames, logits)
@@ -113,7 +113,7 @@ class SpeechLLM(nn.Module):
         return terms
 
     def prompt(self, audio: Audio, instruction: Tokens, text: Tokens | None = None) -> Columns:
-        """Audio among text. Without a text the columns end at BOS, ready for generation."""
+        """Lay out audio among text. Without a text the columns end at BOS, ready for generation."""
         embed = cast(Any, self.llm).get_input_embeddings()  # the module: some scale what they look up
         if text is None:
             nothing = torch.zeros(len(audio.lengths), 0, dtype=torch.long, device=audio.lengths.device)
@@ -129,7 +129,7 @@ class SpeechLLM(nn.Module):
         )
 
     def logits(self, columns: Columns) -> Tensor:
-        """`(B, K, V)` for BOS and the text columns only, never for audio."""
+        """Logits, `(B, K, V)`, of BOS and the text columns only, never of audio."""
         return self.llm(
             inputs_embeds=columns.embeddings.to(self.text_embeddings.dtype),
             attention_mask=columns.mask,
@@ -139,7 +139,7 @@ class SpeechLLM(nn.Module):
         ).logits
 
     def forward(self, waveforms: Tensor, lengths: Tensor, instruction: Tokens, text: Tokens) -> tuple[Audio, LossTerm]:
-        """Samples and reference tokens → the audio embeddings and the next-token loss on text and EOS.
+        """Compute the audio embeddings and the next-token loss on text and EOS.
 
         Raises:
             UserError: an utterance takes more positions than the LLM has.

@@ -1,4 +1,4 @@
-"""What a run tells while it lasts: its record, what it has heard, and what it recognises."""
+"""Callbacks that document a run: its record, the data it has heard, and samples of what it recognises."""
 
 import itertools
 import json
@@ -44,16 +44,16 @@ PACKAGES = ("torch", "torchaudio", "lightning", "transformers", "peft", "lhotse"
 class RunRecord(SaveConfigCallback):
     """Writes the resolved configuration, versions, git commit, seed and command of a fit into the run folder.
 
-    A run that goes on first tells what of its configuration has changed; the former one stays (config.1.yaml).
+    A resumed run first prints what has changed in its configuration; the former one is kept (config.1.yaml).
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Of `fit` alone: a test of the run must not replace the record of its training."""
+        """Record a new `fit` at once; a test of the run must not replace the record of its training."""
         if stage == "fit" and newest_complete(Path(trainer.default_root_dir, "checkpoints")) is None:
             self.save_config(trainer, pl_module, stage)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Only now: what a checkpoint has refused never came into force."""
+        """Update the record only now: settings that a checkpoint refuses never take effect."""
         if trainer.ckpt_path is not None:
             self._tell_changes(Path(trainer.ckpt_path).parent.parent / "config.yaml")
         self.save_config(trainer, pl_module, "fit")
@@ -84,7 +84,7 @@ class RunRecord(SaveConfigCallback):
 
 
 class Predictions(L.Callback):
-    """Writes what `speechllm predict` recognises into the run folder, one JSON object an utterance."""
+    """Writes the texts of `speechllm predict` into the run folder, one JSON object per utterance."""
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         name = f"predictions-{trainer.global_rank}.jsonl" if trainer.world_size > 1 else "predictions.jsonl"
@@ -100,9 +100,9 @@ class Predictions(L.Callback):
 
 
 class Finished(Checkpoint):
-    """Writes finished.json into the run folder when a fit ran to its end, and not when it was interrupted.
+    """Writes finished.json into the run folder when a fit runs to its end, not when it is interrupted.
 
-    Where there was no step left to take, a record of the start that took the last one stays.
+    If no step was left to take, the record of the start that took the last one is kept.
 
     Lightning calls checkpoint callbacks last: this is one, so that it comes after `WholeDev`.
     """
@@ -124,13 +124,13 @@ class Finished(Checkpoint):
 
 
 def finished_before(trainer: L.Trainer) -> bool:
-    """Whether an earlier start of the run came to its end with the same steps."""
+    """Whether an earlier start of the run finished with the same number of steps."""
     path = Path(trainer.default_root_dir, FINISHED)
     return path.is_file() and json.loads(path.read_text())["steps"] == trainer.global_step
 
 
 class LanguageShares(L.Callback):
-    """Tells what training has of each language, and logs how many epochs and hours of it have been heard."""
+    """Prints the training data of each language, and logs how many epochs and hours of it have been heard."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = getattr(trainer, "datamodule", None)
@@ -151,7 +151,7 @@ class LanguageShares(L.Callback):
 
 
 class StepLog(L.Callback):
-    """Writes into the run folder which utterances each batch had, and the loss of its step so far.
+    """Writes the utterances of each batch, and the loss of its step so far, into the run folder.
 
     Off by default: `--trainer.callbacks+=speechllm_pl.training.callbacks.StepLog`.
     """
@@ -172,12 +172,12 @@ class StepLog(L.Callback):
 
 
 class Samples(L.Callback):
-    """At each validation: transcripts of the first utterances, and one spectrogram with its CTC posteriors.
+    """Logs transcripts of the first utterances at each validation, and one spectrogram with its CTC posteriors.
 
-    The latter where the model is whole on this rank (`ShardedStrategy.gather_up_to_gib`).
+    The spectrogram needs a whole model on this rank (`ShardedStrategy.gather_up_to_gib`).
 
     Args:
-        utterances: how many transcripts.
+        utterances: number of transcripts.
     """
 
     def __init__(self, utterances: int = 8):
@@ -205,7 +205,7 @@ class Samples(L.Callback):
 
 
 def posterior_figure(module: Stage, batch: Batch) -> Figure:
-    """The first utterance's filter banks over the probabilities of its likeliest CTC classes, frame by frame."""
+    """Plot the first utterance's filter banks above the probabilities of its likeliest CTC classes, frame by frame."""
     waveforms, lengths = batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1]
     with torch.no_grad():
         features, _ = FilterBank().to(waveforms.device)(waveforms, lengths)
@@ -222,7 +222,7 @@ def posterior_figure(module: Stage, batch: Batch) -> Figure:
 
 
 class AugmentationSamples(L.Callback):
-    """When a run begins: what each augmentation does to two utterances, and what all together do in the first epoch.
+    """Logs two utterances after each augmentation, and after all of them in the first epoch, when a run begins.
 
     Each is a figure of spectrograms before and after, with what was drawn, and the audio.
     """
@@ -249,7 +249,7 @@ class AugmentationSamples(L.Callback):
 
 
 def some_of_one_language(cuts: Sequence[Cut], count: int = 2, among: int = 50) -> list[Utterance]:
-    """The first utterances that can be read, of the language that has `count` of them first."""
+    """Up to `count` readable utterances of one language, the first that has as many."""
     found: dict[str, list[Utterance]] = {}
     for number in range(min(among, len(cuts))):
         try:
@@ -263,7 +263,7 @@ def some_of_one_language(cuts: Sequence[Cut], count: int = 2, among: int = 50) -
 
 
 def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figure:
-    """Spectrograms in dB on one scale of time: on the left what was recorded, on the right what training sees."""
+    """Plot spectrograms in dB on one time scale: the recording on the left, what training sees on the right."""
     rows = max(len(before), len(after))
     figure, panels = plt.subplots(rows, 2, figsize=(14, 3 * rows), sharex=True, squeeze=False, layout="constrained")
     longest = seconds_of(max(len(utterance.samples) for utterance in (*before, *after)))
@@ -281,7 +281,7 @@ def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figu
 
 
 def _decibels(samples: np.ndarray) -> np.ndarray:
-    """`(N,)` → `(257, T)`: windows of 32 ms every 10 ms."""
+    """Spectrogram in dB, `(257, T)`, of `(N,)` samples: windows of 32 ms every 10 ms."""
     padded = torch.from_numpy(np.pad(samples, (0, max(0, 512 - len(samples)))))
     spectrum = torch.stft(padded, 512, hop_length=160, window=torch.hann_window(512), return_complex=True)
     return 20 * spectrum.abs().clamp(min=1e-4).log10().numpy()
@@ -298,7 +298,7 @@ def _tensorboard(trainer: L.Trainer) -> SummaryWriter | None:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the code that runs, or nothing outside a checkout."""
+    """Output of git about the running code; empty outside a checkout."""
     here = Path(__file__).parent
     try:
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, cwd=here).stdout.strip()

@@ -1,4 +1,4 @@
-"""Lightning's plug-in for checkpoints: they are written and read as `storage` does it."""
+"""Lightning plug-in that writes and reads checkpoints with `storage`."""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, then renames: a full disk or a kill leaves the previous checkpoint whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Save | None = None) -> None:
-        """At once, unless `storage_options` says otherwise."""
+        """Write a checkpoint at once, unless `storage_options` says otherwise."""
         save = storage_options or save_at_once
         save(checkpoint, Path(path), write_file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Whatever the arguments: on the CPU, and without running pickled code."""
+        """Read a checkpoint on the CPU, without running pickled code, whatever the arguments."""
         checkpoint = read_checkpoint(path, optimizer=True)
         if not is_of_a_version(checkpoint):
             raise UserError(damaged(Path(path), "it is of no version of Lightning"))

@@ -1,4 +1,4 @@
-"""What training refuses of a checkpoint: of another stage, tokenizer, model or optimiser than the run's."""
+"""Checks that a checkpoint has the stage, tokenizer, model and optimiser of the run."""
 
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: s
     """Compare two descriptions of a model.
 
     Raises:
-        UserError: names the first setting in which the two differ; what concerns training alone and the LLM's path
-            may, and the LLM itself is compared elsewhere.
+        UserError: two settings differ; the message names the first. Settings of training alone and the LLM's path
+            may differ, and the LLM itself is compared elsewhere.
     """
     for key, value in _flat(ours).items():
         found = _flat(theirs).get(key)
@@ -55,20 +55,20 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def optimizer_name(optimizer: torch.optim.Optimizer) -> str:
-    """The optimiser's class and its number of parameter groups: what its saved state belongs to."""
+    """The optimiser's class and number of parameter groups, which must match its saved state."""
     return f"{type(optimizer).__name__} on {len(optimizer.param_groups)} groups"
 
 
 def refuse_other_optimizer(checkpoint: dict[str, Any], optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Compare a checkpoint's state of the optimiser with the run's own one.
+    """Compare the optimiser of a checkpoint with that of the run.
 
     Args:
-        checkpoint: in whose record nothing is wrong.
-        optimizer: that is to go on from it.
-        path: of the checkpoint.
+        checkpoint: checkpoint with a valid record.
+        optimizer: optimiser of the run.
+        path: path of the checkpoint.
 
     Raises:
-        UserError: training cannot go on from it, as it has no optimiser's state or another one's.
+        UserError: training cannot resume, as the checkpoint has no optimiser state or that of another optimiser.
     """
     if not checkpoint.get("optimizer_states"):
         raise UserError(

@@ -12,8 +12,8 @@ from speechllm_pl.core.metrics import ScoredUtterance
 class PooledErrorRates(Metric):
     """Error counts per language, pooled over batches and ranks; the average is the plain mean over languages.
 
-    Each utterance is one row of integers, so that ranks with other numbers of utterances, or other languages,
-    gather without further agreement.
+    Each utterance is one row of integers, so that ranks with different numbers of utterances or different languages
+    can gather them directly.
     """
 
     full_state_update = False
@@ -43,7 +43,7 @@ class PooledErrorRates(Metric):
         self.rows.append(torch.tensor(rows, dtype=torch.long, device=self.device).flatten())
 
     def compute(self) -> dict[str, dict[str, float]]:
-        """→ `{"average": {"wer": …, "cer": …}, "en": {…}, …}`, as fractions."""
+        """Compute `{"average": {"wer": …, "cer": …}, "en": {…}, …}`, as fractions."""
         rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows  # a tensor once gathered
         rows = rows.reshape(-1, 5)
         rates: dict[str, dict[str, float]] = {}

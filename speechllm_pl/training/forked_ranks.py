@@ -1,4 +1,4 @@
-"""Ranks on the CPUs of one machine, begun as copies of the first, which has imported and built everything already."""
+"""Ranks on the CPUs of one machine, forked from the first, which has already imported and built everything."""
 
 import os
 import signal
@@ -23,8 +23,8 @@ class ForkedDDPStrategy(DDPStrategy):
 class ForkingLauncher(_SubprocessScriptLauncher):
     """Lightning's launcher of ranks, which forks where that is safe.
 
-    A copy has none of the threads of its original, and waits for ever for what one of them held. Where there are any
-    (OpenMP's, when OMP_NUM_THREADS is not 1), the ranks begin as Lightning's do: with the command, from its beginning.
+    A fork has none of the threads of its parent, and waits forever for locks that one of them held. If there are any
+    (OpenMP's, when OMP_NUM_THREADS is not 1), the ranks start as Lightning's do, by running the command again.
     """
 
     def _call_children_scripts(self) -> None:
@@ -50,7 +50,7 @@ class ForkingLauncher(_SubprocessScriptLauncher):
 
 
 class ForkedRank:
-    """A forked process, as Lightning's observer looks at one."""
+    """Forked process with the interface that Lightning's observer expects."""
 
     def __init__(self, pid: int):
         self.pid = pid
@@ -69,5 +69,5 @@ class ForkedRank:
 
 
 def _threads() -> int:
-    """Of this process, those of libraries among them."""
+    """Number of threads of this process, including those of libraries."""
     return len(list(Path("/proc/self/task").iterdir())) if sys.platform == "linux" else 2

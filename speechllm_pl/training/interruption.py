@@ -1,4 +1,4 @@
-"""A run survives being stopped: it keeps its newest states, and a signal lets it finish the step and save first."""
+"""Runs that survive a stop: the newest states are kept, and after a signal the step is finished and saved first."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ from speechllm_pl.training.stage import Stage
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 LAST_WRITE_SECONDS = 60.0
-"""For the checkpoint that is being written when a rank fails."""
+"""Time limit for the checkpoint that is being written when a rank fails."""
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ log = logging.getLogger(__name__)
 class LastCheckpoints(Checkpoint):
     """Saves the run's state every few minutes, after each validation, before a stop and at the end.
 
-    Resuming takes the newest. None is saved at a step that a validation follows, which a resumed run would leave out.
-    After a validation the weights alone are saved besides; `best.ckpt` is another name of those with the lowest word
-    error rate. Training goes on while they are written: it waits for the disk only where a save is due before the
-    former one is done, and where it ends.
+    A run resumes from the newest. None is saved at a step before a validation, which a resumed run would leave out.
+    After each validation the weights alone are saved as well; `best.ckpt` is another name of those with the lowest
+    word error rate. Training continues while files are written: it waits for the disk only if a save is due before
+    the previous one is done, and at the end.
 
     Args:
         every_minutes: between two checkpoints, by the first rank's clock.
@@ -69,7 +69,7 @@ class LastCheckpoints(Checkpoint):
         self.requeued = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Before models are built: others would wait on their GPUs for what a first rank that failed was to send."""
+        """Watch the parent before models are built: if the first rank fails, the others would wait for its weights."""
         exit_with_parent()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,7 +79,7 @@ class LastCheckpoints(Checkpoint):
             self._tidy()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Stage) -> None:
-        """Only now: Lightning puts its own handlers in place after `on_fit_start`."""
+        """Install the signal handlers only now: Lightning installs its own after `on_fit_start`."""
         self.saved_at, self.saved_time = trainer.global_step, time.monotonic()
         self.module = pl_module
         if threading.current_thread() is threading.main_thread():
@@ -87,7 +87,7 @@ class LastCheckpoints(Checkpoint):
                 signal.signal(signum, self._receive)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Stage, *_: Any) -> None:
-        """One rank's clock decides, since all must save after the same step: it says so when losses are pooled."""
+        """Request a save by one rank's clock. All must save after the same step, and agree when losses are pooled."""
         due = time.monotonic() - self.saved_time >= 60 * self.every_minutes
         pl_module.save_due = due and trainer.is_global_zero
 
@@ -105,7 +105,7 @@ class LastCheckpoints(Checkpoint):
             self._stop(trainer, stop)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """The time limit is near, and validation may last longer: go now, the steps since the last save again."""
+        """Requeue the job in mid-validation if the time limit is near; steps since the last save are repeated."""
         if self.received == signal.SIGUSR1 and trainer.state.fn == "fit" and in_slurm() and not self.requeued:
             self.requeued = True
             self.module.writer.wait()
@@ -119,7 +119,7 @@ class LastCheckpoints(Checkpoint):
             self._stop(trainer, pl_module.agreed_signal)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A run too short for a validation leaves its only state under both names."""
+        """Save the last state; a run too short for a validation leaves its only state under both names."""
         if trainer.global_step != self.saved_at:
             self.save(trainer)
         self._wait(trainer)
@@ -127,7 +127,7 @@ class LastCheckpoints(Checkpoint):
             link(by_steps(self.folder)[-1], self.folder / BEST)
 
     def on_exception(self, trainer: L.Trainer, pl_module: Stage, exception: BaseException) -> None:
-        """A rank that failed must go, though a clean end may wait for ranks that wait for this one."""
+        """End a failed rank without a clean exit, which could wait for ranks that wait for this one."""
         try:
             pl_module.writer.wait(LAST_WRITE_SECONDS)  # which may itself wait for a rank that is gone
         except Exception as error:  # what ends the run is the other one
@@ -166,12 +166,12 @@ class LastCheckpoints(Checkpoint):
             remove(path)
 
     def _wait(self, trainer: L.Trainer) -> None:
-        """Until every rank has written all; one that ended before would have the others killed by srun."""
+        """Wait until every rank has written everything: if one ended earlier, srun would kill the others."""
         self.module.writer.wait()
         trainer.strategy.barrier()
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        """Ask for an end; asked a second time, end at once."""
+        """Request a stop; on a second signal, end at once."""
         if self.received == signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.module.stop_signal = signum
@@ -184,7 +184,7 @@ class LastCheckpoints(Checkpoint):
 
 
 def stop(trainer: L.Trainer, signum: int) -> NoReturn:
-    """End the run on every rank, everything saved, after a signal that all of them know of.
+    """End the run on every rank, with everything saved, after a signal that all of them know of.
 
     Raises:
         Stopped: always.
@@ -221,9 +221,9 @@ def requeue() -> None:
 
 
 def exit_with_parent() -> None:
-    """A process that Lightning started ends with the one that started it, even when that one is killed.
+    """End this process together with the one that started it, even when that one is killed.
 
-    Left alone, it would wait in a collective for a rank that is gone.
+    A rank left alone would wait in a collective for one that is gone.
     """
     parent = os.getppid()
     if os.environ.get("LOCAL_RANK", "0") == "0" or in_slurm():

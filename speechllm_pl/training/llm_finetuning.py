@@ -39,7 +39,7 @@ from speechllm_pl.training.stage import Stage
 
 
 class LlmFinetuning(Stage):
-    """Trains projector, LoRA and (unless frozen) encoder and CTC head; the LLM itself stays as it is.
+    """Trains projector, LoRA and, unless frozen, encoder and CTC head; the LLM itself stays as it is.
 
     Args:
         tokenizer: SentencePiece model of the CTC classes, the one of stage 1; the command line takes the one in
@@ -90,7 +90,7 @@ class LlmFinetuning(Stage):
         self.digest = ""  # tells the LLM's weights from others, once they are loaded
 
     def setup(self, stage: str) -> None:
-        """Before any weight of the LLM is read."""
+        """Check optimiser and strategy before any weight of the LLM is read, and give the data `llm_input`."""
         super().setup(stage)
         refuse_quantized_shards(self.config.quantize, type(self.trainer.strategy))
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -98,7 +98,7 @@ class LlmFinetuning(Stage):
             datamodule.llm_input = self.llm_input()
 
     def llm_input(self) -> LlmInput:
-        """How many positions utterances take, of which a batch has `data.max_tokens`, and the LLM so many."""
+        """How to count the LLM positions of utterances, for `data.max_tokens`, and how many the LLM has."""
 
         def instruction(language: str) -> int:
             return self.llm_tokenizer.count([self.prompt.before_audio(language)])[0]
@@ -112,13 +112,13 @@ class LlmFinetuning(Stage):
         )
 
     def _embeddings_of(self, seconds: np.ndarray) -> np.ndarray:
-        """`(N,)` → `(N,)` audio embeddings."""
+        """`(N,)` numbers of audio embeddings for `(N,)` seconds."""
         samples = torch.from_numpy(np.round(seconds.astype(np.float64) * SAMPLING_RATE)).long()
         return embedding_lengths(self.config, samples).int().numpy()
 
     @property
     def one_rank_reads(self) -> bool:
-        """Not what is quantised: each rank packs the weights that it read itself."""
+        """Whether only the first rank reads weights. Of a quantised LLM each rank reads and packs its own."""
         return super().one_rank_reads and self.config.quantize == "none"
 
     def configure_model(self) -> None:
@@ -157,7 +157,7 @@ class LlmFinetuning(Stage):
         """Start from the encoder and CTC head of a stage-1 run.
 
         Raises:
-            UserError: no such checkpoint, or it has another stage, tokenizer or size.
+            UserError: the checkpoint does not exist, or has another stage, tokenizer or size.
         """
         if self.encoder_checkpoint is None:
             raise UserError("stage 2 starts from a stage-1 checkpoint: give --model.encoder_checkpoint (CKPT=)")
@@ -192,11 +192,11 @@ class LlmFinetuning(Stage):
         return {**super().settings(), "llm_digest": self.digest}
 
     def _refuse_another_llm(self, recorded: str, revision: str | None = None) -> None:
-        """Once the LLM is loaded.
+        """Refuse another LLM than the checkpoint's, once it is loaded.
 
         Args:
-            recorded: a checkpoint's digest; empty in earlier ones, of hub names.
-            revision: the commit that the checkpoint names.
+            recorded: digest in the checkpoint; empty in earlier ones, for hub names.
+            revision: commit in the checkpoint.
 
         Raises:
             UserError: the LLM is not the one that the checkpoint was trained with.
@@ -207,10 +207,11 @@ class LlmFinetuning(Stage):
 
 
 def refuse_quantized_shards(quantize: Quantization, strategy: type[Strategy] | Strategy) -> None:
-    """
+    """Refuse to shard a quantised LLM.
+
     Args:
-        quantize: of the LLM.
-        strategy: of the trainer, made or not: the plan asks as well.
+        quantize: quantisation of the LLM.
+        strategy: strategy of the trainer, instantiated or not, since the plan asks as well.
 
     Raises:
         UserError: `strategy` shards the LLM, which its quantised weights cannot be.

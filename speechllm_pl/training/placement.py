@@ -1,4 +1,4 @@
-"""How a recogniser lies on devices: who reads its weights, how they are spread, and what validation gathers."""
+"""Placement of a recogniser on devices: reading its weights, sharding them, and gathering them for validation."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable
@@ -19,10 +19,10 @@ from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activatio
 
 
 class Placed(L.LightningModule):
-    """A module whose `model` is put on devices as the options and the trainer's strategy ask.
+    """Module whose `model` is placed on devices by the options and the trainer's strategy.
 
     Args:
-        activation_checkpointing: of the layers that `arrange` is given.
+        activation_checkpointing: keep only the inputs of the layers passed to `arrange`.
         compile_encoder: `torch.compile` for the encoder's blocks.
     """
 
@@ -41,9 +41,10 @@ class Placed(L.LightningModule):
         """Features, encoder and CTC head."""
 
     def setup(self, stage: str) -> None:
-        """
+        """Check the optimiser before any weight is read.
+
         Raises:
-            UserError: the optimiser does not work on shards; told before any weight is read.
+            UserError: the optimiser does not work on shards.
         """
         kind = type(self.make_optimizer([torch.zeros(1)]))
         if self._mesh is not None and kind.__module__.startswith("bitsandbytes"):
@@ -54,21 +55,21 @@ class Placed(L.LightningModule):
 
     @property
     def one_rank_reads(self) -> bool:
-        """Whether the first rank alone reads weights, and sends the others theirs."""
+        """Whether only the first rank reads weights and sends the others theirs."""
         several = self._trainer is not None and self.trainer.world_size > 1
         return several and isinstance(self._strategy, ShardedStrategy | DDPStrategy)
 
     @property
     def receives_weights(self) -> bool:
-        """Whether this rank is sent its weights, and may build the model without them."""
+        """Whether this rank receives its weights from another, and may build the model without them."""
         return self.one_rank_reads and self.trainer.global_rank > 0
 
     def arrange(self, layers: Iterable[nn.Module], trained_llm: Collection[nn.Module] = ()) -> None:
-        """Apply to the built model what the options and the trainer's strategy ask for.
+        """Shard, replicate, compile and checkpoint the built model by the options and the trainer's strategy.
 
         Args:
-            layers: that are gathered, and computed again, one at a time.
-            trained_llm: those of them that are the LLM's, where it is trained whole: with bf16 products they are
+            layers: layers that are gathered, and recomputed, one at a time.
+            trained_llm: the LLM's layers among them, if the LLM is trained whole: with bf16 products they are
                 gathered in bf16.
         """
         layers = list(layers)
@@ -91,7 +92,7 @@ class Placed(L.LightningModule):
         return self._strategy.mesh if isinstance(self._strategy, ShardedStrategy) else None
 
     def _gather(self) -> None:
-        """Before decoding: the whole model on each rank, or ranks that go on together where it does not fit."""
+        """Gather the whole model on each rank before decoding; where it does not fit, ranks decode in lockstep."""
         strategy = self._strategy
         if not isinstance(strategy, ShardedStrategy):
             return
@@ -102,7 +103,7 @@ class Placed(L.LightningModule):
         gather(self.model, layers=not self.in_lockstep)
 
     def all_ended(self, ended: bool) -> bool:
-        """Whether decoding may stop: where ranks share weights, when all of them have ended."""
+        """Whether decoding may stop. Ranks that share weights stop when all of them have ended."""
         if not self.in_lockstep:
             return ended
         everywhere = torch.tensor(ended, dtype=torch.int, device=self.device)

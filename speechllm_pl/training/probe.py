@@ -1,4 +1,4 @@
-"""Before the first step: whether memory suffices for the largest batch of every bucket."""
+"""Test before the first step whether memory suffices for the largest batch of every bucket."""
 
 from typing import Any
 
@@ -17,19 +17,20 @@ from speechllm_pl.training.stage import Stage
 
 
 class LargestBatches(L.Callback):
-    """Tries each bucket's largest batch once, forward and backward, so that no run ends for memory in its tenth hour.
+    """Tries each bucket's largest batch once, forward and backward, so that no run fails for memory in its tenth hour.
 
-    What the optimiser will hold is set aside meanwhile. Nothing is changed: every step draws from its own seed.
+    Memory for the optimiser's state is reserved meanwhile. Results do not change: every step draws from its own seed.
 
     Args:
-        on_cpu: there too, where a lack of memory is not an error but the end of the process.
+        on_cpu: try them on a CPU too, where a lack of memory is not an error but kills the process.
     """
 
     def __init__(self, on_cpu: bool = False):
         self.on_cpu = on_cpu
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """
+        """Try the batches, forward and backward.
+
         Raises:
             UserError: a batch does not fit; the message names it and the largest duration that did.
         """
@@ -66,13 +67,13 @@ class LargestBatches(L.Callback):
 
 
 def _stretched(batch: Batch, factor: float) -> Batch:
-    """As long as augmentation may make it: memory depends on lengths, not on what is said."""
+    """Stretch a batch to the length that augmentation may give it; memory depends on lengths, not on content."""
     lengths = (batch.lengths * factor).ceil().long()
     more = int(lengths.max()) - batch.waveforms.shape[1] if batch.ids else 0
     return batch._replace(waveforms=torch.nn.functional.pad(batch.waveforms, (0, more)), lengths=lengths)
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:
-    """This rank's part of it."""
+    """This rank's part of a parameter."""
     to_local = getattr(parameter, "to_local", None)
     return to_local() if to_local else parameter

@@ -1,4 +1,4 @@
-"""What a run that goes on does otherwise than before: applied, told, and every former configuration kept.
+"""Changed settings of a resumed run: applied and reported, with every former configuration kept.
 
 docs/running.md has the table of what may change and what may not.
 """
@@ -13,34 +13,34 @@ from torch.optim.lr_scheduler import LambdaLR
 CHANGED = "changed on resuming: "
 
 TOLD_BY_THE_OPTIMIZER = "model.optimizer."
-"""What of a configuration is compared with the checkpoint's optimiser instead, which knows what was in force."""
+"""Options that are compared with the checkpoint's optimiser instead, which records what was in force."""
 
 NOT_OF_TRAINING = ("ckpt_path", "run", "trainer.default_root_dir", "trainer.logger.save_dir")
-"""Where a run lies and what it resumes from."""
+"""Options that say where a run lies and what it resumes from."""
 
 OF_THE_BEGINNING = ("seed_everything", "model.encoder_checkpoint")
-"""What a run that goes on has no use for any more."""
+"""Options that a resumed run no longer uses."""
 
 
 def settings_of(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What each parameter group was made with, before a schedule or a checkpoint changes it."""
+    """Settings of each parameter group before a schedule or a checkpoint changes them."""
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
 def apply_settings(
     optimizer: torch.optim.Optimizer, scheduler: LambdaLR, settings: list[dict[str, Any]]
 ) -> Iterator[str]:
-    """Put settings in the place of those that a checkpoint brought along, and the schedule's rate into force.
+    """Replace the settings restored from a checkpoint, and apply the schedule's rate.
 
-    Whatever is the same stays the same to the last bit: the rate is computed as the scheduler has computed it.
+    Unchanged settings stay bitwise the same: the rate is computed as the scheduler computes it.
 
     Args:
-        optimizer: restored.
-        scheduler: its own, restored.
-        settings: as `settings_of` had them.
+        optimizer: optimiser, restored.
+        scheduler: its schedule, restored.
+        settings: settings as returned by `settings_of`.
 
     Returns:
-        What has changed, once the last is taken.
+        Iterator over the changes, which are complete once it is exhausted.
     """
     names = dict.fromkeys(name for group in settings for name in group)
     for name in names:
@@ -65,13 +65,13 @@ def _plain(value: Any) -> Any:
 
 
 def _each(values: list[Any]) -> str:
-    """One value where all groups have the same."""
+    """The distinct values of the groups, separated by commas."""
     different = [value for place, value in enumerate(values) if value not in values[:place]]
     return ", ".join(map(str, different))
 
 
 def keep_former(path: Path, text: str) -> None:
-    """Write a configuration; a former one that says otherwise is kept beside it: config.1.yaml, config.2.yaml, …"""
+    """Write a configuration; a former one that differs is kept beside it as config.1.yaml, config.2.yaml, …"""
     if path.exists():
         if path.read_text(encoding="utf-8") == text:
             return
@@ -82,7 +82,7 @@ def keep_former(path: Path, text: str) -> None:
 
 
 def changes(former: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """What one configuration has otherwise than another, a line each; the optimiser's settings are told elsewhere."""
+    """Differences between two configurations, a line each, without the optimiser's settings."""
     before, after = dict(_flat(former)), dict(_flat(ours))
     lines = []
     for name in dict.fromkeys((*before, *after)):
@@ -94,7 +94,7 @@ def changes(former: dict[str, Any], ours: dict[str, Any]) -> list[str]:
 
 
 def _flat(settings: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted names as one gives them on the command line, and their values."""
+    """Settings by their dotted names, as on the command line."""
     if isinstance(settings, dict) and settings:
         inside: Iterable[tuple[Any, Any]] = settings.items()
     elif isinstance(settings, list) and any(isinstance(each, dict) for each in settings):

@@ -1,4 +1,4 @@
-"""Parallelism, applied to a model from outside: it knows nothing of ranks, shards or checkpointed activations.
+"""Parallelism applied to a model from outside: the model knows no ranks, shards or checkpointed activations.
 
 FSDP2 (`fully_shard`) per decoder layer and per encoder block, on CPUs over gloo as on GPUs over NCCL. Frozen and
 trained parameters may share a layer, each in its own type: gradients and their reduction are as exact as the
@@ -38,7 +38,7 @@ SHARDS = "optimizer_shards"
 """The entry of a checkpoint in memory that holds the optimiser's tensors by name; on disk they are in the shards."""
 
 GATHERED_IN_BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-"""Of weights that are kept in fp32, and of whose products autocast makes bf16 ones anyway."""
+"""Policy for weights that are kept in fp32, and whose products autocast computes in bf16 anyway."""
 
 
 def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, in_bf16: Collection[nn.Module] = ()) -> None:
@@ -83,7 +83,7 @@ def _scatter(shards: DTensor, whole: Tensor | None, mesh: DeviceMesh, device: to
 
 @torch.no_grad()
 def replicate(model: nn.Module, device: torch.device) -> None:
-    """Give every rank the first one's parameters and buffers, which the others may have on the meta device."""
+    """Copy the first rank's parameters and buffers to all others, which may have them on the meta device."""
     replace_tensors(model, lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
     model.to(device)
     for tensor in (*model.parameters(), *model.buffers()):
@@ -91,7 +91,7 @@ def replicate(model: nn.Module, device: torch.device) -> None:
 
 
 def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    """Put `make(tensor)` in the place of every parameter and buffer; tied ones stay tied."""
+    """Replace every parameter and buffer by `make(tensor)`; tied ones stay tied."""
     made: dict[Tensor, Tensor] = {}
 
     def new(tensor: Tensor) -> Tensor:
@@ -120,11 +120,11 @@ def checkpoint_activations(layers: Iterable[nn.Module], **settings: Any) -> None
 def gather(model: nn.Module, *, layers: bool = True) -> None:
     """Hold whole parameters on every rank until `release`.
 
-    Forward passes then need no other rank, so ranks may decode other numbers of batches and of tokens.
+    Forward passes then need no other rank, so ranks may decode different numbers of batches and tokens.
 
     Args:
-        layers: those too that are gathered one at a time in training. Without them parts of the model may be called
-            by themselves, but each forward pass of a layer takes part of every rank.
+        layers: layers to gather as well, which training gathers one at a time. Without them parts of the model may be
+            called by themselves, but every rank must take part in each forward pass of a layer.
     """
     if isinstance(model, FSDPModule):
         model._get_fsdp_state()._lazy_init()
@@ -135,7 +135,7 @@ def gather(model: nn.Module, *, layers: bool = True) -> None:
 
 
 def release(model: nn.Module) -> None:
-    """Back to shards, after `gather`."""
+    """Return to shards after `gather`."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_reshard_after_forward(module is not model, recurse=False)
@@ -143,7 +143,7 @@ def release(model: nn.Module) -> None:
 
 
 def gatherable(free: float) -> float:
-    """Bytes of a whole copy that validation gathers into so many free ones: it must leave room to decode."""
+    """Largest whole copy, in bytes, that validation gathers into `free` bytes: decoding needs the rest."""
     return 0.7 * free
 
 
@@ -195,7 +195,8 @@ class ShardedStrategy(ModelParallelStrategy):
         self._groups: DeviceMesh | None = None
 
     def setup_environment(self) -> None:
-        """
+        """Set up the process group and the device mesh.
+
         Raises:
             UserError: `shard_within` does not divide the ranks.
         """
@@ -223,11 +224,15 @@ class ShardedStrategy(ModelParallelStrategy):
         return cast(nn.Module, self.lightning_module).state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """The groups by parameter names. The tensors go into the shards."""
+        """The optimiser's parameter groups, by parameter names. Its tensors go into the shards."""
         return {"param_groups": optimizer_groups(self._names(), _plain(optimizer))}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Save | None = None) -> None:
-        """Collective: every rank writes its shards. Raises UserError where one cannot."""
+        """Write a checkpoint. Collective: every rank writes its shards.
+
+        Raises:
+            UserError: a rank cannot write.
+        """
         checkpoint[SHARDS] = {}
         for optimizer in self.optimizers:
             checkpoint[SHARDS] |= optimizer_tensors(self._names(), _plain(optimizer))
@@ -236,7 +241,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @cached_property
     def _writing(self) -> dist.ProcessGroup:
-        """All ranks, for a thread that writes while the others' collectives are those of training."""
+        """Process group of all ranks for the thread that writes, apart from the collectives of training."""
         return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -280,7 +285,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def write_shards(checkpoint: dict[str, Any], path: Path, group: dist.ProcessGroup) -> None:
-    """A folder of a checkpoint's tensors, of which each rank has its shards. Collective."""
+    """Write a folder of a checkpoint's tensors, each rank its shards. Collective."""
     tensors = {MODEL + name: value for name, value in checkpoint["state_dict"].items()} | checkpoint.get(SHARDS, {})
     record = {key: value for key, value in checkpoint.items() if key not in ("state_dict", SHARDS)}
     save_shards(path, record, tensors, group)

@@ -1,4 +1,4 @@
-"""How fast a run goes, and whether it waits for its data."""
+"""Speed of a run, and the share of its time spent waiting for data."""
 
 import time
 from collections import deque
@@ -12,16 +12,16 @@ from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.training.step import is_logged
 
 MOST_WAITING = 0.05
-"""Share of the time beyond which there is something to mend."""
+"""Share of the time spent waiting above which a warning is due."""
 
 WARM_UP, JUDGED = 50, 200
-"""Steps: those at a start that say nothing yet, and those that are judged together."""
+"""Steps ignored after a start, and steps judged together."""
 
 
 class Speed(L.Callback):
     """Logs audio-seconds per second over all devices, the share of time spent waiting for data, and skips.
 
-    Where that share stays above 5 %, it says once what to do.
+    If that share stays above 5 %, it prints once what to do.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class Speed(L.Callback):
         self.waited, self.elapsed = waited, elapsed
 
     def _judge(self, trainer: L.Trainer, waited: float, elapsed: float) -> None:
-        """A step, of whose seconds so many were waited."""
+        """Count a step of `elapsed` seconds, `waited` of them spent waiting for data."""
         self.steps += 1
         if self.steps > WARM_UP:
             self.last_steps.append((waited, elapsed))

@@ -1,4 +1,4 @@
-"""What both stages share as LightningModules: the loss over ranks, the optimiser's steps, checkpoints."""
+"""Common LightningModule of both stages: the loss over ranks, the optimiser's steps, checkpoints."""
 
 import logging
 from abc import abstractmethod
@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 
 
 class Stage(Validated):
-    """A model that is trained on batches and judged by the text it recognises.
+    """Model that is trained on batches and judged by the text it recognises.
 
-    A stage gives `config`, `loss_terms`, and `configure_model`, which makes `model` and `recognizer`.
+    A stage defines `config`, `loss_terms`, and `configure_model`, which sets `model` and `recognizer`.
     """
 
     config_class: ClassVar[type[CtcConfig]]
@@ -85,7 +85,7 @@ class Stage(Validated):
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         """The named terms of the training loss, the same names on every rank and in every step.
 
-        The first one's count of tokens is what the whole loss is divided by.
+        The whole loss is divided by the first term's number of tokens.
         """
 
     def settings(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Stage(Validated):
         return {"tokenizer": self.tokenizer.to_bytes(), **self.config.record()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser is given; `lr` may differ between groups."""
+        """Parameter groups for the optimiser; `lr` may differ between them."""
         return grouped((p for p in self.parameters() if p.requires_grad), self.speech.layers)
 
     # steps
@@ -105,14 +105,14 @@ class Stage(Validated):
         self._tell_unknown_characters()
 
     def on_train_start(self) -> None:
-        """What the configuration says of the optimiser holds, not what it said when a checkpoint was written."""
+        """Apply the optimiser settings of the configuration over those of the restored checkpoint."""
         if self.trainer.ckpt_path is not None:
             optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
             for change in apply_settings(cast(Any, optimizer), cast(Any, scheduler), self._optimizer_settings):
                 rank_zero_info(f"{CHANGED}{change}")
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss as a *sum* over this rank's tokens; `on_before_optimizer_step` divides once by all of them."""
+        """Return the loss *summed* over this rank's tokens; `on_before_optimizer_step` divides once by all of them."""
         torch.manual_seed(batch.seed)  # the same draws whichever rank has this batch, however often it resumed
         self.speech.augment.epoch = self.current_epoch
         ids, readable = batch.ids, bool(batch.ids)
@@ -139,8 +139,8 @@ class Stage(Validated):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide by the number of tokens of all ranks and all accumulated batches.
 
-        So the result does not depend on how utterances fall on ranks and batches. Gradients arrive averaged over
-        ranks, hence the factor.
+        The result then does not depend on how utterances are spread over ranks and batches. Gradients arrive averaged
+        over ranks, hence the factor.
         """
         scale = self.trainer.world_size / max(self._step.tokens, 1.0)
         for parameter in _with_gradients(optimizer):
@@ -170,7 +170,7 @@ class Stage(Validated):
         """Leave weights and optimiser as they are: without gradients it moves nothing, not even by momentum.
 
         Raises:
-            UserError: it was one skipped step too many.
+            UserError: more than `max_skipped_steps` were skipped.
         """
         optimizer.zero_grad(set_to_none=True)
         self.skipped_steps += 1

@@ -14,7 +14,7 @@ from speechllm_pl.models.losses import WeightedTerm
 
 @dataclass
 class OptimizerStep:
-    """What has been seen of a step so far: several batches when gradients are accumulated."""
+    """The part of a step seen so far: several batches when gradients are accumulated."""
 
     total: float = 0.0  # of the weighted losses, over all ranks
     tokens: float = 0.0  # of the first term, over all ranks
@@ -25,7 +25,7 @@ class OptimizerStep:
 
     @property
     def loss(self) -> float:
-        """The weighted loss a token."""
+        """The weighted loss per token."""
         return self.total / max(self.tokens, 1.0)
 
     def pool(
@@ -38,7 +38,7 @@ class OptimizerStep:
         due: int = 0,
         skipped: int = 0,
     ) -> tuple[dict[str, float], int, bool]:
-        """Add a batch of every rank, in one message together with what else all ranks must agree on.
+        """Add a batch of every rank, in one message with everything else that ranks must agree on.
 
         Args:
             terms: of this rank's batch; the same names on every rank.
@@ -68,14 +68,14 @@ class OptimizerStep:
             self.broken_ids += ids
 
     def suspects(self) -> tuple[str, list[str]]:
-        """→ what of a step that failed is not finite, and this rank's cuts that may be the cause (or none)."""
+        """The values of a failed step that are not finite, and this rank's cuts that may be the cause (or none)."""
         if self.broken_ids or not isfinite(self.total):
             return "loss", self.broken_ids
         return "gradient", self.ids  # the loss was finite on all ranks, so any batch may be the cause
 
 
 def is_logged(trainer: L.Trainer, step: int) -> bool:
-    """Whether a step logs its values: if they are written, or the last ones of an epoch or of the run.
+    """Whether a step logs its values: when they are written, and at the end of an epoch or of the run.
 
     Lightning takes a millisecond for each value, written or not.
 

@@ -1,13 +1,13 @@
-"""A run that can read next to nothing of its data must not seem to train."""
+"""Refuse to train when too many recordings cannot be read."""
 
 from speechllm_pl.core.errors import UserError
 
 ENOUGH = 100
-"""Recordings after which a share says something; the end of an epoch does so with fewer."""
+"""Number of recordings from which on a share is judged; at the end of an epoch fewer suffice."""
 
 
 class Unread:
-    """Counts the recordings that were due since a run was started, over all ranks, and those that could not be read."""
+    """Counts the recordings due since the start of a run, over all ranks, and those that could not be read."""
 
     def __init__(self) -> None:
         self.due = self.skipped = 0
@@ -19,9 +19,10 @@ class Unread:
         self.example = example or self.example
 
     def refuse_above(self, share: float, *, epoch_ends: bool) -> None:
-        """
+        """Refuse to go on if too large a share could not be read.
+
         Raises:
-            UserError: more than this share could not be read. On all ranks at the same step.
+            UserError: more than `share` could not be read. All ranks raise at the same step.
         """
         if (self.due >= ENOUGH or epoch_ends) and self.skipped > share * self.due:
             example = f", such as {self.example}" if self.example else ": the warnings name them"

@@ -1,4 +1,4 @@
-"""Judging a model in training by the text that it recognises: decoding on all ranks, pooled error rates, warnings."""
+"""Validation of a model in training by the text it recognises: decoding on all ranks, error rates, warnings."""
 
 import logging
 from contextlib import ExitStack
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class Validated(Placed):
-    """A module that holds a recogniser, and validates, tests and predicts with it."""
+    """Module that holds a recogniser, and validates, tests and predicts with it."""
 
     stage: ClassVar[str]  # the system to judge by
     systems: ClassVar[tuple[str, ...]]  # what the recogniser returns hypotheses of
@@ -45,10 +45,10 @@ class Validated(Placed):
         return self.score_batch(batch)
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
-        """Rows of an utterance each: its id and each system's text.
+        """Recognise a batch; return a row per utterance with its id and each system's text.
 
         Raises:
-            UserError: a text means nothing.
+            UserError: a text is meaningless, as its logits are not finite.
         """
         found = self._recognized(batch)
         for system, hypotheses in found.items():
@@ -60,13 +60,13 @@ class Validated(Placed):
         ]
 
     def begin_decoding(self) -> None:
-        """Make ready for `transcribe`, until `end_decoding`: then no rank waits for another, and LoRA is merged."""
+        """Prepare for `transcribe` until `end_decoding`: gather the model, so that no rank waits, and merge LoRA."""
         self._gather()
         if self._mesh is None:
             self._merged.enter_context(self.recognizer.merged())
 
     def end_decoding(self) -> None:
-        """Leave the model as it was before `begin_decoding`."""
+        """Restore the model as it was before `begin_decoding`."""
         self._merged.close()
         self._release()
 
@@ -88,7 +88,7 @@ class Validated(Placed):
         self.end_decoding()
 
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        """One hypothesis an utterance from each of `systems`."""
+        """Return one hypothesis per utterance from each of `systems`."""
         return self.recognizer.transcribe(batch.waveforms, batch.lengths, batch.languages, all_ended=self.all_ended)
 
     def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
@@ -103,7 +103,7 @@ class Validated(Placed):
         return found
 
     def _recognized(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        """What `transcribe` makes of a batch; of one that is empty, or cannot be read, nothing."""
+        """Hypotheses of `transcribe` for a batch; none if it is empty or cannot be read."""
         if batch.ids:
             return self.transcribe(batch)
         if self.in_lockstep:  # the others wait for this rank's share of their forward passes
@@ -114,11 +114,11 @@ class Validated(Placed):
         return cast(PooledErrorRates, self.error_rates[system])
 
     def pooled_rates(self, split: str, share: str = "") -> dict[str, float]:
-        """Print the error rates of what was scored on all ranks, and forget it.
+        """Print the pooled error rates of all batches scored on all ranks, and reset the counts.
 
         Args:
-            split: what it was, the first part of a rate's name.
-            share: which part of it, in words.
+            split: name of the split, the first part of each rate's name.
+            share: the part of it that was scored, in words.
 
         Returns:
             By name: each system's rates by language, their average, and as `wer` that of the system to judge by.
@@ -149,7 +149,7 @@ class Validated(Placed):
 
 
 def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) -> None:
-    """Warn of utterances whose text was ended too soon, on each rank of its own: no other has them."""
+    """Warn of utterances whose text was cut short; each rank warns of its own."""
     for looped, what in ((False, "met its cap before the text ended"), (True, "was ended in a loop")):
         found = zip(batch.ids, hypotheses, strict=True)
         cut_short = [id_ for id_, hypothesis in found if hypothesis.truncated and hypothesis.looped == looped]
@@ -158,7 +158,7 @@ def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) ->
 
 
 def silence(batch: Batch, device: torch.device) -> Batch:
-    """A second of nothing, in place of a batch of which no recording could be read."""
+    """A second of silence, in place of a batch of which no recording could be read."""
     waveforms = torch.zeros(1, SAMPLING_RATE, device=device)
     lengths = torch.tensor([SAMPLING_RATE], device=device)
     return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""])

@@ -1,4 +1,4 @@
-"""At the end of a fit: error rates on all of dev, where the validations had a sample of it."""
+"""Error rates on all of dev at the end of a fit whose validations had a sample of it."""
 
 import lightning as L
 import torch
@@ -16,9 +16,9 @@ SPLIT = "val_whole"
 class WholeDev(Checkpoint):
     """Scores all of dev with the last weights, and logs the rates as `val_whole/…`.
 
-    Nothing is chosen by them: checkpoints are compared by the sample, which all validations share. After a signal the
-    ranks stop together. It saves nothing, but Lightning calls checkpoint callbacks last and in their order: put this
-    one after those that do, so that the state is saved before.
+    Nothing is selected by these rates: checkpoints are compared by the sample that all validations share. After a
+    signal the ranks stop together. The callback saves nothing, but Lightning calls checkpoint callbacks last and in
+    their order: put it after those that save, so that the state is saved first.
     """
 
     done = False
@@ -29,7 +29,7 @@ class WholeDev(Checkpoint):
             self._score(trainer, pl_module, data)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Where there was no step left to take, as after a signal in this last pass over dev."""
+        """Score dev where no step was left to take, as after a signal in this last pass over dev."""
         data = _sampled(trainer)
         if data is None or self.done:
             return
@@ -59,7 +59,7 @@ class WholeDev(Checkpoint):
 
 
 def _sampled(trainer: L.Trainer) -> SpeechDataModule | None:
-    """The data, if validations have a sample of dev, and all of it."""
+    """The data module if validations use a sample of dev, else None."""
     data = getattr(trainer, "datamodule", None)
     sampled = isinstance(data, SpeechDataModule) and trainer.limit_val_batches == 1.0 and data.dev_sample is not None
     return data if sampled else None

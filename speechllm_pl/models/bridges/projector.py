@@ -1,4 +1,4 @@
-"""From encoder frames to the LLM's width: every n frames become one vector (arXiv 2307.11795, section 3.1)."""
+"""Projection of encoder frames to the LLM's width: n frames become one vector (arXiv 2307.11795, section 3.1)."""
 
 from torch import Tensor, nn
 
@@ -22,7 +22,7 @@ class Projector(Bridge):
         self.linear = nn.Linear(stride * dim, llm_dim)
 
     def forward(self, frames: Tensor, lengths: Tensor, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`(B, T, dim)`, zero beyond `(B,)` lengths → `(B, ceil(T / stride), llm_dim)` and lengths."""
+        """Project `(B, T, dim)`, zero beyond `(B,)` lengths, to `(B, ceil(T / stride), llm_dim)` and its lengths."""
         missing = -frames.shape[1] % self.stride
         frames = nn.functional.pad(frames, (0, 0, 0, missing))
         stacks = frames.unflatten(1, (-1, self.stride)).flatten(2)

@@ -1,4 +1,4 @@
-"""What stands between encoder and LLM."""
+"""Interface of what stands between encoder and LLM."""
 
 from abc import ABC, abstractmethod
 

@@ -1,1 +1,1 @@
-"""Speech encoders: waveforms in, frames and CTC logits out, as `models/ctc.py` asks it of them."""
+"""Speech encoders: waveforms in, frames and CTC logits out, by the interface of `models/ctc.py`."""

@@ -90,11 +90,11 @@ class Conformer(nn.Module):
 
     @staticmethod
     def output_lengths(frames: Tensor) -> Tensor:
-        """`(B,)` filter bank frames → `(B,)` encoder frames: ceil(frames / 8)."""
+        """`(B,)` encoder frames for `(B,)` filter bank frames: ceil(frames / 8)."""
         return halved(halved(halved(frames)))
 
     def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, T, num_bins)` features and `(B,)` frames → `(B, T/8, dim)` and `(B,)` encoder frames."""
+        """Encode `(B, T, num_bins)` features of `(B,)` frames as `(B, T/8, dim)` frames of `(B,)` lengths."""
         x, lengths = self.front_end(features, frames)
         mask = length_mask(lengths, x.shape[1])
         rotation = self.rotary(x.shape[1], x.device)
@@ -134,7 +134,7 @@ class Rotary(nn.Module):
         self.head_dim, self.base = head_dim, base
 
     def forward(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """→ cosines and sines, `(length, head_dim)` each."""
+        """Cosines and sines of the angles, `(length, head_dim)` each."""
         exponents = torch.arange(0, self.head_dim, 2, device=device) / self.head_dim
         angles = torch.arange(length, device=device)[:, None] * self.base**-exponents
         angles = torch.cat([angles, angles], dim=-1)
@@ -164,7 +164,7 @@ class ConformerBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """`(B, T, dim)`, `(B, T)` true at real frames → `(B, T, dim)`."""
+        """Transform `(B, T, dim)` frames; `mask` is `(B, T)`, true at real frames."""
         x = x + self.attention(x, mask, rotation)
         x = x + self.convolution(x, mask)
         return x + self.feed_forward(x)
