@@ -1,1 +1,1 @@
-"""Configuration files, as every floor above reads them."""
+"""Reading of configuration files, for every floor above."""

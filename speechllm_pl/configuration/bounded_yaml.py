@@ -1,6 +1,6 @@
-"""Configurations in YAML, within bounds: one may come from a stranger, and a few lines can stand for billions.
+"""Configurations in YAML, within bounds: one may come from a stranger, and a few lines can expand to billions.
 
-Reading does not copy what an alias stands for, but whoever walks, compares or prints the result does.
+Reading does not copy the target of an alias, but walking, comparing or printing the result does.
 """
 
 from pathlib import Path
@@ -12,28 +12,29 @@ from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from speechllm_pl.core.errors import UserError, in_one_line
 
 MOST_CHARACTERS = 100_000
-"""Of scalars and nodes, where there are aliases, if these were written out: the largest recipe has some thousand."""
+"""Limit of characters and nodes with aliases written out, if there are any: the largest recipe has some thousand."""
 
 DEEPEST = 100
-"""Levels: ours have seven, and a thousand are more than recursion can walk."""
+"""Limit of the levels: our files have seven, and a thousand exceed the recursion limit."""
 
 
 BOUNDLESS: Any = get_yaml_default_loader()
-"""jsonargparse's own, which also takes 1e-3 for a number."""
+"""jsonargparse's own loader, which also reads 1e-3 as a number."""
 
 
 class Unbounded(yaml.YAMLError, UserError):
-    """YAML that is small to read and endless to use."""
+    """YAML that exceeds the bounds: small to read, endless to use."""
 
 
 class BoundedLoader(BOUNDLESS):
-    """The loader of every reader of configurations: what is without bounds is refused before anything is made of it."""
+    """Loader for all configurations, which refuses YAML beyond the bounds before constructing anything."""
 
     def __init__(self, text: str):
-        """
+        """Check the bounds of a text.
+
         Raises:
-            Unbounded: of too many levels, or too long if its aliases were written out.
-            yaml.YAMLError: no YAML.
+            Unbounded: the text has too many levels, or is too long with its aliases written out.
+            yaml.YAMLError: the text is not YAML.
         """
         _refuse_unbounded(text)
         super().__init__(text)
@@ -63,9 +64,10 @@ def _refuse_unbounded(text: str) -> None:
 
 
 def parsed_configuration(text: str) -> dict[str, Any]:
-    """
+    """Parse a configuration.
+
     Raises:
-        UserError: names no file: see `read_configuration`.
+        UserError: as in `read_configuration`, but without the name of a file.
     """
     try:
         settings = yaml.load(text, BoundedLoader)
@@ -77,9 +79,10 @@ def parsed_configuration(text: str) -> dict[str, Any]:
 
 
 def read_configuration(path: Path) -> dict[str, Any]:
-    """
+    """Read a configuration file.
+
     Raises:
-        UserError: names the file: it is not YAML or not UTF-8, holds no settings, or is without bounds.
+        UserError: the file is not YAML or not UTF-8, holds no settings, or exceeds the bounds. The message names it.
     """
     try:
         return parsed_configuration(path.read_text(encoding="utf-8"))

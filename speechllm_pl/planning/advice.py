@@ -1,4 +1,4 @@
-"""What would make a run fit its GPUs, and the largest batch that does."""
+"""Remedies for a run that does not fit its GPUs, and the largest batch that fits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

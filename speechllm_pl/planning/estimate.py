@@ -62,7 +62,7 @@ class Setup:
         checkpointing: of activations, in LLM layers and encoder blocks.
         autocast: dtype of mixed precision; none computes in fp32.
         tokens_per_second: of text.
-        gather_up_to: bytes of the largest model that FSDP gathers whole to validate; by default what is free decides.
+        gather_up_to: bytes of the largest model that FSDP gathers whole to validate; by default free memory decides.
         val_max_duration: seconds of audio a batch of validation; by default as in training.
     """
 
@@ -127,9 +127,9 @@ class Memory:
         gathered: by FSDP, whole layers that are in use.
         gradients: with DDP's buckets.
         optimizer: its state.
-        activations: kept for the backward pass, and what it makes of them.
+        activations: kept for the backward pass, and their gradients.
         logits: with the losses' own tensors.
-        update: what the optimiser's step needs for itself, when activations are gone.
+        update: temporary tensors of the optimiser's step, when activations are freed.
     """
 
     weights: float
@@ -155,11 +155,11 @@ class Validation:
     """Bytes on each GPU while dev is decoded.
 
     Attributes:
-        lasting: what training leaves there.
-        whole: the whole model, which FSDP gathers where it may.
-        layers: what is gathered of it at a time otherwise, when ranks decode in lockstep.
+        lasting: left there by training.
+        whole: the whole model, if FSDP gathers it.
+        layers: otherwise gathered at a time, when ranks decode in lockstep.
         decoding: activations without gradients, the LLM's cache, and the weights that LoRA is not merged into.
-        gather_up_to: the largest copy that is gathered; by default what is free decides.
+        gather_up_to: bytes of the largest copy that is gathered; by default free memory decides.
     """
 
     lasting: float

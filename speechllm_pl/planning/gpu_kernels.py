@@ -71,7 +71,7 @@ def attention(
 
 
 def _bias(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Mask as the kernel takes it: in the dtype of the queries, its rows padded, broadcast without a copy."""
+    """Convert a mask for the kernel: in the dtype of the queries, its rows padded, broadcast without a copy."""
     columns = mask.shape[-1]
     bias = torch.zeros_like(mask, dtype=query.dtype)
     if columns % MASK_ALIGNMENT:

@@ -19,9 +19,9 @@ class LiveBytes(TorchDispatchMode):
     """Counts, while it is entered, the storages that operations create, until nothing refers to them.
 
     Attributes:
-        category: what storages that are created from now on are counted as.
+        category: category of storages created from now on.
         live: bytes alive now, by category.
-        at_peak: bytes that were alive when the sum over `peak_of` was largest, by category.
+        at_peak: bytes alive when the sum over `peak_of` was largest, by category.
         flops: of matrix products, convolutions and attention, two for a multiply-add.
 
     Args:

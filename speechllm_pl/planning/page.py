@@ -22,7 +22,7 @@ def gib(size: float) -> str:
 
 
 def describe(setup: Setup, found: Plan, name: str, gpu: Gpu, utilisation: float) -> list[str]:
-    """The plan's lines."""
+    """Format the lines of a plan."""
     shape, total = setup.shape, max(found.memory.total, found.validation.total(gpu))
     return [
         *_parameter_lines(found.parameters),

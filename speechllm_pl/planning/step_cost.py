@@ -1,4 +1,4 @@
-"""Count what a training step needs without weights, data or a GPU: the real modules run on fake tensors.
+"""Count the cost of a training step without weights, data or a GPU: the real modules run on fake tensors.
 
 Weights, gradients and optimiser state follow from the parameters. Activations are counted storage by storage while
 the step's own forward and backward run, so any architecture, kernel, LoRA or checkpointing counts as it is.
@@ -119,7 +119,7 @@ class StepCost:
 
 
 def activation_bytes(blueprint: Blueprint, seconds: float, utterances: int, **settings: Any) -> int:
-    """Bytes that a step needs beside weights, gradients and optimiser; `settings` as of `step_cost`."""
+    """Bytes that a step needs beside weights, gradients and optimiser; `settings` as for `step_cost`."""
     return step_cost(blueprint, StepShape(seconds, utterances), **settings).bytes
 
 
@@ -167,10 +167,10 @@ def step_cost(
 def decoding_bytes(
     blueprint: Blueprint, shape: StepShape, *, autocast: torch.dtype | None = torch.bfloat16, kernels: Kernels = "cuda"
 ) -> int:
-    """Bytes that recognising a batch takes beside the weights; arguments as of `step_cost`.
+    """Bytes that recognising a batch takes beside the weights; arguments as for `step_cost`.
 
-    They are the peak of a forward pass without gradients over audio and prompt, and what the LLM's cache holds when
-    the longest text that `generate` lets pass has been written.
+    The sum of the peak of a forward pass without gradients over audio and prompt, and the LLM's cache after the
+    longest text that `generate` allows.
     """
     model = meta_model(blueprint).eval()
     columns = audio_columns(blueprint, shape)
@@ -233,7 +233,7 @@ def _heads(model: nn.Module) -> list[nn.Module]:
 
 
 class SilentBatch(NamedTuple):
-    """B utterances of silence, with a text that says one token again and again."""
+    """B utterances of silence, with a text that repeats one token."""
 
     waveforms: Tensor  # (B, N)
     lengths: Tensor  # (B,)
@@ -252,7 +252,7 @@ def silence(shape: StepShape, device: str | torch.device = "cpu") -> SilentBatch
 
 
 def losses(model: nn.Module, batch: SilentBatch) -> dict[str, WeightedTerm]:
-    """The model's own losses of a batch; without an instruction in stage 2."""
+    """Compute the model's own losses of a batch; without an instruction in stage 2."""
     if isinstance(model, CtcModel):
         return model.losses(batch.waveforms, batch.lengths, batch.text)
     assert isinstance(model, SpeechLLM)
@@ -283,7 +283,7 @@ def meta_model(blueprint: Blueprint) -> CtcModel | SpeechLLM:
 
 
 def audio_columns(blueprint: Blueprint, shape: StepShape) -> int:
-    """How many columns of the LLM's input precede BOS, which a fake tensor cannot be asked."""
+    """Number of columns of the LLM's input before BOS, which a fake tensor cannot give."""
     config = blueprint.config
     return int(embedding_lengths(config, torch.tensor(shape.samples))) if isinstance(config, SpeechLlmConfig) else 0
 

@@ -1,4 +1,4 @@
-"""The best class of every frame, repeats merged, blanks dropped (Graves et al., 2006, best path decoding)."""
+"""Best path decoding (Graves et al., 2006): the best class of every frame, repeats merged, blanks dropped."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from speechllm_pl.recognition.hypothesis import Hypothesis
 
 @torch.no_grad()
 def greedy_ctc(logits: Tensor, frames: Tensor, tokenizer: CtcTokenizer) -> list[Hypothesis]:
-    """`(B, T, V)` logits and `(B,)` real frames → one hypothesis an utterance."""
+    """Return one hypothesis per utterance from `(B, T, V)` logits and `(B,)` real frames."""
     most, best = logits.max(-1)  # (B, T)
     padding = ~length_mask(frames, logits.shape[1])
     scores = (most - logits.logsumexp(-1)).masked_fill(padding, 0).sum(1)  # (B,) NaN where a logit is

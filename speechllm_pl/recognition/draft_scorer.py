@@ -1,4 +1,4 @@
-"""What an LLM thinks of whole drafts: logits after each offered token, in one forward pass for a batch.
+"""Scores of whole drafts by an LLM: logits after each offered token, in one forward pass for a batch.
 
 Rows accept different lengths of their offers. Rejected columns of the cache are masked, never moved, and columns that
 no row needs are cut off, so a row's logits do not depend on its batch.
@@ -17,14 +17,14 @@ from speechllm_pl.recognition.scorer import suppress, suppressed_tokens
 
 
 class DraftScorer(Protocol):
-    """What a search with drafts asks for logits."""
+    """Interface that gives a search with drafts its logits."""
 
     def score(self, last: Sequence[Sequence[int]], offers: Sequence[Sequence[int]]) -> Tensor:
-        """Score what may follow each row's last token, and each token that is offered after it.
+        """Score the successors of each row's last token, and of each token offered after it.
 
         Args:
-            last: of each row; nothing before its first token.
-            offers: at most K tokens a row.
+            last: last token of each row; empty before its first token.
+            offers: at most K tokens per row.
 
         Returns:
             `(B, K + 1, V)` fp32 logits.
@@ -32,7 +32,7 @@ class DraftScorer(Protocol):
         ...
 
     def accept(self, counts: Sequence[int]) -> None:
-        """Keep so many of each row's offered tokens as written."""
+        """Accept the first `counts` offered tokens of each row as written."""
         ...
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -44,8 +44,8 @@ class LlmDraftScorer:
     """Scores drafts behind a batch of prompts.
 
     Args:
-        model: of stage 2, in evaluation mode, whose LLM sees all of its cache (`sees_everything`).
-        prompt: its columns up to BOS.
+        model: model of stage 2 in evaluation mode, whose LLM attends to all of its cache (`sees_everything`).
+        prompt: columns of the prompt up to BOS.
     """
 
     def __init__(self, model: SpeechLLM, prompt: Columns):
@@ -101,9 +101,9 @@ class LlmDraftScorer:
 
 
 def sees_everything(llm: Any, columns: int) -> bool:
-    """Whether each token attends to all before it, up to so many columns.
+    """Whether each token attends to all before it, in a cache of up to `columns`.
 
-    Rejected columns would take room in a window that slides over columns.
+    In a sliding window, rejected columns would take the room of others.
     """
     config = llm.config.get_text_config()
     window = getattr(config, "sliding_window", None)

@@ -1,13 +1,13 @@
-"""A guess at the text, offered to the LLM token by token and realigned whenever the LLM writes something else."""
+"""Guess at the text, offered to the LLM token by token and realigned whenever the LLM writes something else."""
 
 from collections.abc import Sequence
 
 
 class Draft:
-    """What is left of a guess, given what has been written so far.
+    """The rest of a guess after the text written so far.
 
-    The rest begins where the edit distance between what has been written and the part before it is smallest (one row of
-    Levenshtein's table, updated with each token). A wrong, missing or superfluous token does not spoil what follows.
+    The rest begins where the edit distance between the written text and the part before it is smallest (one row of
+    Levenshtein's table, updated with each token). A wrong, missing or superfluous token does not spoil the rest.
 
     Args:
         tokens: the guess.
@@ -19,7 +19,7 @@ class Draft:
         self._last: int | None = None
 
     def write(self, token: int) -> None:
-        """Take notice of the next token of the text."""
+        """Update the alignment with the next token of the text."""
         former, row = self._distances, [self._distances[0] + 1]
         for place, guess in enumerate(self.tokens):
             row.append(min(former[place] + (guess != token), former[place + 1] + 1, row[place] + 1))
@@ -32,10 +32,10 @@ class Draft:
 
     @property
     def _place(self) -> int:
-        """How much of the guess has been written.
+        """Number of tokens of the guess that have been written.
 
-        Of places that are equally near, one after the token that was written last comes first, then the later one: the
-        token stood for the guess's own (a substitution), rather than before it (an insertion).
+        Of equally near places, one after the last written token is preferred, then the later one: the token replaces
+        one of the guess (a substitution) rather than preceding it (an insertion).
         """
         nearest = min(self._distances)
         places = [place for place, distance in enumerate(self._distances) if distance == nearest]

@@ -1,4 +1,4 @@
-"""Greedy search: the likeliest token after every token."""
+"""Greedy search: the most likely token at every step."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from speechllm_pl.recognition.text_end import TextEnds
 
 
 class Found(NamedTuple):
-    """What a search has written for each row of a batch."""
+    """Result of a search for each row of a batch."""
 
     tokens: Tensor  # (B, n), padded
     log_probabilities: Tensor  # (B,) of all tokens of a row together; not finite where its logits were not
@@ -21,9 +21,9 @@ def greedy(scorer: Scorer, ends: TextEnds, pad_id: int, all_ended: Callable[[boo
     """Write until every row has ended.
 
     Args:
-        ends: says so; afterwards it knows where each row ends, and why.
-        pad_id: is fed to rows that have ended.
-        all_ended: told whether this batch has ended; says whether to stop.
+        ends: decides when a row ends; afterwards it holds where each row ends, and why.
+        pad_id: token fed to rows that have ended.
+        all_ended: receives whether this batch has ended, and returns whether to stop.
     """
     ended = ends.ended
     written = torch.zeros(len(ended), 0, dtype=torch.long, device=ended.device)

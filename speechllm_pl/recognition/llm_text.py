@@ -28,11 +28,12 @@ def generate(
     all_ended: Callable[[bool], bool] = bool,
     drafts: Sequence[str] | None = None,
 ) -> list[Hypothesis]:
-    """Audio embeddings of a batch → one hypothesis an utterance; what ends a text too soon is never silent.
+    """Return one hypothesis per utterance from a batch of audio embeddings; texts that are cut short are marked.
 
     Args:
-        all_ended: told whether all texts of this batch have ended; says whether to stop. Only greedy search asks it.
-        drafts: a guess at each text, for speculative search.
+        all_ended: receives whether all texts of this batch have ended, and returns whether to stop. Only for greedy
+            search.
+        drafts: guess at each text, for speculative search.
     """
     prompt = model.prompt(audio, instruction)
     caps = token_caps(audio.frames * model.speech.seconds_per_frame)

@@ -1,4 +1,4 @@
-"""How text is searched for, apart from the model."""
+"""Options of the search for text, apart from the model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from speechllm_pl.core.errors import UserError
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
-"""Of the computation, as Lightning's trainer names them."""
+"""Precisions of the computation, by the names of Lightning's trainer."""
 
 Decoder = Literal["greedy", "speculative"]
 """How an LLM's text is searched for: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts."""
@@ -14,7 +14,7 @@ Decoder = Literal["greedy", "speculative"]
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What a user of a recogniser may choose."""
+    """Choices of a user of a recogniser."""
 
     decoder: Decoder = "greedy"
 

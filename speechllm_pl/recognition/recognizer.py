@@ -1,4 +1,4 @@
-"""A trained model with all that it needs to turn speech into text; it knows no trainer and no data set.
+"""Trained model with everything it needs to turn speech into text; knows no trainer and no data set.
 
 recognizer = Recognizer.load("runs/demo/finetune/checkpoints/best.ckpt")
 with recognizer.decoding():
@@ -41,17 +41,17 @@ from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, wrong_settings
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 
 PREFIX = "model."
-"""What the names of a model's tensors begin with in a checkpoint."""
+"""Prefix of the names of a model's tensors in a checkpoint."""
 
 
 class Recognizer:
     """Waveforms in, hypotheses out.
 
     Args:
-        model: of stage 1 or of stage 2.
-        tokenizer: of the CTC classes.
-        llm_tokenizer, prompt: of stage 2.
-        precision: of the training.
+        model: model of stage 1 or stage 2.
+        tokenizer: tokenizer of the CTC classes.
+        llm_tokenizer, prompt: needed in stage 2.
+        precision: precision of the training.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Recognizer:
 
     @classmethod
     def load(cls, path: str | Path, llm: str | None = None, device: str | torch.device = "cpu") -> "Recognizer":
-        """The recogniser of a checkpoint of either stage, in evaluation mode.
+        """Load the recogniser of a checkpoint of either stage, in evaluation mode.
 
         Args:
             path: a file, a folder of shards, or a consolidated folder.
-            llm: folder or name of the LLM, where it has moved since training.
+            llm: folder or name of the LLM, if it has moved since training.
 
         Raises:
-            UserError: the checkpoint or its LLM is missing, damaged, edited or not what it was, or there is no such
-                device.
+            UserError: the checkpoint or its LLM is missing, damaged, edited or another one, or the device does not
+                exist.
         """
         checkpoint = read_checkpoint(path)
         record, state = checkpoint[RECORD], checkpoint["state_dict"]
@@ -104,7 +104,7 @@ class Recognizer:
         return recognizer
 
     def check_tensors(self, state: Mapping[str, Tensor]) -> None:
-        """Compare the tensors of a checkpoint with those that one of this model has.
+        """Check that a checkpoint has the tensors of this model.
 
         Raises:
             UserError: one is missing or unexpected, or has another shape.
@@ -114,7 +114,7 @@ class Recognizer:
         refuse_other_shapes(ours, state)
 
     def fill(self, state: Mapping[str, Tensor]) -> None:
-        """Load the tensors of a checkpoint, once `check_tensors` has looked at them."""
+        """Load the tensors of a checkpoint; call `check_tensors` first."""
         self.check_tensors(state)
         self.model.load_state_dict({name.removeprefix(PREFIX): value for name, value in state.items()}, strict=False)
 
@@ -125,7 +125,7 @@ class Recognizer:
 
     @property
     def systems(self) -> tuple[str, ...]:
-        """What `transcribe` returns hypotheses of."""
+        """Systems of which `transcribe` returns hypotheses."""
         return ("ctc", "llm") if isinstance(self.model, SpeechLLM) else ("ctc",)
 
     @property
@@ -139,10 +139,10 @@ class Recognizer:
 
     @contextmanager
     def decoding(self, precision: Precision | None = None) -> Iterator[None]:
-        """Make `transcribe` as quick as it can be.
+        """Context in which `transcribe` is fastest.
 
         Args:
-            precision: of the computation; default is that of training.
+            precision: precision of the computation; default is that of training.
         """
         kind = {"16": torch.float16, "bf16": torch.bfloat16}.get((precision or self.precision).partition("-")[0])
         with (
@@ -153,13 +153,13 @@ class Recognizer:
             yield
 
     def merged(self) -> AbstractContextManager[None]:
-        """What LoRA learnt in the LLM's weights, unless they are in 4 bits. Not for sharded ones."""
+        """Context in which LoRA is merged into the LLM's weights, unless they are in 4 bits. Not for sharded ones."""
         if isinstance(self.model, SpeechLLM) and not is_quantized(self.model.llm):
             return merged_lora(self.model.llm)
         return nullcontext()
 
     def instruction(self, languages: Sequence[str]) -> Tokens:
-        """What the LLM reads before the audio of utterances in these languages."""
+        """Tokens of the LLM before the audio of utterances in these languages."""
         assert self.llm_tokenizer is not None
         texts = [self.prompt.before_audio(language) for language in languages]
         return Tokens(*pad_tokens(self.llm_tokenizer.encode(texts), self.device))
@@ -173,14 +173,14 @@ class Recognizer:
         options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
         all_ended: Callable[[bool], bool] = bool,
     ) -> dict[str, list[Hypothesis]]:
-        """One hypothesis an utterance from each of `systems`.
+        """Return one hypothesis per utterance from each of `systems`.
 
         Args:
             waveforms: `(B, N)` samples at 16 kHz in -1 … 1, zero-padded, on the recogniser's device.
             lengths: `(B,)` real samples.
-            languages: of the B utterances, for an instruction that names it.
-            all_ended: told whether all texts of this batch have ended; says whether to stop writing. Ranks that share
-                an LLM's weights must go on until the last one has ended.
+            languages: languages of the B utterances, for an instruction that names them.
+            all_ended: receives whether all texts of this batch have ended, and returns whether to stop. Ranks that
+                share an LLM's weights must continue until the last one has ended.
         """
         if not isinstance(self.model, SpeechLLM):
             logits, frames = self.model(waveforms, lengths)
@@ -201,15 +201,15 @@ class Recognizer:
 
 
 def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Recognizer:
-    """The recogniser of a description.
+    """Build the untrained recogniser of a description.
 
     Args:
-        config: of either stage.
-        tokenizer: of the CTC classes.
-        llm_digest: tells the LLM's weights from others.
+        config: description of a model of either stage.
+        tokenizer: tokenizer of the CTC classes.
+        llm_digest: digest of the LLM's weights.
 
     Raises:
-        UserError: the LLM cannot be loaded, or is another one than `llm_digest` tells.
+        UserError: the LLM cannot be loaded, or has another digest.
     """
     known = CtcTokenizer.from_bytes(tokenizer)
     speech = build_encoder(config, known.vocab_size)

@@ -1,4 +1,4 @@
-"""Which tokens may follow: an LLM behind a prompt, with the cache of what it has read."""
+"""Scores of the next token: an LLM behind a prompt, with its cache."""
 
 from typing import Any, Protocol, cast
 
@@ -10,13 +10,13 @@ from speechllm_pl.models.speech_llm import SpeechLLM
 
 
 class Scorer(Protocol):
-    """What a search asks for logits."""
+    """Interface that gives a search its logits."""
 
     def __call__(self, tokens: Tensor | None) -> Tensor:
-        """Score what may come next.
+        """Score the next token of each row.
 
         Args:
-            tokens: `(B,)` that were written last; None before the first.
+            tokens: `(B,)` last written tokens; None before the first.
 
         Returns:
             `(B, V)` fp32 logits.
@@ -28,8 +28,8 @@ class LlmScorer:
     """Scores the tokens that follow a batch of prompts.
 
     Args:
-        model: of stage 2, in evaluation mode.
-        prompt: its columns up to BOS.
+        model: model of stage 2 in evaluation mode.
+        prompt: columns of the prompt up to BOS.
     """
 
     def __init__(self, model: SpeechLLM, prompt: Columns):
@@ -61,12 +61,12 @@ class LlmScorer:
 
 
 def suppressed_tokens(llm: Any) -> list[int]:
-    """Those that the LLM's own configuration forbids."""
+    """Tokens that the LLM's own configuration forbids."""
     return getattr(llm.generation_config, "suppress_tokens", None) or []
 
 
 def suppress(logits: Tensor, tokens: list[int]) -> Tensor:
-    """Let these tokens never be chosen from `(…, V)` logits, which are changed."""
+    """Exclude tokens from choice in `(…, V)` logits, which are changed in place."""
     if tokens:
         logits[..., tokens] = -torch.inf
     return logits

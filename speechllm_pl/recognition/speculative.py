@@ -20,14 +20,14 @@ from speechllm_pl.recognition.text_end import TextEnd
 
 @dataclass
 class Row:
-    """An utterance whose text is being written.
+    """Utterance whose text is being written.
 
     Attributes:
         draft: the guess; its last token is the end token.
-        end: where the text ends.
-        tokens: of the text so far, the end token included.
+        end: finds where the text ends.
+        tokens: tokens of the text so far, including the end token.
         log_probability: sum over the tokens; not finite where the logits were not.
-        passes: of the LLM.
+        passes: forward passes of the LLM.
         accepted: tokens that came from the draft.
     """
 
@@ -39,7 +39,7 @@ class Row:
     accepted: int = 0
 
     def offer(self) -> list[int]:
-        """The draft's next tokens, as many as the cap leaves room for."""
+        """Return the draft's next tokens, as many as the cap leaves room for."""
         return self.draft.rest[: max(0, self.end.cap - len(self.tokens) - 1)]
 
     def write(self, token: int, log_probability: float) -> None:
@@ -60,10 +60,10 @@ def speculative(
 
     Args:
         drafts: a guess for each row, without an end token.
-        caps: most tokens of each row.
+        caps: largest number of tokens of each row.
         eos_id: the end token.
-        accept_probability: accept a drafted token also where the LLM prefers another, if it gives it at least this
-            probability. The text is then not that of greedy search.
+        accept_probability: also accept a drafted token to which the LLM gives at least this probability, even if it
+            prefers another. The text is then not that of greedy search.
     """
     rows = [Row(Draft([*draft, eos_id]), TextEnd(cap, eos_id)) for draft, cap in zip(drafts, caps, strict=True)]
     scorer.keep([place for place, row in enumerate(rows) if not row.end.ended])
@@ -78,13 +78,13 @@ def speculative(
 
 
 def _verify(rows: list[Row], offers: list[list[int]], logits: Tensor, accept_probability: float | None) -> list[int]:
-    """Write into each row what the LLM accepts of its offer, and the token that it puts after that.
+    """Extend each row by the offered tokens that the LLM accepts, and by the token that it puts after them.
 
     Args:
-        logits: `(B, K + 1, V)` of what follows the row's last token, and each of the K offered ones.
+        logits: `(B, K + 1, V)` logits after the row's last token, and after each of the K offered ones.
 
     Returns:
-        For each row how many offered tokens are accepted.
+        Number of accepted tokens of each row.
     """
     totals = logits.logsumexp(-1)  # (B, K + 1)
     most, best = logits.max(-1)

@@ -1,4 +1,4 @@
-"""Where an LLM's text ends: at its end token, at a cap that its audio sets, at its last position, or in a loop."""
+"""End of an LLM's text: at its end token, at a cap set by its audio, at the last position, or in a loop."""
 
 import logging
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ log = logging.getLogger(__name__)
 
 
 def token_caps(seconds: Tensor) -> Tensor:
-    """`(B,)` seconds of audio → `(B,)` most tokens that they can hold."""
+    """Largest numbers of tokens, `(B,)`, that `(B,)` seconds of audio can hold."""
     return (seconds * TOKENS_PER_SECOND).ceil().long() + EXTRA_TOKENS
 
 
 def lowered(caps: Tensor, prompts: Tensor, limit: int) -> Tensor:
-    """Caps that the LLM has positions for.
+    """Lower caps to the positions of the LLM.
 
     Args:
-        caps: `(B,)` most tokens of each row.
-        prompts: `(B,)` positions that instruction, audio and BOS take. The last token that is said takes none.
-        limit: positions that the LLM has.
+        caps: `(B,)` largest number of tokens of each row.
+        prompts: `(B,)` positions of instruction, audio and BOS. The last token of the text takes none.
+        limit: number of positions of the LLM.
 
     Returns:
-        `(B,)`, 0 where the prompt by itself is too long: that text is empty, and counts as cut short.
+        `(B,)` caps, 0 where the prompt alone is too long: that text is empty, and counts as cut short.
     """
     too_long = int((prompts > limit).sum())
     if too_long:
@@ -47,19 +47,19 @@ def lowered(caps: Tensor, prompts: Tensor, limit: int) -> Tensor:
 
 
 class TextEnds:
-    """Ends each row by itself, so that an utterance's hypothesis does not depend on its batch.
+    """Ends each row separately, so that an utterance's hypothesis does not depend on its batch.
 
-    A row that loops would hold its batch to the cap.
+    Loops end early, as one would keep its batch running to the cap.
 
     Args:
-        caps: `(B,)` most tokens of each row.
+        caps: `(B,)` largest number of tokens of each row.
         eos_id: the end token.
 
     Attributes:
-        lengths: `(B,)` tokens of each row, its end token included, as far as is known.
+        lengths: `(B,)` tokens of each row so far, including its end token.
         complete: `(B,)` whether the row has its end token.
-        looped: `(B,)` whether it was ended in a loop.
-        ended: `(B,)` whether nothing more of it is read.
+        looped: `(B,)` whether the row ended in a loop.
+        ended: `(B,)` whether further tokens of the row are ignored.
     """
 
     def __init__(self, caps: Tensor, eos_id: int):
@@ -76,7 +76,7 @@ class TextEnds:
         )  # (B, P) of these so far
 
     def __call__(self, written: Tensor) -> Tensor:
-        """Look at the newest token of each row: to be called after every one.
+        """Examine the newest token of each row; call after every token.
 
         Args:
             written: `(B, n)` all tokens so far.
@@ -99,16 +99,16 @@ class TextEnds:
 
 
 class TextEnd:
-    """`TextEnds` of one row whose tokens come a few at a time.
+    """`TextEnds` for one row whose tokens come a few at a time.
 
     Args:
-        cap: most tokens.
+        cap: largest number of tokens.
         eos_id: the end token.
 
     Attributes:
         complete: whether the row has its end token.
-        looped: whether it was ended in a loop.
-        ended: whether nothing more is to be written.
+        looped: whether the row ended in a loop.
+        ended: whether the text is finished.
     """
 
     def __init__(self, cap: int, eos_id: int):
@@ -117,7 +117,7 @@ class TextEnd:
         self._equal = [0] * LOOP_PHRASE  # by period: tokens in a row that equal the one a period before
 
     def __call__(self, tokens: Sequence[int]) -> None:
-        """Look at the newest of the tokens: to be called after every one."""
+        """Examine the newest of the tokens; call after every token."""
         self.complete = tokens[-1] == self._eos_id
         for place, equal in enumerate(self._equal):
             same = place + 1 < len(tokens) and tokens[-1] == tokens[-2 - place]
