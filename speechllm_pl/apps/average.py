@@ -38,7 +38,7 @@ def average(run: str, last: int | None = None, best: int | None = None, output: 
 
 
 def mean(paths: list[Path]) -> dict[str, Any]:
-    """A checkpoint without optimiser: the record of the first, and of its tensors the mean over all, in float64."""
+    """Checkpoint without optimiser: the record of the first, and the mean of all tensors, computed in float64."""
     first = read_checkpoint(paths[0])
     total = {name: value.double() for name, value in first["state_dict"].items()}
     for path in paths[1:]:

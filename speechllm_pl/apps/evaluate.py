@@ -103,7 +103,7 @@ def _refuse_impossible(checkpoints: list[str], max_unread: float, num_workers: i
 
 @dataclass(frozen=True)
 class System:
-    """What one system made of the cuts."""
+    """Results of one system on the cuts."""
 
     entry: dict[str, Any]  # of scores.json
     utterances: list[ScoredUtterance]  # by id
@@ -111,10 +111,10 @@ class System:
 
 
 def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
-    """The recogniser of a checkpoint whose stage is not among `stages`, where it is put.
+    """Load the recogniser of a checkpoint, and add its stage to `stages`.
 
     Raises:
-        UserError: it is, or the checkpoint cannot be used.
+        UserError: the stage is already among `stages`, or the checkpoint cannot be used.
     """
     recognizer = Recognizer.load(path, llm, device)
     if recognizer.stage in stages:
@@ -162,7 +162,7 @@ def _refuse_above(max_wer: float | None, max_unread: float, systems: dict[str, S
 
 
 def _unread(entry: dict[str, Any]) -> str:
-    """`1 of 20 recordings (5.0 %)`"""
+    """Unread recordings of a system, as `1 of 20 recordings (5.0 %)`."""
     unread = len(entry["unreadable"])
     total = unread + sum(counts["utterances"] for counts in entry["languages"].values())
     return f"{unread} of {total} recordings ({100 * unread / total:.1f} %)"
@@ -198,7 +198,7 @@ def _write(folder: Path, systems: dict[str, System]) -> None:
 
 
 def score_table(scores: dict[str, Any]) -> str:
-    """The systems side by side: WER and CER per language, their plain mean, and the interval of each WER."""
+    """Table of the systems side by side: WER and CER per language, their plain mean, and the interval of each WER."""
     header = "language" + "".join(f" | {system + ' WER %':>12} {'95 % interval':>15} {'CER %':>6}" for system in scores)
     lines = [header, "-" * len(header)]
     languages = sorted({language for entry in scores.values() for language in entry["languages"]})

@@ -1,4 +1,4 @@
-"""Brings an LLM of the hub into this machine's cache, before many processes ask for it (`speechllm fetch`)."""
+"""Download of an LLM into this machine's cache, before many processes need it (`speechllm fetch`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,17 +10,17 @@ from speechllm_pl.apps.pinned_llm import recorded_revision
 from speechllm_pl.core.errors import UserError
 
 READ = ["*.json", "*.model", "*.txt", "*.safetensors"]
-"""The files that transformers reads: settings, tokenizer, weights."""
+"""Files that transformers reads: settings, tokenizer, weights."""
 UNREAD = ["*/*", "consolidated*", "*adapter*"]
-"""What stands beside them: the weights again in other formats."""
+"""Other files of a hub: the weights again in other formats."""
 
 
 def fetch(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
     """Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already.
 
     Args:
-        arguments: those of `fit`.
-        parse_fit: arguments of `fit` → its configuration, without building anything.
+        arguments: arguments of `fit`.
+        parse_fit: parses arguments of `fit` into its configuration, without building anything.
     """
     config = parse_fit(arguments)
     model = config.model.init_args
@@ -30,10 +30,10 @@ def fetch(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
 
 
 def download(name: str, revision: str | None = None) -> Path:
-    """→ its folder in the cache.
+    """Download an LLM and return its folder in the cache.
 
     Raises:
-        UserError: it is neither on a hub that can be reached nor in the cache.
+        UserError: the LLM is neither on a hub that can be reached nor in the cache.
     """
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=READ, ignore_patterns=UNREAD))

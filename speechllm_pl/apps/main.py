@@ -1,6 +1,6 @@
-"""The `speechllm` command: which program a command line names, and the status that it ends with.
+"""The `speechllm` command: choice of the program, and exit statuses.
 
-Torch, Lightning and transformers take seconds to import: only the program that is asked for imports them.
+Torch, Lightning and transformers take seconds to import: only the chosen program imports them.
 """
 
 import os
@@ -19,7 +19,7 @@ TRAINER_COMMANDS = {
     "test": "Score a trained stage on test.",
     "predict": "Write what a trained stage recognises.",
 }
-"""Lightning's commands, with the options of the model, the data and the trainer."""
+"""Lightning's commands, with options of the model, the data and the trainer."""
 
 PROGRAMS = {
     "run": "Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.",
@@ -32,7 +32,7 @@ PROGRAMS = {
     "average": "Average the weights of a run's checkpoints, which often lowers the error rate a little.",
     "consolidate": "Write what was trained as one folder of safetensors, which evaluate, transcribe and finetune read.",
 }
-"""Each is a function of its name in the module of its name; its docstring begins with the same line."""
+"""Programs with their help. Each is a function in a module of its name; its docstring begins with the same line."""
 
 COMMANDS = TRAINER_COMMANDS | PROGRAMS
 
@@ -40,8 +40,8 @@ COMMANDS = TRAINER_COMMANDS | PROGRAMS
 def main() -> None:
     """Run a command.
 
-    Bad input ends with one line and status 2, a signal with 128 plus its number, everything saved. Where several
-    processes work together, the one that fails ends them all, and says which one it is.
+    Bad input ends with one line and status 2, a signal with 128 plus its number and everything saved. If several
+    processes work together, the one that fails ends them all and names its rank.
     """
     quieten()
     try:
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def with_underscores(arguments: list[str]) -> list[str]:
-    """Arguments with `_` for `-` in the names of options: `--max-wer=a-b` → `--max_wer=a-b`."""
+    """Replace `-` by `_` in the names of options: `--max-wer=a-b` → `--max_wer=a-b`."""
     if "--" in arguments:
         end = arguments.index("--")
         return [*with_underscores(arguments[:end]), *arguments[end:]]
@@ -70,10 +70,10 @@ def _with_underscores(option: str) -> str:
 
 
 def run_command(arguments: list[str]) -> None:
-    """Run the program that the first argument names, or the first two; without one, list them all.
+    """Run the program named by the first one or two arguments; without any, list all programs.
 
     Raises:
-        UserError: there is no such program.
+        UserError: the program does not exist.
     """
     command = arguments[0] if arguments else "--help"
     group = {name: told for name, told in PROGRAMS.items() if name.startswith(f"{command} ")}
@@ -120,7 +120,7 @@ def _run_program(name: str, arguments: list[str]) -> None:
 
 
 def _failed(error: Exception) -> NoReturn:
-    """Say what went wrong, as far as this process is the one to say it, and exit."""
+    """Report an error, if this process is the one to report it, and exit."""
     if isinstance(error, Stopped):
         _stopped(error)
     message = user_error(error)
@@ -150,7 +150,7 @@ def _interrupted(told: str = "run the same command again") -> NoReturn:
 
 
 def _distributed() -> Any:
-    """`torch.distributed` where this process is one of several; none is before torch has been imported."""
+    """`torch.distributed` if this process is one of several, else None; without importing torch."""
     torch_distributed: Any = sys.modules.get("torch.distributed")
     return torch_distributed if torch_distributed and torch_distributed.is_initialized() else None
 
@@ -160,12 +160,12 @@ def _processes() -> int:
 
 
 def _rank() -> str:
-    """`rank 3: ` where several processes work together."""
+    """Prefix such as `rank 3: ` if several processes work together, else empty."""
     return f"rank {_distributed().get_rank()}: " if _processes() > 1 else ""
 
 
 def _end(status: int) -> NoReturn:
-    """Exit; among several processes without the goodbyes of torch, which would wait for the others."""
+    """Exit; among several processes skip torch's shutdown, which would wait for the others."""
     if _processes() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

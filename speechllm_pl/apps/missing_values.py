@@ -1,4 +1,4 @@
-"""Values that a model's class needs, and that a configuration takes away."""
+"""Check for values that a model's class needs and that a configuration removes."""
 
 import importlib
 import inspect
@@ -11,12 +11,13 @@ from speechllm_pl.core.errors import UserError
 
 
 def refuse_missing_values(model: Any) -> None:
-    """
+    """Refuse missing values, which jsonargparse accepts.
+
     Args:
-        model: a class's path and its arguments, as jsonargparse has parsed them.
+        model: path and arguments of a class, as parsed by jsonargparse.
 
     Raises:
-        UserError: null stands where values are needed, or something else where several are: jsonargparse lets it pass.
+        UserError: null is given for a needed value, or a single value for a group of settings.
     """
     module, _, name = model.class_path.rpartition(".")
     kind = getattr(importlib.import_module(module), name)

@@ -14,7 +14,7 @@ _loaders_dumpers.yaml_default_loader = BoundedLoader
 
 
 class OneLineErrors:
-    """What a jsonargparse parser becomes by it: its errors are one line, with the nearest valid name."""
+    """Mixin for jsonargparse parsers: errors in one line, with the nearest valid name."""
 
     _actions: list
     _subcommands_action: Any
@@ -34,7 +34,7 @@ class OneLineErrors:
         raise UserError(f"{told}.{nearest(unknown, self.known_names())}" if unknown else told)
 
     def known_names(self) -> set[str]:
-        """Every option of this parser and its subcommands."""
+        """Names of all options of this parser and its subcommands."""
         parsers = (self, *getattr(self._subcommands_action, "_name_parser_map", {}).values())
         actions = [action for parser in parsers for action in parser._actions]
         options = {option.lstrip("-") for action in actions for option in action.option_strings}
@@ -42,11 +42,11 @@ class OneLineErrors:
 
 
 class Parser(OneLineErrors, ArgumentParser):
-    """Parser of a program of ours."""
+    """Parser of one of our own programs."""
 
 
 def run_with_options(name: str, program: Callable[..., None], arguments: list[str]) -> None:
-    """Options by name; only `files` stand without one, as shells expand them."""
+    """Run a program with options by name; only `files` are positional, as shells expand them."""
     settings = inspect.signature(program).parameters
     parser = Parser(prog=f"speechllm {name}", description=(program.__doc__ or "").splitlines()[0])
     parser.add_function_arguments(program, as_positional=False, skip={"files"})
@@ -58,7 +58,7 @@ def run_with_options(name: str, program: Callable[..., None], arguments: list[st
 
 
 def _switches_spelt_out(switches: set[str], arguments: list[str]) -> list[str]:
-    """`--merge` as `--merge true`: a setting that is on or off may stand alone."""
+    """Expand `--merge` to `--merge true`: a boolean option may stand alone."""
     spelt = []
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         alone = argument in switches and following not in ("true", "false")

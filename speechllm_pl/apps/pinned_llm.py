@@ -1,4 +1,4 @@
-"""Which commit of a hub's LLM a run has: the one that it began with, whatever its name stands for today."""
+"""Commit of a run's LLM from a hub: the one it began with, whatever the name refers to today."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ def pin_llm(config: Any) -> None:
     """Put the commit into the configuration of a run, which records it.
 
     Args:
-        config: of `fit`, `validate`, `test` or `predict`, parsed; changed in place.
+        config: parsed configuration of `fit`, `validate`, `test` or `predict`; changed in place.
 
     Raises:
         UserError: the LLM is neither a folder nor a name that can be loaded.
@@ -22,7 +22,7 @@ def pin_llm(config: Any) -> None:
 
 
 def recorded_revision(config: Any) -> str | None:
-    """The commit that a run which goes on began with, if it had this LLM."""
+    """Commit with which a resumed run began, if it had this LLM."""
     given = config.ckpt_path if config.ckpt_path != "last" else None
     checkpoint = Path(given) if given else newest_complete(Path(config.run, "checkpoints"))
     recorded = read_record(checkpoint)[RECORD]["settings"] if checkpoint else {}

@@ -1,4 +1,4 @@
-"""What a configuration needs of a GPU, before anything is read or started (`speechllm plan`)."""
+"""GPU memory and time that a configuration needs, before anything is read or started (`speechllm plan`)."""
 
 import argparse
 import sys
@@ -28,23 +28,23 @@ from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
 
 SHAPES = Path("conf/llm")
-"""A folder with a config.json for each LLM whose shape is known without a download."""
+"""Folder with a config.json for each LLM whose shape is known without a download."""
 PAPER_CLASSES = 1548
-"""The paper's CTC vocabulary and the blank: what is assumed where the tokenizer has not been trained yet."""
+"""The paper's CTC vocabulary and the blank, assumed if the tokenizer has not been trained yet."""
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16, "32-true": None, None: None}
-"""What `trainer.precision` computes in."""
+"""Types of the computation by `trainer.precision`."""
 
 
 class NotKnown(UserError):
-    """What there is no plan without, though a run may do without a plan."""
+    """Error for an unknown fact that a plan needs, but not a run."""
 
 
 def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
     """Print the memory and time that a configuration of `fit` needs, and what to change if it does not fit.
 
     Args:
-        arguments: those of `fit`, and our own: see `--help`.
-        parse_fit: arguments of `fit` → its configuration, without building anything.
+        arguments: arguments of `fit`, and our own: see `--help`.
+        parse_fit: parses arguments of `fit` into its configuration, without building anything.
     """
     options, rest = _parser().parse_known_args(arguments)
     gpu = find_gpu(options.gpu)
@@ -109,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def find_gpu(name: str) -> Gpu:
-    """
+    """Find a GPU by its name or its memory.
+
     Raises:
         UserError: neither a known GPU nor a number of GiB.
     """
@@ -122,9 +123,9 @@ def find_gpu(name: str) -> Gpu:
 
 
 def fitting_duration(config: Any) -> float:
-    """What `--data.max_duration auto` stands for: the largest batch that fits this machine's devices.
+    """Value of `--data.max_duration auto`: the largest batch that fits this machine's devices.
 
-    A run that goes on keeps what it began with, since its place in the data depends on it.
+    A resumed run keeps its first value, since its position in the data depends on it.
 
     Raises:
         UserError: not one utterance of `data.max_seconds` fits.
@@ -145,7 +146,7 @@ def fitting_duration(config: Any) -> float:
 
 
 def tell_once(line: str) -> None:
-    """Print it, on the first rank."""
+    """Print a line on the first rank only."""
     if rank_zero_only.rank == 0:  # pyright: ignore[reportFunctionMemberAccess]
         print(line, flush=True)
 
@@ -154,7 +155,7 @@ def tell_once(line: str) -> None:
 
 
 def setup_here(config: Any) -> Setup:
-    """`setup_of`, on this machine's GPUs where the trainer takes whatever there is."""
+    """`setup_of` with this machine's GPUs, if the trainer takes all available ones."""
     gpus = 0 if config.trainer.accelerator == "cpu" or _devices(config.trainer.devices) else torch.cuda.device_count()
     return setup_of(config, gpus * int(config.trainer.num_nodes) or None, gpus_per_node=gpus or None)
 
@@ -162,14 +163,15 @@ def setup_here(config: Any) -> Setup:
 def setup_of(
     config: Any, gpus: int | None = None, tokens_per_second: float = 5.0, gpus_per_node: int | None = None
 ) -> Setup:
-    """
+    """Settings of a run that determine its memory and speed.
+
     Args:
-        config: of `fit`, parsed, nothing built.
-        gpus: of all nodes; else the trainer's, where it says a number.
-        gpus_per_node: else the trainer's, where it says a number, or 8.
+        config: parsed configuration of `fit`.
+        gpus: GPUs of all nodes; default is the trainer's number, if it has one.
+        gpus_per_node: GPUs of each node; default is the trainer's number, or else 8.
 
     Raises:
-        NotKnown: the LLM's shape is not known here, or the precision is none that is trained with.
+        NotKnown: the LLM's shape is not known here, or the precision is not supported.
         UserError: `fit` would refuse the strategy.
     """
     model, trainer, data = config.model.init_args, config.trainer, config.data
@@ -202,7 +204,7 @@ def setup_of(
 
 
 def _devices(devices: Any) -> int | None:
-    """How many a node has, where the trainer is told a number, or which ones."""
+    """Number of devices of a node, if the trainer gets a number or a list of them, else None."""
     if isinstance(devices, list):
         return len(devices)
     return int(devices) if str(devices).isdecimal() and int(devices) else None  # from a shell it is a text
@@ -215,7 +217,7 @@ def data_workers(config: Any, cpus_per_task: int) -> int:
 
 
 def blueprint_of(model: Any) -> Blueprint:
-    """What the class and the arguments of a configuration's `model` describe.
+    """Blueprint from the class and the arguments of a configuration's `model`.
 
     Raises:
         NotKnown: the LLM's shape is not known here.
@@ -226,7 +228,7 @@ def blueprint_of(model: Any) -> Blueprint:
 
 
 def ctc_classes(tokenizer: str) -> int:
-    """Of the tokenizer's file; the paper's where it does not exist yet."""
+    """Number of CTC classes of the tokenizer's file; the paper's if it does not exist yet."""
     return CtcTokenizer.from_file(tokenizer).vocab_size if Path(tokenizer).is_file() else PAPER_CLASSES
 
 
@@ -250,7 +252,7 @@ def llm_shape(name: str) -> transformers.PretrainedConfig:
 
 
 def _strategy(strategy: Any) -> tuple[Sharding, dict[str, Any], type]:
-    """What the trainer's strategy does with weights, its settings and its class."""
+    """Sharding by the trainer's strategy, its settings and its class."""
     from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 
     if isinstance(strategy, str):

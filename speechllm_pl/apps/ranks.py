@@ -1,4 +1,4 @@
-"""A program's work shared by several processes, a device each: started here, by torchrun or by srun."""
+"""Sharing of a program's work by several processes, one per device, started here, by torchrun or by srun."""
 
 import os
 import signal
@@ -23,10 +23,10 @@ from speechllm_pl.data.loader import cpus_of_rank
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
-"""For which a rank that is ready waits for the others: one that fails ends them all at once."""
+"""Time for which a finished rank waits for the others; a rank that fails ends them all at once."""
 
 MOST_ON_CPUS = 8
-"""Processes that `auto` starts without a GPU: each has a whole model."""
+"""Largest number of processes that `auto` starts without a GPU: each has a whole model."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Rank:
         return self.number == 0
 
     def after_the_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives, made by the first rank before the others begin: what it cannot make is told once."""
+        """Call `make` on the first rank before the others, so that an error is reported once; return its result."""
         if not self.is_first:
             dist.barrier()
         made = make()
@@ -52,7 +52,7 @@ class Rank:
         return made
 
     def gathered(self, part: T) -> list[T]:
-        """The parts of all ranks in their order, on the first one; on the others nothing."""
+        """Gather the parts of all ranks, in order, on the first one; empty on the others."""
         if self.of == 1:
             return [part]
         parts: list = [None] * self.of
@@ -61,13 +61,13 @@ class Rank:
 
 
 def device_of(name: str) -> str:
-    """`auto` is a GPU where there is one, and the CPU where there is none."""
+    """Name of a device, where `auto` is a GPU if available, else the CPU."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 @contextmanager
 def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
-    """This process's place; where torchrun or srun has not started the others, they are started here.
+    """Enter this process among the ranks; start the others unless torchrun or srun has.
 
     Args:
         device: `auto`, `cpu`, `cuda`, or a single one by number.
@@ -75,7 +75,7 @@ def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
             with the threads that each takes. Under torchrun and srun it may be left at 1 or `auto`.
 
     Raises:
-        UserError: several processes cannot have a device of this name each, or another number of them was started.
+        UserError: several processes cannot each have a device of this name, or another number of them was started.
     """
     device = device_of(device)
     started = _started()
@@ -106,7 +106,7 @@ def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
 
 
 class _Started(NamedTuple):
-    """The processes that another program has started."""
+    """Processes that another program has started."""
 
     here: int
     nodes: int

@@ -1,4 +1,4 @@
-"""Cuts in, hypotheses out, with a progress bar: what evaluating and transcribing share."""
+"""Recognition of cuts with a progress bar, shared by evaluate and transcribe."""
 
 import itertools
 import time
@@ -32,7 +32,7 @@ class RecognizedBatch(NamedTuple):
 
 @dataclass
 class Recognized:
-    """What one checkpoint made of a cut set, batch by batch."""
+    """Hypotheses of one checkpoint for a cut set, batch by batch."""
 
     batches: list[RecognizedBatch] = field(default_factory=list)
     audio_seconds: float = 0.0
@@ -41,7 +41,7 @@ class Recognized:
 
     @classmethod
     def of_ranks(cls, parts: Sequence["Recognized"]) -> "Recognized":
-        """What all ranks recognized, in the order in which one alone would have."""
+        """Merge the batches of all ranks, in the order of a single one."""
         batches = [batch for turn in zip(*(part.batches for part in parts), strict=True) for batch in turn]
         times = zip(*((part.audio_seconds, part.seconds, part.waiting_seconds) for part in parts), strict=True)
         return cls(batches, *map(sum, times))
@@ -77,7 +77,7 @@ class Recognized:
 
 
 def recognize_batch(recognizer: Recognizer, batch: Batch, options: DecodingOptions) -> RecognizedBatch:
-    """What is said in a batch, whose audio may lie on any device; nothing in an empty one."""
+    """Recognise a batch whose audio may be on any device; an empty batch gives no hypotheses."""
     found = {}
     if batch.ids:
         there = batch.to(recognizer.device)
@@ -96,13 +96,13 @@ def recognize(
     rank: int = 0,
     world_size: int = 1,
 ) -> Recognized:
-    """Every cut, in batches of at most `max_duration` seconds; a cut that cannot be read is listed as skipped.
+    """Recognise all cuts, in batches of at most `max_duration` seconds; cuts that cannot be read are skipped.
 
     Args:
-        precision: of the computation; default is that of training.
-        options: of the search for an LLM's text.
+        precision: precision of the computation; default is that of training.
+        options: options of the search for an LLM's text.
         num_workers: processes that read audio ahead.
-        rank, world_size: of the batches this one's share. Batches are the same however many share them.
+        rank, world_size: select this rank's share of the batches, which do not depend on the number of ranks.
     """
     recognized = Recognized()
     with recognizer.decoding(precision):

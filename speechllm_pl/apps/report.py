@@ -15,7 +15,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.whole_file import write_whole
 
 WORDS = range(4, 9)
-"""Number of words of an utterance whose alignment fits on a page."""
+"""Numbers of words of utterances whose alignment fits on a page."""
 
 
 def report(

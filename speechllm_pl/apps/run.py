@@ -19,7 +19,7 @@ from speechllm_pl.recipes.steps import Step, become, carry_out, unfinished
 
 STAGES: dict[str, Stage] = {"pretrain-ctc": "pretrain_ctc", "finetune": "finetune"}
 PREPARING = {"data": "cuts", "tokenizer": "tokenizer", "llm": "tiny_llm", "shar": "shar"}
-"""Targets that prepare data, and what they are called in `Preparation`."""
+"""Targets that prepare data, and their names in `Preparation`."""
 SHORT = {"root": "data/spoken_numbers_short", "hours": "0.5", "languages": "en", "max_wer": "0.25"}
 EXPERIMENTS = {
     "demo": {"name": "demo", "data": "spoken_numbers"},
@@ -27,9 +27,9 @@ EXPERIMENTS = {
     "demo-short": {"name": "demo_short", "data": "spoken_numbers", **SHORT},
     "experiment": {},
 }
-"""Targets that are a whole experiment, and what they fix."""
+"""Targets that are a whole experiment, and the options that they fix."""
 OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
-"""Options that a job is not told."""
+"""Options that are not passed on to a job."""
 SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
 TARGETS = (*STAGES, "evaluate", "transcribe", "report", "data-report", *PREPARING, "prepare", *EXPERIMENTS)
 
@@ -84,7 +84,7 @@ SWITCHES = {
     "slurm": "Submit the target to SLURM.",
 }
 UNLIMITED = 999
-"""What an empty number stands for, as `make -j` gives it."""
+"""Value of an empty number, as `make -j` gives it."""
 DEFAULTS = {
     "data": "spoken_numbers",
     "size": "tiny",
@@ -134,7 +134,7 @@ def run(arguments: list[str]) -> None:
         arguments: see `--help`; those after `--` are passed on.
 
     Raises:
-        UserError: a choice does not exist, or does not go with the others.
+        UserError: a choice does not exist, or contradicts others.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_args(arguments[:end])
@@ -156,11 +156,11 @@ def run(arguments: list[str]) -> None:
 
 
 class Target:
-    """What the command line asks for.
+    """Target of a command line.
 
     Args:
-        options: parsed.
-        overrides: passed on to the last command.
+        options: parsed options.
+        overrides: arguments for the last command.
     """
 
     def __init__(self, options: argparse.Namespace, overrides: tuple[str, ...]):
@@ -169,12 +169,12 @@ class Target:
         self.programs = Programs(options.program or shlex.quote(program), options.trainer)
 
     def chosen(self, kind: Any, **given: Any) -> Any:
-        """A dataclass of recipes with the options of its fields' names, and with `given`."""
+        """Build a dataclass of recipes from the options with its fields' names, and `given`."""
         names = {field.name for field in fields(kind)} - given.keys()
         return kind(**{name: value for name, value in vars(self.options).items() if name in names}, **given)
 
     def recipe(self, stage: Stage) -> Recipe:
-        """The recipe of a stage; a checkpoint and a run folder that were given are those of the target's stage."""
+        """Recipe of a stage; a given checkpoint and run folder belong to the target's stage."""
         run = self.options.ctc_run if stage == "pretrain_ctc" else self.options.llm_run
         if STAGES.get(self.options.target) == stage:
             return self.chosen(Recipe, stage=stage, run=self.options.run or run, overrides=self.overrides)
@@ -198,7 +198,7 @@ class Target:
 
     @property
     def step(self) -> Step:
-        """What is to be done, with all that it needs."""
+        """Step of the target, with all steps that it needs."""
         name = self.options.target
         if name in EXPERIMENTS:
             return self.experiment.report
@@ -250,10 +250,10 @@ class Target:
         return self.programs.speechllm("data", "report", *arguments, *self.overrides)
 
     def submission(self) -> str:
-        """The line that submits the target.
+        """Line that submits the target.
 
         Raises:
-            UserError: the target is none that can be submitted, or its GPUs would be idle.
+            UserError: the target cannot be submitted, or its GPUs would be idle.
         """
         name, parts = self.options.target, words(self.options.parts)
         cluster: Cluster = self.chosen(Cluster, arguments=tuple(words(self.options.sbatch_args)))
@@ -273,7 +273,7 @@ class Target:
         raise UserError(f"{name} is not submitted to SLURM; these are: {', '.join(SUBMITTED)}")
 
     def _job(self, target: str, *more: str) -> list[str]:
-        """What a job is told: this command's options, but for those that sbatch has."""
+        """Command of a job: this command with its options, except those for sbatch."""
         given = {name: value for name, value in vars(self.options).items() if name in (*OPTIONS, *NUMBERS)}
         told = [
             f"--{name}={value}"

@@ -44,25 +44,25 @@ from speechllm_pl.training.whole_dev import WholeDev
 
 
 class TrainerParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser, whose errors are one line."""
+    """Lightning's parser with errors in one line."""
 
     def known_names(self) -> set[str]:
-        """The options, and the constructor arguments of what they build by name."""
+        """Names of the options, and of the constructor arguments of the classes that they build."""
         families = [kind for base in (Stage, Schedule, Optimizer) for kind in base.__subclasses__()]
         kinds = (*families, SpeechLlmConfig, ConformerConfig, SpecAugmentConfig)
         return super().known_names() | {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """jsonargparse's, which leaves the line breaks of the description alone."""
+    """jsonargparse's formatter, which keeps the line breaks of the description."""
 
 
 class SpeechCLI(LightningCLI):
-    """A stage's trainer, model and data from the command line."""
+    """Trainer, model and data of a stage from the command line."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The one that is asked for: a parser of each would take seconds."""
+        """The requested subcommand only: parsers of all would take seconds."""
         every = LightningCLI.subcommands()
         return {name: skipped for name, skipped in every.items() if name == sys.argv[1]} or every
 
@@ -75,14 +75,14 @@ class SpeechCLI(LightningCLI):
         parser.add_lightning_class_args(LargestBatches, "largest_batches")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and let what follows from other values follow: the tokenizer is the one of the data."""
+        """Parse, and derive values that follow from others: the tokenizer is that of the data."""
         super().parse_arguments(parser, args)
         config = self.config[self.config["subcommand"]]
         if config.model.init_args.tokenizer == "":
             config.model.init_args.tokenizer = str(Path(config.data.root, "tokenizer.model"))
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would look for hyperparameters; our checkpoints hold none, and are read when needed."""
+        """Skip Lightning's search for hyperparameters: our checkpoints hold none, and are read when needed."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[str(self.subcommand)]
@@ -102,7 +102,7 @@ class SpeechCLI(LightningCLI):
         """Build model, data and trainer.
 
         Raises:
-            UserError: a value is one that no class takes, which is seen no sooner.
+            UserError: a class refuses a value, which shows only now.
         """
         try:
             super().instantiate_classes()
@@ -139,7 +139,7 @@ class SpeechCLI(LightningCLI):
 
 
 class ParsedOnly(SpeechCLI):
-    """The configuration alone: nothing is built or run."""
+    """Parse the configuration only, without building or running anything."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
@@ -151,7 +151,7 @@ class ParsedOnly(SpeechCLI):
 
 
 def fit_configuration(arguments: list[str]) -> Any:
-    """The configuration that `fit` would run with; nothing is built."""
+    """The configuration that `fit` would run with, without building anything."""
     sys.argv = ["speechllm", "fit", *arguments]
     return run_trainer(ParsedOnly).config.fit
 
@@ -160,7 +160,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
     """Run the command that `sys.argv` holds.
 
     Raises:
-        UserError: Lightning cannot work with the settings, or any of our own classes cannot.
+        UserError: Lightning or one of our own classes refuses the settings.
     """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:

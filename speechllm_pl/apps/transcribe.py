@@ -33,11 +33,11 @@ from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_record
 
 RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What `json.dumps` leaves as it is, and no terminal or file can have: control characters, and halves of surrogates, as
-which Python has the bytes of a file's name that are no UTF-8."""
+"""Characters that `json.dumps` keeps and that terminals or files cannot take: control characters, and lone surrogates,
+by which Python represents bytes in a file's name that are not UTF-8."""
 
 SHORTEST_SECONDS = 0.1
-"""Of a word; a frame of the encoder has 0.08."""
+"""Shortest duration of a word; a frame of the encoder has 0.08."""
 
 
 def transcribe(
@@ -110,12 +110,13 @@ def _tell_no_effect(decoder: Decoder, recognizer: Recognizer) -> None:
 
 
 def _check_language(language: str, record: dict[str, Any]) -> None:
-    """
+    """Refuse a language that the checkpoint was not trained on, and warn if it has no effect.
+
     Args:
-        record: of a checkpoint; one of an earlier version does not say what it was trained on.
+        record: record of a checkpoint; earlier versions do not list the languages of training.
 
     Raises:
-        UserError: nobody has taught it this language.
+        UserError: the checkpoint was not trained on this language.
     """
     known = record.get("languages") or sorted(LANGUAGES)
     if language not in known:
@@ -126,12 +127,12 @@ def _check_language(language: str, record: dict[str, Any]) -> None:
 
 
 def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
-    """Folders stand for the audio files below them → files, and what was refused, which is told at once.
+    """Expand folders to the audio files below them; return files and refused names, which are printed at once.
 
-    What is no file in a folder is left out and named.
+    Entries of a folder that are not files are left out and named.
 
     Raises:
-        UserError: nothing is left.
+        UserError: no file is left.
     """
     paths: list[Path] = []
     refused: list[str] = []
@@ -154,13 +155,13 @@ def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _left_out(problem: str) -> str:
-    """The problem, which is told."""
+    """Print a problem and return it."""
     print_above(f"left out {printable(problem)}", sys.stderr)
     return problem
 
 
 def _batches(files: Iterable[Utterance | UserError], max_duration: float) -> Iterator[list[Utterance] | UserError]:
-    """Utterances as they follow one another, together as long as `max_duration` seconds with padding; errors alone."""
+    """Group successive utterances up to `max_duration` seconds with padding; yield errors separately."""
     batch: list[Utterance] = []
     for each in files:
         if isinstance(each, UserError):
@@ -176,7 +177,7 @@ def _batches(files: Iterable[Utterance | UserError], max_duration: float) -> Ite
 
 
 def _utterances(paths: Iterable[Path], language: str, max_seconds: float) -> Iterator[Utterance | UserError]:
-    """Each file is opened when it is asked for."""
+    """Read utterances lazily, each file when it is needed."""
     for path in paths:
         try:
             yield Utterance(str(path), _samples(_cut(path, max_seconds)), text="", language=language)

@@ -1,4 +1,4 @@
-"""How long the batches of validation, `test` and `predict` are, where `--data.val_max_duration` is `auto`."""
+"""Length of the batches of validation, `test` and `predict` if `--data.val_max_duration` is `auto`."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,18 +10,17 @@ from speechllm_pl.planning.estimate import Gpu, decoding_memory, estimate, neede
 from speechllm_pl.planning.step_cost import meta_model
 
 TIMES = (8, 4, 2)
-"""What is tried, as multiples of `data.max_duration`: a batch that keeps no activations may be longer, and a fuller one
+"""Multiples of `data.max_duration` to try: a batch that keeps no activations may be longer, and a fuller one
 needs fewer steps in all; beyond that, ranks would have too few batches to share."""
 
 
 def fitting_val_duration(config: Any) -> float:
-    """The longest of some multiples of `data.max_duration` that fits beside what training leaves in the memory.
+    """The largest of some multiples of `data.max_duration` that fits beside what training leaves in memory.
 
-    `data.max_duration` itself where none does, or where the plan does not know the LLM's shape or the precision: no
-    more than training has.
+    `data.max_duration` itself if none fits, or if the plan does not know the LLM's shape or the precision.
 
     Args:
-        config: of a command of the trainer, parsed, with a number in `data.max_duration`.
+        config: parsed configuration of a command of the trainer, with a number in `data.max_duration`.
     """
     duration = config.data.max_duration
     try:

@@ -83,8 +83,8 @@ def load_llm(
     """Load the causal LM of a folder or a hub name, with all parameters frozen.
 
     Args:
-        revision: commit of a hub name, branch or tag; the newest if none is given.
-        dtype: of the weights; of the arithmetic, and of embeddings and LM head, where the rest is quantised.
+        revision: commit, branch or tag of a hub name; the newest if none is given.
+        dtype: type of the weights. If they are quantised: of the arithmetic, the embeddings and the LM head.
         quantize: `nf4` keeps the layers' matrices in 4 bits, their scales in 8 (arXiv 2305.14314).
 
     Raises:

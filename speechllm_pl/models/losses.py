@@ -45,7 +45,7 @@ def ctc_loss(logits: Tensor, frames: Tensor, targets: Tokens) -> LossTerm:
         frames: `(B,)` real frames.
         targets: classes 1 … V - 1.
 
-    A transcript that needs more frames than there are (one a symbol, and a blank between equal ones) has no
+    A transcript that needs more frames than its audio has (one per symbol, and a blank between equal ones) has no
     likelihood: it adds neither to the loss nor to the count.
     """
     ids, lengths = targets

@@ -263,7 +263,7 @@ def losses(model: nn.Module, batch: SilentBatch) -> dict[str, WeightedTerm]:
 
 
 def repeated_layers(model: nn.Module) -> list[list[nn.Module]]:
-    """The encoder's blocks, and the LLM's layers where there is one."""
+    """The encoder's blocks, and the layers of the LLM, if any."""
     if isinstance(model, CtcModel):
         return [list(model.layers)]
     assert isinstance(model, SpeechLLM)

@@ -1,1 +1,1 @@
-"""Floor under apps: what to run, in which order and where, as command lines. It starts programs and imports none."""
+"""Floor under apps: command lines, their order and their place. It starts programs and imports none."""

@@ -1,4 +1,4 @@
-"""The whole experiment as steps: both stages, scores, transcripts and a report in one folder."""
+"""Whole experiment as steps: both stages, scores, transcripts and a report in one folder."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ class Experiment:
 
     folder: Path
     recipe: Recipe
-    """Of stage 2; its settings are those of stage 1 as well."""
+    """Recipe of stage 2, whose settings apply to stage 1 as well."""
     preparation: Preparation
     programs: Programs
     max_wer: str | None = None
@@ -48,7 +48,7 @@ class Experiment:
 
     @cached_property
     def transcripts(self) -> Step:
-        """Three recordings of the test set: the first, another one, the last."""
+        """Step that transcribes three recordings of the test set: the first, another one, the last."""
         audio, makes = shlex.quote(str(self.preparation.folder / "audio" / "test")), self.folder / "transcripts.txt"
         recordings = f"$(find {audio} -name '*.flac' | sort | sed -n '1p;25p;$p')"
         step = self.programs.speechllm("transcribe", "--checkpoint", str(self.folder / "finetune" / BEST))

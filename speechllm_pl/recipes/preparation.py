@@ -1,4 +1,4 @@
-"""How a corpus is prepared: from DATA and where it lies to cuts, the CTC tokenizer and the tiny LLM."""
+"""Preparation of a corpus: from DATA and its location to cuts, the CTC tokenizer and the tiny LLM."""
 
 import os
 import shlex
@@ -12,18 +12,18 @@ from speechllm_pl.recipes.recipe import words
 from speechllm_pl.recipes.steps import Step
 
 OF_LANGUAGES = ("mls", "common_voice", "voxpopuli")
-"""Published corpora of several languages, each of which can be prepared by itself."""
+"""Published corpora of several languages, each of which can be prepared separately."""
 PUBLISHED = (*OF_LANGUAGES, "librispeech")
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is known of a corpus before it is prepared."""
+    """Settings of a corpus from which its preparation follows."""
 
     programs: Programs
     data: str
     folder: Path
-    """Where the prepared data goes."""
+    """Folder of the prepared data."""
     size: str = "tiny"
     """Decides the size of the tokenizer's vocabulary."""
     table: str | None = None
@@ -45,7 +45,7 @@ class Preparation:
 
     @cached_property
     def cuts(self) -> Step:
-        """Train, dev and test cuts; train's are there last."""
+        """Step that makes the train, dev and test cuts, train last."""
         makes = self.folder / "train.jsonl.gz"
         if self.parts:
             return self._joined(makes)
@@ -54,10 +54,10 @@ class Preparation:
         return self._step(*self._program(), makes)
 
     def _program(self) -> tuple[str, list[str]]:
-        """The program of data_prep that knows the corpus, and its options.
+        """Program of data_prep for the corpus, and its options.
 
         Raises:
-            UserError: there is none, or it needs to be told where the corpus is.
+            UserError: the corpus has no program, or its location is missing.
         """
         written = ["--output", str(self.folder)]
         jobs = ["--jobs", str(self.jobs)]
@@ -86,7 +86,7 @@ class Preparation:
         return self.data, [*options, *self.arguments]
 
     def part(self, name: str) -> Step:
-        """A part of the corpus, a language or a sub-folder of the table, as a corpus by itself.
+        """Step that prepares a part of the corpus, a language or a sub-folder of the table, as a separate corpus.
 
         Raises:
             UserError: the corpus has no parts.
@@ -101,7 +101,7 @@ class Preparation:
         return replace(self, folder=self.folder / "parts" / name, parts=(), **of_its_own).cuts  # type: ignore[reportArgumentType]
 
     def _joined(self, makes: Path) -> Step:
-        """The parts as one corpus: gzip files one after another are one file. Train comes last, as it means the end."""
+        """Step that joins the parts by concatenating their gzip files. Train comes last, as it marks the end."""
         steps = tuple(self.part(name) for name in self.parts)
         folders = shlex.join(str(self.folder / "parts" / name) for name in self.parts)
         joined, folder = shlex.quote(str(self.folder / ".joined")), shlex.quote(str(self.folder))
@@ -113,7 +113,7 @@ class Preparation:
 
     @cached_property
     def tokenizer(self) -> Step:
-        """The CTC tokenizer."""
+        """Step that trains the CTC tokenizer."""
         makes = self.folder / "tokenizer.model"
         tiny = self.size == "tiny"
         pieces = self.vocab or ("64" if self.data == "fsdd" else "256" if tiny else "1547")
@@ -122,7 +122,7 @@ class Preparation:
 
     @cached_property
     def tiny_llm(self) -> Step:
-        """The tiny LLM, made of the transcripts."""
+        """Step that makes the tiny LLM of the transcripts."""
         folder = self.folder / "llm"
         options = [*self._manifest, "--output", str(folder)]
         step = self._step("tiny_llm", options, folder / "config.json", self.cuts)
@@ -130,7 +130,7 @@ class Preparation:
 
     @cached_property
     def shar(self) -> Step:
-        """The training cuts, packed into Lhotse Shar."""
+        """Step that packs the training cuts into Lhotse Shar."""
         written = ["--output", str(self.folder / "shar" / "train")]
         options = [*self._manifest, *written, "--codec", self.codec, "--jobs", str(self.jobs)]
         return self._step("shar", options, None, self.cuts)

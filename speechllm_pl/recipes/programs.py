@@ -1,4 +1,4 @@
-"""Lines that start the `speechllm` command, with the environment that a trainer wants."""
+"""Lines that start the `speechllm` command, with the environment for a trainer."""
 
 import os
 import shlex
@@ -16,10 +16,10 @@ MIMALLOC = "lib/python*/site-packages/cmeel.prefix/lib/libmimalloc.so"
 
 @dataclass(frozen=True)
 class Programs:
-    """How programs are started for a trainer."""
+    """Start of programs for a trainer."""
 
     program: str
-    """`speechllm` for a shell, perhaps with the folder that it is in, or the container."""
+    """`speechllm` for a shell, perhaps with its folder or container."""
     trainer: str = "cpu"
 
     @property
@@ -29,13 +29,13 @@ class Programs:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """One thread a process: the cpu trainer starts two processes, whose threads would wait for each other."""
+        """One thread per process: the cpu trainer starts two processes, whose threads would wait for each other."""
         wanted = {"TOKENIZERS_PARALLELISM": "false", **({"OMP_NUM_THREADS": "1"} if self.trainer == "cpu" else {})}
         return {name: value for name, value in wanted.items() if name not in os.environ}
 
     @cached_property
     def training_environment(self) -> Mapping[str, str]:
-        """On CPUs an allocator of its own, where it is installed; what is freed is not given back to the system.
+        """Variables of training: on CPUs another allocator, if installed, which keeps freed memory.
 
         glibc's takes some per cent of a step (docs/results.md) to find room among thousands of tensors of all sizes.
         """
@@ -61,7 +61,7 @@ class Programs:
         max_wer: str | None = None,
         overrides: Sequence[str] = (),
     ) -> Step:
-        """Scores of checkpoints, on every device unless the trainer has but one."""
+        """Step that scores checkpoints, on every device unless the trainer has only one."""
         arguments = ["--checkpoint", f"[{','.join(map(str, checkpoints))}]", "--cuts", str(cuts)]
         arguments += ["--output", output] if output else []
         arguments += ["--devices", "auto"] if trainer != "single" else []

@@ -1,4 +1,4 @@
-"""A run's recipe: which files of conf/ and which overrides make its `speechllm fit` line, and its folder."""
+"""Recipe of a run: the files of conf/ and the overrides that make its `speechllm fit` line, and its folder."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ BEST = Path("checkpoints", "best.ckpt")
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run of one stage. What is None is as the configuration files have it."""
+    """Recipe for a run of one stage. Settings that are None are left to the configuration files."""
 
     stage: Stage
     data: str = "spoken_numbers"
@@ -66,7 +66,7 @@ class Recipe:
 
     @property
     def tiny_llm(self) -> Path | None:
-        """The LLM that is made of the transcripts, where it is the one that is wanted."""
+        """Folder of the tiny LLM made of the transcripts, or None if another LLM is chosen."""
         made = self.folder / "llm"
         return made if self.stage == "finetune" and self.llm in (None, str(made)) else None
 
@@ -77,7 +77,7 @@ class Recipe:
 
     @property
     def configurations(self) -> list[Path]:
-        """The files, in the order in which later ones win."""
+        """The configuration files, in an order in which later ones win."""
         names = [self.stage, f"data/{self.data}", f"size/{self.size}", f"{self.stage}/{self.size}"]
         names += [f"trainer/{self.trainer}", *([f"augment/{self.augment}"] if self.augment else [])]
         files = [CONF / f"{name}.yaml" for name in names]
@@ -111,10 +111,10 @@ class Recipe:
 
     @cached_property
     def run_folder(self) -> Path:
-        """The folder that was given, or one whose name follows all that makes it another run.
+        """The given folder, or one named after all settings that distinguish the run.
 
-        Data and its root, size, augmentation and ablations are read in the name's first part. Behind a plus stand the
-        LLM, where it is not made of the data, and a digest of the overrides.
+        The first part of the name holds data and its root, size, augmentation and ablations. After a plus follow the
+        LLM, unless it is made of the data, and a digest of the overrides.
         """
         if self.run:
             return Path(self.run)
@@ -134,9 +134,9 @@ class Recipe:
 
     @property
     def best(self) -> Path:
-        """The best checkpoint of this run, or where it has none of the newest whose name only adds to this one's.
+        """The best checkpoint of this run, or else of the newest run whose name extends this one's.
 
-        Whoever evaluates a run, or trains stage 2 on it, does not repeat the overrides that it was trained with.
+        To evaluate a run, or to train stage 2 on it, the overrides of its training need not be repeated.
         """
         plain = self.run_folder / BEST
         if self.run or plain.exists():
@@ -146,7 +146,7 @@ class Recipe:
 
 
 def digest(*words: str) -> str:
-    """Eight hexadecimal digits that follow the words."""
+    """Digest of words, eight hexadecimal digits."""
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
 
 
@@ -159,13 +159,13 @@ OF_RECIPE = {
 }
 """Options of `fit` that are settings of a recipe."""
 NO_OTHER_RUN = ("--run", "--ckpt_path", "--model.tokenizer", "--model.encoder_checkpoint", "--print_config", "--help")
-"""Options of `fit` that its run is not named after."""
+"""Options of `fit` that have no part in the name of its run."""
 
 
 def run_name(arguments: list[str]) -> str:
-    """The run folder of a `fit` that names none: the one of the recipe that its arguments are.
+    """Run folder of a `fit` without `--run`: that of the recipe with the same arguments.
 
-    Arguments that are none of a recipe's count as overrides, but for those that do not make another run.
+    Arguments outside a recipe count as overrides, except those that do not make another run.
     """
     chosen: dict[str, str] = {}
     rest = []
@@ -186,7 +186,7 @@ def run_name(arguments: list[str]) -> str:
 
 
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Options and their values: `--a=b` is `--a b`."""
+    """Pairs of options and values, from `--a=b` as from `--a b`."""
     pairs: list[tuple[str, str | None]] = []
     for argument in arguments:
         if argument.startswith("--"):
@@ -200,5 +200,5 @@ def _pairs(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
 
 
 def words(text: str | None) -> list[str]:
-    """The words of a shell's line."""
+    """Split a line into words as a shell does."""
     return shlex.split(text or "")

@@ -14,13 +14,13 @@ BEFORE_THE_LIMIT = "--signal=SIGUSR1@90"
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a job is to have. `gpus` are a node's, as `8` or `a100:8`; `tasks` are a node's where it has none."""
+    """Resources of a job. `gpus` are per node, as `8` or `a100:8`; `tasks` are per node without GPUs."""
 
     nodes: int = 1
     gpus: str = "1"
     tasks: int = 1
     cpus: int | None = None
-    """Of a task; 8 with a GPU and 1 without when None."""
+    """CPUs of a task; when None, 8 with a GPU and 1 without."""
     jobs: int = 2
     """CPUs of a task that prepares data."""
     partition: str | None = None
@@ -32,7 +32,7 @@ class Cluster:
 
     @property
     def tasks_per_node(self) -> int:
-        """One task a device. Each sees all GPUs of its node, as NCCL needs it (so no --gpus-per-task)."""
+        """Tasks per node, one per device. Each sees all GPUs of its node, as NCCL requires (no --gpus-per-task)."""
         return self.tasks if self.gpus == "0" else int(self.gpus.rpartition(":")[2])
 
     @property
@@ -50,9 +50,10 @@ class Cluster:
         return ["--nodes=1", "--ntasks-per-node=1", f"--cpus-per-task={self.jobs}"]
 
     def refuse_idle_gpus(self, trainer: str) -> None:
-        """
+        """Refuse to reserve GPUs that the trainer does not use.
+
         Raises:
-            UserError: GPUs would be reserved that the trainer does not use.
+            UserError: the trainer is cpu, and GPUs would be reserved.
         """
         if trainer == "cpu" and self.gpus != "0":
             raise UserError(
@@ -61,11 +62,11 @@ class Cluster:
             )
 
     def sbatch(self, name: str, options: Sequence[str], job: Sequence[str]) -> str:
-        """The line for a shell. Later options win: the user's are last.
+        """Format the `sbatch` line for a shell. Later options win: the user's are last.
 
         Args:
-            name: of the job.
-            options: of sbatch, that this kind of job wants.
+            name: name of the job.
+            options: options of sbatch for this kind of job.
             job: the command and arguments of `speechllm run`.
         """
         chosen = {"partition": self.partition, "account": self.account, "time": self.time, "mem": self.mem}
@@ -73,12 +74,12 @@ class Cluster:
         return shlex.join(["sbatch", f"--job-name={name}", *options, *own, *self.arguments, SCRIPT, *job])
 
     def training(self, run: str, plan: str, job: Sequence[str]) -> str:
-        """One job at a time writes to a run: the name is that of its folder, and a namesake waits (singleton).
+        """Format the line for a training job, which waits for any job of its run's name (singleton).
 
         Args:
             run: folder of the run.
-            plan: line that prints what the job needs of a node's memory, or nothing where that is not known; it is
-                asked unless `mem` says it.
+            plan: line that prints the memory that the job needs on a node, or nothing if unknown; used unless `mem`
+                is given.
             job: the command and arguments of `speechllm run`.
         """
         options = ["--dependency=singleton", *self.on_devices, BEFORE_THE_LIMIT]
@@ -90,16 +91,16 @@ class Cluster:
         return f"memory=$({plan} {shlex.join(map(str, asked))}) && {line}"
 
     def evaluation(self, job: Sequence[str]) -> str:
-        """A job that starts anew when it is requeued, so that no signal ends it before the time limit."""
+        """Format the line for an evaluation. It starts anew when requeued, so it gets no signal before the limit."""
         return self.sbatch("evaluate", self.on_devices, job)
 
     def preparation(self, name: str, job: Sequence[str], array: str | None = None, options: Sequence[str] = ()) -> str:
-        """A job of one task, or an array of them."""
+        """Format the line for a job of one task, or for an array of them."""
         tasks = [f"--array={array}", f"--output={LOGS}/%A_%a.out"] if array else []
         return self.sbatch(name, [*options, *tasks, *self.on_cpus, BEFORE_THE_LIMIT], job)
 
     def parts(self, count: int, part: Sequence[str], join: Sequence[str]) -> str:
-        """An array of one job a part, and a job that joins them."""
+        """Format the lines for an array of one job per part, and for a job that joins them."""
         array = self.preparation("parts", part, f"1-{count}", ["--parsable"])
         after = ["--dependency=afterok:PARTS", "--kill-on-invalid-dep=yes"]
         joined = self.preparation("join", join, options=after).replace("afterok:PARTS", '"afterok:${parts%;*}"', 1)

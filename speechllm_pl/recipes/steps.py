@@ -1,4 +1,4 @@
-"""Steps that make files of one another, done in order, those that are finished left out."""
+"""Steps that make files from each other's, carried out in order without those that are finished."""
 
 import os
 import signal
@@ -13,18 +13,18 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Step:
-    """A command line, and what it makes of what."""
+    """Command line with its inputs and its output."""
 
     line: str
-    """For a shell."""
+    """Command line for a shell."""
     makes: Path | None = None
-    """The file that is there, and not older than what it is made of, when the step is finished; None: it never is."""
+    """Output; the step is finished if it exists and is not older than its inputs, and never if it is None."""
     needs: tuple["Step", ...] = ()
-    """Steps whose files this one is made of."""
+    """Steps whose files are the inputs."""
     after: tuple["Step", ...] = ()
-    """Steps that come before, whose files may be newer."""
+    """Steps that must come before, but whose files may be newer."""
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Variables beside those of this process."""
+    """Environment variables in addition to those of this process."""
 
     @property
     def is_finished(self) -> bool:
@@ -36,7 +36,7 @@ class Step:
 
 
 def in_order(*last: Step) -> list[Step]:
-    """All steps that are needed, each after those that it needs."""
+    """All needed steps, each after those that it needs."""
     found: dict[Step, None] = {}
     for step in last:
         for former in (*in_order(*step.needs, *step.after), step):
@@ -45,7 +45,7 @@ def in_order(*last: Step) -> list[Step]:
 
 
 def unfinished(*last: Step) -> list[Step]:
-    """The steps that are to be done, in order: what is made of something that is made anew is made anew."""
+    """Unfinished steps in order, including all whose inputs are to be remade."""
     todo: list[Step] = []
     for step in in_order(*last):
         if not step.is_finished or any(need in todo for need in step.needs):
@@ -54,10 +54,10 @@ def unfinished(*last: Step) -> list[Step]:
 
 
 def carry_out(*last: Step, at_once: int = 1) -> None:
-    """Do what is unfinished, `at_once` steps side by side; each line is printed when it begins.
+    """Carry out the unfinished steps, `at_once` in parallel; print each line when it starts.
 
     Raises:
-        SystemExit: a step has failed, with its status; those that have begun are waited for.
+        SystemExit: a step has failed. The status is that of the step; steps already started are waited for.
     """
     todo, running = unfinished(*last), {}
     former = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -93,7 +93,7 @@ def _started(step: Step) -> subprocess.Popen:
 
 
 def become(step: Step) -> NoReturn:
-    """Print a step's line and let it take this process's place, so that signals and its status are its own."""
+    """Print a step's line and replace this process by it, so that signals and exit status are its own."""
     if os.environ.get("SLURM_PROCID", "0") == "0":
         print(step.line, flush=True)
     os.execvpe("bash", _shell(step.line), {**os.environ, **step.environment})

@@ -9,7 +9,7 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Precisions of the computation, by the names of Lightning's trainer."""
 
 Decoder = Literal["greedy", "speculative"]
-"""How an LLM's text is searched for: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts."""
+"""Searches for an LLM's text: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts."""
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class DecodingOptions:
     decoder: Decoder = "greedy"
 
     accept_probability: float | None = None
-    """From which on `speculative` accepts a drafted token; by default it must be the LLM's own choice."""
+    """Probability from which `speculative` accepts a drafted token; by default it must be the LLM's own choice."""
 
     max_new_tokens: int | None = None
-    """Most tokens of an LLM's text, where the length of its audio would allow more."""
+    """Largest number of tokens of an LLM's text, if the length of its audio allows more."""
 
     def __post_init__(self) -> None:
         if self.accept_probability is not None and not 0 <= self.accept_probability <= 1:

@@ -50,8 +50,8 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, in_bf
     Args:
         model: changed in place; its parameters become DTensors.
         layers: gathered one at a time; what is left of the model is gathered for all of its forward pass.
-        mesh: of all ranks. With two dimensions, weights are split along the second only, and the same along the first.
-        in_bf16: those of the layers that are gathered in bf16. All of their weights must be of one type, and trained.
+        mesh: mesh of all ranks. With two dimensions, weights are split along the second and replicated along the first.
+        in_bf16: layers that are gathered in bf16. All of their weights must be trained and of one type.
     """
     first = dist.get_rank() == 0
     whole: dict[str, Tensor] = {}
@@ -111,7 +111,7 @@ def checkpoint_activations(layers: Iterable[nn.Module], **settings: Any) -> None
 
     Args:
         layers: changed in place; the names of their parameters stay.
-        settings: of `torch.utils.checkpoint.checkpoint`.
+        settings: options of `torch.utils.checkpoint.checkpoint`.
     """
     for layer in layers:
         layer.forward = partial(checkpointed, layer.forward, use_reentrant=False, **settings)
@@ -154,7 +154,7 @@ def group_size(within: ShardWithin, ranks: int, ranks_of_node: int) -> int:
     """The number of ranks over which each weight is split, as `ShardedStrategy.shard_within` asks.
 
     Raises:
-        UserError: they are no group of several ranks, or other than all ranks make.
+        UserError: the group has only one rank, or does not divide all ranks.
     """
     if within == "all" or (within == "node" and ranks_of_node == 1):
         return ranks
@@ -176,11 +176,11 @@ class ShardedStrategy(ModelParallelStrategy):
     Args:
         shard_within: `node` splits the weights over the devices of each node and holds them alike on all nodes, so
             that layers are gathered inside a node, and only gradients travel between nodes. `all` splits them over
-            all devices; a number, over so many that follow one another.
+            all devices, a number over groups of that many consecutive ones.
         process_group_backend: torch's choice for the devices by default.
-        gather_up_to_gib: the largest model that validation gathers whole on each device, where ranks then decode
-            each for itself. A larger one stays in shards, and all ranks decode in lockstep. By default a share of
-            the memory that is free decides (`gatherable`).
+        gather_up_to_gib: the largest model that validation gathers whole on each device, so that ranks decode
+            independently. A larger one stays in shards, and all ranks decode in lockstep. By default a share of the
+            free memory decides (`gatherable`).
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @property
     def mesh(self) -> DeviceMesh:
-        """All ranks: one dimension, over which weights are split; or two, along the first of which they are alike."""
+        """Mesh of all ranks: weights are split along its last dimension, and replicated along the first of two."""
         return self.device_mesh["data_parallel"] if self._groups is None else self._groups
 
     def may_gather(self, size: float) -> bool:
@@ -220,7 +220,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return self.reduce_boolean_decision(size <= gatherable(free_memory(self.root_device, self.num_processes)))
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The module's state as it lies, in shards; the module leaves out what is not to be saved."""
+        """The module's state in shards; the module leaves out entries that are not saved."""
         return cast(nn.Module, self.lightning_module).state_dict()
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:

@@ -41,11 +41,11 @@ class OptimizerStep:
         """Add a batch of every rank, in one message with everything else that ranks must agree on.
 
         Args:
-            terms: of this rank's batch; the same names on every rank.
+            terms: loss terms of this rank's batch; the same names on every rank.
             counts: whether this rank's batch counts; false when none of its recordings could be read.
-            signal: this rank's, 0 for none.
+            signal: signal that this rank has received, 0 for none.
             save: whether this rank wants a checkpoint.
-            due, skipped: recordings of this rank's batch, and how many of them could not be read.
+            due, skipped: numbers of recordings of this rank's batch, and of those that could not be read.
 
         Returns:
             The mean of each term over all ranks' tokens, the largest signal of any rank, and whether any wants a
