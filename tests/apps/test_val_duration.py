@@ -36,7 +36,7 @@ def test_batches_are_as_long_as_fits_beside_what_training_leaves(
     given = config("pretrain_ctc")
     setup = setup_of(given)
     lasting = estimate(setup).memory.lasting
-    sizes = {times: decoding_bytes(setup.system, StepShape.largest(60 * times, 20)) for times in (1, 2, 4, 8)}
+    sizes = {times: decoding_bytes(setup.blueprint, StepShape.largest(60 * times, 20)) for times in (1, 2, 4, 8)}
     assert sizes[8] > sizes[4] > sizes[2] > sizes[1] > 0
     for most, size in sizes.items():
         for memory, longest in ((needed(lasting + size), most), (needed(lasting + size) - 1, max(1, most // 2))):

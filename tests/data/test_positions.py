@@ -138,7 +138,7 @@ def test_positions_are_those_that_the_prompt_builder_fills(
         text = module.text_tokens(module.llm_tokenizer.encode(batch.texts))
         with torch.no_grad():
             audio = module.model.listen(batch.waveforms, batch.lengths)
-            columns = module.model.prompt(audio, module._instruction(batch), text)
+            columns = module.model.prompt(audio, module.recognizer.instruction(batch.languages), text)
         rows = [int(id_.removeprefix("train-")) for id_ in batch.ids]
         before = columns.mask.shape[1] - columns.labels.shape[1]
         assert buckets.positions.audio[rows].max() == before

@@ -16,10 +16,10 @@ from jail import Ended, confined
 from data_prep import table, tokenizer
 from data_prep.machinery.command_line import run
 from data_prep.tiny_llm.text_pool import read_texts
-from speechllm_pl.apps import main
+from speechllm_pl.apps import main, recognition, transcribe
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.training.ctc_pretraining import CtcPretraining
-from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.recognition.options import DecodingOptions
+from speechllm_pl.recognition.recognizer import Recognizer
 
 CANARY = "canary"
 """The file of the folder that what is executed would make: it is not to be there afterwards."""
@@ -105,17 +105,15 @@ def _main(trial: Trial, heard: Path) -> None:
 def _listen(heard: Path) -> None:
     """Note what models are given, for this process."""
 
-    def noted(transcribe: Callable) -> Callable:
-        def noting(module: object, batch: Batch) -> object:
-            with heard.open("a") as file:
-                for id_, length in zip(batch.ids, batch.lengths.tolist(), strict=True):
-                    file.write(json.dumps([id_, length]) + "\n")
-            return transcribe(module, batch)
+    recognize_batch = recognition.recognize_batch
 
-        return noting
+    def noting(recognizer: Recognizer, batch: Batch, options: DecodingOptions) -> recognition.RecognizedBatch:
+        with heard.open("a") as file:
+            for id_, length in zip(batch.ids, batch.lengths.tolist(), strict=True):
+                file.write(json.dumps([id_, length]) + "\n")
+        return recognize_batch(recognizer, batch, options)
 
-    for stage in (CtcPretraining, LlmFinetuning):
-        stage.transcribe = noted(stage.transcribe)
+    recognition.recognize_batch = transcribe.recognize_batch = noting
 
 
 def heard_samples(folder: Path) -> dict[str, int]:
