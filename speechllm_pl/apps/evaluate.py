@@ -81,11 +81,13 @@ def evaluate(
             recognized = Recognized.of_ranks(parts)
             _tell_skipped(recognized)
             used = precision or recognizer.precision
-            how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "decoder": decoder}
+            how = {"device": recognizer.device.type, "devices": rank.of, "precision": used}
             for system in recognizer.systems:
                 # Stage 1's own CTC result stands, not that of the head kept in stage 2.
                 if system not in systems or system == recognizer.stage:
-                    systems[system] = _judged(recognized, system, recognizer.stage, {**how, "checkpoint": path})
+                    search = {"decoder": decoder} if system == "llm" else {}
+                    told = {**how, **search, "checkpoint": path}
+                    systems[system] = _judged(recognized, system, recognizer.stage, told)
     if rank.is_first:
         _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
         _refuse_above(max_wer, max_unread, systems)

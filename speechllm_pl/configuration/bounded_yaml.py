@@ -18,6 +18,12 @@ DEEPEST = 100
 """Limit of the levels: our files have seven, and a thousand exceed the recursion limit."""
 
 
+MOVED = {
+    "speechllm_pl.training.optimizers.": "speechllm_pl.optim.muon_adamw.",
+    "speechllm_pl.training.schedules.": "speechllm_pl.optim.schedules.",
+}
+"""Where classes are that configurations of earlier versions name."""
+
 BOUNDLESS: Any = get_yaml_default_loader()
 """jsonargparse's own loader, which also reads 1e-3 as a number."""
 
@@ -37,6 +43,8 @@ class BoundedLoader(BOUNDLESS):
             yaml.YAMLError: the text is not YAML.
         """
         _refuse_unbounded(text)
+        for former, present in MOVED.items():
+            text = text.replace(former, present)
         super().__init__(text)
 
 

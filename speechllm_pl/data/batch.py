@@ -31,11 +31,6 @@ class Batch(NamedTuple):
         return self._replace(waveforms=waveforms, lengths=lengths)
 
     @property
-    def padding_share(self) -> float:
-        """Share of padding in the batch's samples."""
-        return 1.0 - self.lengths.sum().item() / self.waveforms.numel()
-
-    @property
     def seconds(self) -> float:
         """Seconds of audio in the batch, without padding."""
         return seconds_of(self.lengths.sum().item())

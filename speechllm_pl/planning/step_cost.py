@@ -118,11 +118,6 @@ class StepCost:
         return self.activations + self.logits
 
 
-def activation_bytes(blueprint: Blueprint, seconds: float, utterances: int, **settings: Any) -> int:
-    """Bytes that a step needs beside weights, gradients and optimiser; `settings` as for `step_cost`."""
-    return step_cost(blueprint, StepShape(seconds, utterances), **settings).bytes
-
-
 def step_cost(
     blueprint: Blueprint,
     shape: StepShape,

@@ -1,5 +1,6 @@
 """Text from an LLM that has heard a batch: prompt, search and hypotheses."""
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -42,8 +43,10 @@ def generate(
     if model.most_positions is not None:
         caps = lowered(caps, prompt.mask.sum(1), model.most_positions)
     columns = prompt.mask.shape[1] + int(caps.sum())  # with rejected ones of other rows
-    if options.decoder == "speculative" and drafts is not None and sees_everything(model.llm, columns):
-        return _with_drafts(model, prompt, caps, tokenizer, options, drafts)
+    if options.decoder == "speculative" and drafts is not None:
+        if sees_everything(model.llm, columns):
+            return _with_drafts(model, prompt, caps, tokenizer, options, drafts)
+        warnings.warn("the LLM's attention window is too short for drafts: it decodes greedily", stacklevel=2)
     return _greedily(model, prompt, caps, tokenizer, all_ended)
 
 

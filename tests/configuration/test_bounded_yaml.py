@@ -1,5 +1,6 @@
 """Configurations that would explode or overflow are one line that names the file; aliases as such are fine."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +57,18 @@ def test_aliases_within_bounds_and_long_files_without_are_read() -> None:
     assert parsed_configuration(f"a: {'x' * 2 * MOST_CHARACTERS}\n") == {"a": "x" * 2 * MOST_CHARACTERS}
     levels = DEEPEST - 1  # and the one of the whole
     parsed_configuration("a: " + "[" * levels + "]" * levels)
+
+
+@pytest.mark.parametrize(
+    ("former", "present"),
+    [
+        ("speechllm_pl.training.optimizers.MuonAdamW", "speechllm_pl.optim.muon_adamw.MuonAdamW"),
+        ("speechllm_pl.training.schedules.OneCycle", "speechllm_pl.optim.schedules.OneCycle"),
+    ],
+)
+def test_classes_are_found_where_earlier_configurations_had_them(former: str, present: str) -> None:
+    assert parsed_configuration(f"model: {{optimizer: {{class_path: {former}}}}}") == {
+        "model": {"optimizer": {"class_path": present}}
+    }
+    module, _, name = present.rpartition(".")
+    assert hasattr(importlib.import_module(module), name)

@@ -9,9 +9,8 @@ BATCH = Batch(
 )
 
 
-def test_it_knows_its_audio_and_its_padding() -> None:
+def test_its_seconds_are_those_of_audio_without_padding() -> None:
     assert BATCH.seconds == 3.0
-    assert BATCH.padding_share == 0.25
 
 
 def test_it_moves_to_a_device_with_everything_else_as_it_was() -> None:

@@ -39,7 +39,6 @@ def test_a_batch_holds_the_samples_of_its_files_padded_on_the_right(tmp_path: Pa
     assert batch.texts == ["text 0", "text 1", "text 2"]
     assert batch.languages == ["de"] * 3
     assert batch.seconds == pytest.approx(1.6)
-    assert batch.padding_share == pytest.approx(1 - 1.6 / 2.4)
 
 
 def test_a_batch_has_the_cuts_and_the_seed_that_were_planned(tmp_path: Path) -> None:

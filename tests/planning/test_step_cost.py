@@ -14,7 +14,6 @@ from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.step_cost import (
     Blueprint,
     StepShape,
-    activation_bytes,
     decoding_bytes,
     losses,
     meta_model,
@@ -146,10 +145,12 @@ def test_checkpointed_layers_give_the_same_gradients() -> None:
 
 @pytest.mark.parametrize("kernels", ["cpu", "cuda"])
 def test_longer_utterances_more_of_them_and_shorter_strides_take_more(kernels: str) -> None:
-    cost = activation_bytes(BLUEPRINT, 6, 2, kernels=kernels)
-    assert activation_bytes(BLUEPRINT, 6, 4, kernels=kernels) > 1.6 * cost
-    assert activation_bytes(BLUEPRINT, 12, 2, kernels=kernels) > 1.6 * cost
-    assert activation_bytes(BLUEPRINT.changed(stride=3), 6, 2, kernels=kernels) < cost
+    def cost(seconds: float, utterances: int, blueprint: Blueprint = BLUEPRINT) -> int:
+        return step_cost(blueprint, StepShape(seconds, utterances), kernels=kernels).bytes
+
+    assert cost(6, 4) > 1.6 * cost(6, 2)
+    assert cost(12, 2) > 1.6 * cost(6, 2)
+    assert cost(6, 2, BLUEPRINT.changed(stride=3)) < cost(6, 2)
 
 
 def test_a_gpus_attention_takes_no_square_of_the_length() -> None:
