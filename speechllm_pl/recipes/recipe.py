@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -95,7 +96,7 @@ class Recipe:
             arguments += ["--config", str(self.llm_file)] if self.llm_file else []
             arguments += [] if self.llm_file else ["--model.llm", self.llm or str(self.tiny_llm)]
             arguments += ["--run", str(self.run_folder)]
-            arguments += ["--model.encoder_checkpoint", self.ckpt or str(self.stage_one.best)]
+            arguments += [ENCODER, self.ckpt or str(self.stage_one.best)]
             ablations = {"stride": self.stride, "lora_r": self.lora_r, "text_masking": self.masking}
             arguments += [word for name, value in ablations.items() if value for word in (f"--model.{name}", value)]
         return [*arguments, *self.overrides]
@@ -114,7 +115,7 @@ class Recipe:
         """The given folder, or one named after all settings that distinguish the run.
 
         The first part of the name holds data and its root, size, augmentation and ablations. After a plus follow the
-        LLM, unless it is made of the data, and a digest of the overrides.
+        LLM, unless it is made of the data, and a digest of the overrides and the encoder.
         """
         if self.run:
             return Path(self.run)
@@ -128,21 +129,43 @@ class Recipe:
         if self.stage == "finetune" and not self.tiny_llm:
             llm = str(self.llm)
             rest.append(llm if self.llm_file else f"{Path(llm).name}-{digest(llm)}")
-        if self.overrides:
-            rest.append(digest(*(word for pair in _pairs(self.overrides) for word in pair if word is not None)))
+        if self._distinguishing:
+            rest.append(digest(*self._distinguishing))
         return Path("runs", self.stage, "+".join(["-".join(first), *rest]))
 
     @property
-    def best(self) -> Path:
-        """The best checkpoint of this run, or else of the newest run whose name extends this one's.
+    def _distinguishing(self) -> list[str]:
+        """Words of the overrides that make another run, with the encoder if it is not the usual one."""
+        usual = {"--model.tokenizer": str(self.folder / "tokenizer.model")}
+        pairs = _pairs(self.overrides)
+        if self.stage == "finetune":
+            usual[ENCODER] = str(replace(self, ctc_run=None).stage_one.best)
+            pairs.insert(0, (ENCODER, self.ckpt or str(self.stage_one.best)))
+        other = [
+            (name, value)
+            for name, value in pairs
+            if not name.startswith(NO_OTHER_RUN)
+            and (name not in usual or os.path.normpath(value or "") != os.path.normpath(usual[name]))
+        ]
+        return [word for pair in other for word in pair if word is not None]
 
-        To evaluate a run, or to train stage 2 on it, the overrides of its training need not be repeated.
+    @property
+    def best(self) -> Path:
+        """The best checkpoint of the newest run among this one and those whose names extend this one's.
+
+        To evaluate a run, or to train stage 2 on it, the overrides of its training need not be repeated. A run with
+        another LLM counts only if there is no other.
         """
         plain = self.run_folder / BEST
-        if self.run or plain.exists():
+        if self.run:
             return plain
-        added = self.run_folder.parent.glob(f"{self.run_folder.name}+*/{BEST}")
-        return max(added, key=lambda path: path.stat().st_mtime, default=plain)
+        length = len(self.run_folder.name)
+        found = [path for path in (plain, *plain.parents[2].glob(f"{self.run_folder.name}+*/{BEST}")) if path.exists()]
+        return max(
+            found,
+            key=lambda path: (bool(re.fullmatch(A_DIGEST, path.parents[1].name[length:])), path.stat().st_mtime_ns),
+            default=plain,
+        )
 
 
 def digest(*words: str) -> str:
@@ -158,8 +181,25 @@ OF_RECIPE = {
     "--model.text_masking": "masking",
 }
 """Options of `fit` that are settings of a recipe."""
-NO_OTHER_RUN = ("--run", "--ckpt_path", "--model.tokenizer", "--model.encoder_checkpoint", "--print_config", "--help")
-"""Options of `fit` that have no part in the name of its run."""
+ENCODER = "--model.encoder_checkpoint"
+A_DIGEST = r"(\+[0-9a-f]{8})?"
+"""What overrides add to the name of a run."""
+_CHANGEABLE = {
+    "--trainer": (
+        *("devices", "num_nodes", "accelerator", "strategy", "precision", "accumulate_grad_batches", "logger"),
+        *("callbacks", "max_epochs", "max_steps", "limit_", "val_check_interval", "check_val_every_n_epoch"),
+        *("num_sanity_val_steps", "log_every_n_steps", "enable_"),
+    ),
+    "--data": (
+        *("num_workers", "timeout_seconds", "max_skipped_share", "other_data", "val_utterances", "val_max_duration"),
+    ),
+    "--model": ("max_skipped_steps", "activation_checkpointing", "compile_encoder"),
+}
+NO_OTHER_RUN = (
+    *("--run", "--ckpt_path", "--print_config", "--help", "--last_checkpoints", "--whole_dev", "--largest_batches"),
+    *(f"{part}.{name}" for part, names in _CHANGEABLE.items() for name in names),
+)
+"""Beginnings of options of `fit` that have no part in the name of its run: a run resumes with other values of them."""
 
 
 def run_name(arguments: list[str]) -> str:
@@ -178,7 +218,7 @@ def run_name(arguments: list[str]) -> str:
             chosen[kind] = path.stem
         elif name in OF_RECIPE:
             chosen[OF_RECIPE[name]] = value or ""
-        elif name not in NO_OTHER_RUN and not (name == "--config" and kind in ("pretrain_ctc", "finetune")):
+        elif not name.startswith(NO_OTHER_RUN) and not (name == "--config" and kind in ("pretrain_ctc", "finetune")):
             rest += [name, *([] if value is None else [value])]
     if {"stage", "data", "size"} <= chosen.keys():
         return str(Recipe(**chosen, overrides=tuple(rest)).run_folder)  # type: ignore[reportArgumentType]

@@ -1,5 +1,6 @@
 """A recipe's settings reach the `fit` line, and its run's name follows them; a wrong choice is told in one line."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +25,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trained(run: str) -> None:
+def trained(run: str, at: float | None = None) -> None:
     best = Path(run, "checkpoints", "best.ckpt")
     best.parent.mkdir(parents=True)
     best.touch()
+    if at is not None:
+        os.utime(best, (at + 10, at + 10))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -100,12 +103,49 @@ def test_a_name_follows_everything_that_makes_it_another_run() -> None:
     others += [replace(plain, llm=name) for name in ("a/b", "c/b")]
     others += [replace(plain, root="elsewhere/other"), replace(plain, stride="2"), replace(plain, lora_r="4")]
     others += [replace(plain, overrides=given) for given in (("--a", "1"), ("--a", "2"), ("--b", "1"))]
+    others += [replace(plain, ckpt=name) for name in ("a.ckpt", "b.ckpt")] + [replace(plain, ctc_run="runs/mine")]
+    others += [replace(plain, overrides=("--model.tokenizer", "other.model"))]
     assert len({recipe.run_folder for recipe in (plain, *others)}) == 1 + len(others)
-    same = [replace(plain, trainer="ddp"), replace(plain, root="data/spoken_numbers/"), replace(plain, ckpt="a")]
+    same = [replace(plain, trainer="ddp"), replace(plain, root="data/spoken_numbers/")]
     assert {recipe.run_folder for recipe in same} == {plain.run_folder}
     assert replace(plain, llm="llama-7b").run_folder.name == "spoken_numbers-tiny+llama-7b"
     spellings = [("--a=1",), ("--a", "1")]
     assert len({replace(plain, overrides=given).run_folder for given in spellings}) == 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "--data.num_workers 4",
+        "--data.timeout_seconds=600",
+        "--data.max_skipped_share 0.5 --data.other_data true",
+        "--data.val_utterances null --data.val_max_duration 90",
+        "--trainer.max_epochs 20 --trainer.max_steps 9 --trainer.limit_val_batches 2",
+        "--trainer.devices 1 --trainer.num_nodes 2 --trainer.strategy ddp --trainer.precision bf16-mixed",
+        "--trainer.accumulate_grad_batches 2 --trainer.callbacks+=Timer --trainer.logger.class_path CSVLogger",
+        "--trainer.val_check_interval 0.5 --trainer.log_every_n_steps 1 --trainer.enable_progress_bar false",
+        "--model.max_skipped_steps 3 --model.activation_checkpointing true --model.compile_encoder true",
+        "--last_checkpoints.every_n_minutes 5 --whole_dev.every 3 --largest_batches false",
+        "--model.tokenizer data/spoken_numbers/tokenizer.model",
+        "--model.encoder_checkpoint ./runs/pretrain_ctc/spoken_numbers-tiny/checkpoints/best.ckpt",
+    ],
+)
+def test_what_may_change_on_resuming_is_no_other_run(overrides: str) -> None:
+    plain = Recipe("finetune")
+    for other in ((), ("--model.ctc_weight", "0")):
+        given = replace(plain, overrides=(*other, *overrides.split()))
+        assert given.run_folder == replace(plain, overrides=other).run_folder
+        place = given.fit_arguments.index("--run")
+        assert run_name(given.fit_arguments[:place] + given.fit_arguments[place + 2 :]) == str(given.run_folder)
+
+
+def test_an_encoder_is_part_of_the_name_of_stage_two_alone() -> None:
+    assert Recipe("pretrain_ctc", ckpt="a.ckpt").run_folder == Recipe("pretrain_ctc").run_folder
+    plain = Recipe("finetune")
+    usual = replace(plain, ckpt=str(plain.stage_one.best))
+    assert usual.run_folder == plain.run_folder
+    given = replace(plain, overrides=("--model.encoder_checkpoint", "a.ckpt"))
+    assert given.run_folder == replace(plain, ckpt="a.ckpt").run_folder
 
 
 def test_another_root_is_given() -> None:
@@ -124,6 +164,17 @@ def test_stage_two_begins_with_the_stage_one_that_there_is(elsewhere: Path) -> N
     trained(stage_one)
     assert recipe.stage_one.best == Path(stage_one, "checkpoints/best.ckpt")
     assert replace(recipe, ctc_run="runs/mine").stage_one.best == Path("runs/mine/checkpoints/best.ckpt")
+
+
+def test_the_newest_run_is_the_best_one_and_another_llm_is_the_last_choice(elsewhere: Path) -> None:
+    recipe, plain = Recipe("finetune"), "runs/finetune/spoken_numbers-tiny"
+    for age, run in enumerate((plain, f"{plain}+01234567", f"{plain}+llama-7b")):
+        trained(run, at=age)
+    assert recipe.best == Path(f"{plain}+01234567", "checkpoints/best.ckpt")
+    assert replace(recipe, llm="llama-7b").best == Path(f"{plain}+llama-7b", "checkpoints/best.ckpt")
+    trained(f"{plain}+89abcdef", at=-1)
+    assert recipe.best == Path(f"{plain}+01234567", "checkpoints/best.ckpt")
+    assert replace(recipe, run=plain).best == Path(plain, "checkpoints/best.ckpt")
 
 
 @pytest.mark.parametrize(
