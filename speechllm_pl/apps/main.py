@@ -35,6 +35,8 @@ PROGRAMS = {
 """Programs with their help. Each is a function in a module of its name; its docstring begins with the same line."""
 
 COMMANDS = TRAINER_COMMANDS | PROGRAMS
+CHOSEN_NAMES = "data.train."
+"""Start of options whose names go on with a name of the user's."""
 
 
 def main() -> None:
@@ -57,7 +59,10 @@ def main() -> None:
 
 
 def with_underscores(arguments: list[str]) -> list[str]:
-    """Replace `-` by `_` in the names of options: `--max-wer=a-b` → `--max_wer=a-b`."""
+    """Replace `-` by `_` in the names of options: `--max-wer=a-b` → `--max_wer=a-b`.
+
+    The names that a user has chosen stay, those of the sources of training data: `--data.train.mls-de x`.
+    """
     if "--" in arguments:
         end = arguments.index("--")
         return [*with_underscores(arguments[:end]), *arguments[end:]]
@@ -66,7 +71,8 @@ def with_underscores(arguments: list[str]) -> list[str]:
 
 def _with_underscores(option: str) -> str:
     name, equals, value = option.removeprefix("--").partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
+    name, chosen, source = name.partition(CHOSEN_NAMES)
+    return f"--{name.replace('-', '_')}{chosen}{source}{equals}{value}"
 
 
 def run_command(arguments: list[str]) -> None:

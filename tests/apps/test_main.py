@@ -59,6 +59,11 @@ def test_hyphens_in_the_names_of_options_are_underscores_and_values_stay() -> No
     assert with_underscores(given) == ["fit", "--model.lora_r", "a-b", "--max_wer=0-1", "-x-y", "--", "--as-it-is"]
 
 
+def test_the_names_of_sources_are_the_users() -> None:
+    given = ["fit", "--data.train.mls-de", "x", "--data.train.my-own.weight=2", "--data.max-duration=3"]
+    assert with_underscores(given) == [*given[:4], "--data.max_duration=3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
