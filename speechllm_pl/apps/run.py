@@ -194,7 +194,7 @@ class Target:
     def experiment(self) -> Experiment:
         recipe = replace(self.recipe("finetune"), overrides=self.overrides)
         folder = Path("runs", self.options.name)
-        return Experiment(folder, recipe, self.preparation, self.programs, self.options.max_wer)
+        return Experiment(folder, recipe, self.preparation, self.programs, self.options.max_wer, self.options.split)
 
     @property
     def step(self) -> Step:

@@ -21,6 +21,12 @@ class Experiment:
     preparation: Preparation
     programs: Programs
     max_wer: str | None = None
+    split: str = "test"
+    """Cuts that are scored and shown in the report."""
+
+    @property
+    def cuts(self) -> Path:
+        return self.preparation.folder / f"{self.split}.jsonl.gz"
 
     @cached_property
     def stage_one(self) -> Step:
@@ -41,9 +47,7 @@ class Experiment:
         checkpoints = [self.folder / stage / BEST for stage in ("pretrain_ctc", "finetune")]
         trainer = "single" if self.recipe.trainer == "cpu" else self.recipe.trainer
         # On CPUs one process has scored a small test set before a second one has started.
-        step = self.programs.evaluate(
-            checkpoints, self.preparation.folder / "test.jsonl.gz", str(self.folder), trainer, self.max_wer
-        )
+        step = self.programs.evaluate(checkpoints, self.cuts, str(self.folder), trainer, self.max_wer)
         return replace(step, makes=self.folder / "scores.json", needs=(self.stage_two,))
 
     @cached_property
@@ -58,6 +62,6 @@ class Experiment:
 
     @cached_property
     def report(self) -> Step:
-        options = ["--run", str(self.folder), "--cuts", str(self.preparation.folder / "test.jsonl.gz")]
+        options = ["--run", str(self.folder), "--cuts", str(self.cuts)]
         step = self.programs.speechllm("report", *options)
         return replace(step, makes=self.folder / "report.html", needs=(self.scores, self.transcripts))

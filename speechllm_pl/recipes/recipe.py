@@ -53,6 +53,8 @@ class Recipe:
     """Run folder of stage 1; named after the settings when None."""
 
     def __post_init__(self) -> None:
+        if not CONF.is_dir():
+            raise UserError(f"there is no {CONF}/ in {Path.cwd()}: run this in the project's folder")
         for kind in CHOICES:
             name, known = getattr(self, kind), sorted(path.stem for path in (CONF / kind).glob("*.yaml"))
             if name is not None and name not in known:

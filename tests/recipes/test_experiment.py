@@ -30,3 +30,10 @@ def test_an_experiment_is_both_stages_scores_transcripts_and_a_report(speechllm,
     assert value(scores, "--output") == f"runs/{folder}"
     assert "--devices" not in scores
     assert ("--max_wer" in scores) == (target == "demo-short")
+
+
+def test_the_split_that_is_chosen_is_scored_and_reported(speechllm) -> None:
+    for given, split in (((), "test"), (("--split", "dev"), "dev")):
+        found = [shlex.split(line) for line in lines(speechllm, "demo", *given)]
+        ends = [words for words in found if words[1] in ("evaluate", "report")]
+        assert [value(words, "--cuts") for words in ends] == [f"data/spoken_numbers/{split}.jsonl.gz"] * 2

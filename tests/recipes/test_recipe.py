@@ -208,3 +208,10 @@ def test_an_unknown_choice_is_refused_with_those_that_exist(speechllm, name: str
     message = speechllm("run", "pretrain-ctc", f"--{name}", "nosuch").error()
     assert f"{name.upper()}=nosuch" in message
     assert known in message
+
+
+def test_outside_the_project_the_message_says_where_to_run(speechllm, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = speechllm("run", "pretrain-ctc").error()
+    assert "run this in the project's folder" in message
+    assert "spoken_numbers.yaml" not in message
