@@ -10,7 +10,7 @@ from forwarded import forwarded, lines
 from lightning.pytorch.cli import LightningCLI
 
 from speechllm_pl.apps.main import main
-from speechllm_pl.apps.run import DEFAULTS, OPTIONS
+from speechllm_pl.apps.run import DEFAULTS, NUMBERS, OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -19,6 +19,10 @@ MAKEFILE = (ROOT / "Makefile").read_text()
 RULES = set(re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, flags=re.MULTILINE))
 MADE = ("data", "runs", "my", "a")
 """First parts of paths that do not come with a clone."""
+NO_VARIABLES = {"PROGRAM", "PART", "SIDE_BY_SIDE"}
+"""Options of `speechllm run` that make does not have by this name."""
+OF_MAKE = {"ARGS", "FILES", "VENV", "CONTAINER"}
+"""Variables that are no options of `speechllm run`."""
 
 
 def commands() -> list[str]:
@@ -101,6 +105,8 @@ def test_paths_exist() -> None:
     code = re.findall(r"`([^`\n]+)`", GUIDES)
     named = {word for text in (*code, *commands()) for word in re.findall(r"(?<![\w$/.])[\w.-]+/[\w./*-]*", text)}
     linked = set(re.findall(r"\]\((?!https?:)([^)]+)\)", README))
+    beside = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "docs" / "running.md").read_text())
+    assert [path for path in beside if not (ROOT / "docs" / path).exists()] == []
     paths = {path for path in named | linked if path.split("/")[0] not in MADE and "NAME" not in path}
     assert "conf/finetune.yaml" in paths
     assert [path for path in sorted(paths) if not list(ROOT.glob(path.rstrip("/")))] == []
@@ -117,11 +123,16 @@ def test_the_file_map_is_complete() -> None:
 
 
 def test_variables_are_those_of_the_makefile() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \|.*\| (.*)\|$", GUIDES, flags=re.MULTILINE)
-    assert {"DATA", "SIZE", "TRAINER", "ARGS"} <= {name for name, _ in rows}
+    rows = [
+        (name, default)
+        for names, default in re.findall(r"^\| (`[A-Z_]+`(?:, `[A-Z_]+`)*) \|.*\| (.*)\|$", GUIDES, flags=re.MULTILINE)
+        for name in re.findall("[A-Z_]+", names)
+    ]
+    options = {name.upper() for name in (*OPTIONS, *NUMBERS)} - NO_VARIABLES
+    assert sorted(name for name, _ in rows) == sorted(options | OF_MAKE)
     for name, default in rows:
-        assert name.lower() in OPTIONS or f"$({name})" in MAKEFILE
-        stated = re.fullmatch(r"`([\w.]+)`", default.strip())
+        assert name in options or f"$({name})" in MAKEFILE
+        stated = re.fullmatch(r"`([\w.-]+)`", default.strip())
         if stated:
             (own,) = re.findall(rf"^{name} +\??= (.*)$", MAKEFILE, flags=re.MULTILINE) or [DEFAULTS[name.lower()]]
-            assert stated[1] == own
+            assert stated[1] == str(own)
