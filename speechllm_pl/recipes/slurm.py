@@ -61,7 +61,7 @@ class Cluster:
                 " node>"
             )
 
-    def sbatch(self, name: str, options: Sequence[str], job: Sequence[str]) -> str:
+    def sbatch(self, name: str, options: Sequence[str], job: Sequence[str], expanded: str = "") -> str:
         """Format the `sbatch` line for a shell. Later options win: the user's are last.
 
         Args:
@@ -71,8 +71,10 @@ class Cluster:
         """
         chosen = {"partition": self.partition, "account": self.account, "time": self.time, "mem": self.mem}
         own = [f"--{option}={value}" for option, value in chosen.items() if value]
-        return shlex.join(["sbatch", f"--job-name={name}", *options, *own, *self.arguments, SCRIPT, *job])
+        start = shlex.join(["sbatch", f"--job-name={name}", *options])
+        return " ".join([start, *([expanded] if expanded else []), shlex.join([*own, *self.arguments, SCRIPT, *job])])
 
+            expanded: further option, which the shell expands.
     def training(self, run: str, plan: str, job: Sequence[str]) -> str:
         """Format the line for a training job, which waits for any job of its run's name (singleton).
 
@@ -85,7 +87,7 @@ class Cluster:
         options = ["--dependency=singleton", *self.on_devices, BEFORE_THE_LIMIT]
         if self.mem:
             return self.sbatch(run, options, job)
-        line = self.sbatch(run, [*options, "MEMORY"], job).replace("MEMORY", "${memory:+--mem=${memory}}", 1)
+        line = self.sbatch(run, options, job, "${memory:+--mem=${memory}}")
         of_cluster = ["--trainer.devices", self.tasks_per_node, "--trainer.num_nodes", self.nodes]
         asked = [*of_cluster, "--cpus_per_task", self.cpus_per_task, "--host_memory"]
         return f"memory=$({plan} {shlex.join(map(str, asked))}) && {line}"
@@ -94,14 +96,16 @@ class Cluster:
         """Format the line for an evaluation. It starts anew when requeued, so it gets no signal before the limit."""
         return self.sbatch("evaluate", self.on_devices, job)
 
-    def preparation(self, name: str, job: Sequence[str], array: str | None = None, options: Sequence[str] = ()) -> str:
+    def preparation(
+        self, name: str, job: Sequence[str], array: str | None = None, options: Sequence[str] = (), expanded: str = ""
+    ) -> str:
         """Format the line for a job of one task, or for an array of them."""
         tasks = [f"--array={array}", f"--output={LOGS}/%A_%a.out"] if array else []
-        return self.sbatch(name, [*options, *tasks, *self.on_cpus, BEFORE_THE_LIMIT], job)
+        return self.sbatch(name, [*options, *tasks, *self.on_cpus, BEFORE_THE_LIMIT], job, expanded)
 
     def parts(self, count: int, part: Sequence[str], join: Sequence[str]) -> str:
         """Format the lines for an array of one job per part, and for a job that joins them."""
         array = self.preparation("parts", part, f"1-{count}", ["--parsable"])
-        after = ["--dependency=afterok:PARTS", "--kill-on-invalid-dep=yes"]
-        joined = self.preparation("join", join, options=after).replace("afterok:PARTS", '"afterok:${parts%;*}"', 1)
+        after = '--dependency="afterok:${parts%;*}"'
+        joined = self.preparation("join", join, options=["--kill-on-invalid-dep=yes"], expanded=after)
         return f"parts=$({array}) && {joined}"

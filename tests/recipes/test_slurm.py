@@ -145,6 +145,18 @@ def test_jobs_of_one_run_wait_for_each_other(speechllm) -> None:
     assert "--job-name=runs/mine" in submission(speechllm, "finetune", "--gpus=0", "--run=runs/mine")
 
 
+def test_the_names_that_a_user_chose_stay_as_they_are(speechllm) -> None:
+    given = ("--trainer=ddp", "--run=runs/MEMORY-test", "--account=afterok:PARTS")
+    (line,) = lines(speechllm, "finetune", "--slurm", *given)
+    words = shlex.split(line.rpartition(" && ")[2])
+    assert {"--job-name=runs/MEMORY-test", "${memory:+--mem=${memory}}"} <= set(words)
+    assert told(words)[-3:] == ["--run", "runs/MEMORY-test", "--"]
+    given = ("--data=table", "--table=t", "--parts=en de", "--program=afterok:PARTS speechllm")
+    (line,) = lines(speechllm, "prepare", "--slurm", *given, "--account=afterok:PARTS")
+    words = shlex.split(line.rpartition(" && ")[2])
+    assert {"--dependency=afterok:${parts%;*}", "--account=afterok:PARTS"} <= set(words)
+
+
 def test_gpus_that_the_trainer_would_not_use_are_refused(speechllm) -> None:
     message = speechllm("run", "pretrain-ctc", "--slurm", "--gpus=8", "--trainer=cpu").error()
     assert "GPUS=0 TASKS=" in message
