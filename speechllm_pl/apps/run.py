@@ -83,6 +83,7 @@ SWITCHES = {
     "only_needs": "Make what the target needs, and not the target.",
     "slurm": "Submit the target to SLURM.",
 }
+    "only_line": "Print the target's own line with its environment, for the tasks of a job, and run nothing.",
 UNLIMITED = 999
 """Value of an empty number, as `make -j` gives it."""
 DEFAULTS = {
@@ -141,7 +142,9 @@ def run(arguments: list[str]) -> None:
     vars(options).update(EXPERIMENTS.get(options.target, {}))
     target = Target(options, tuple(with_underscores(arguments[end + 1 :])))
     last = Step(f"mkdir -p {LOGS} && {target.submission()}") if options.slurm else target.step
-    if options.dry_run:
+    if options.only_line:
+        print(target.programs.with_environment(last))
+    elif options.dry_run:
         for step in unfinished(*last.needs, *last.after) if options.only_needs else unfinished(last):
             print(step.line)
     elif options.target in EXPERIMENTS:
@@ -166,7 +169,7 @@ class Target:
     def __init__(self, options: argparse.Namespace, overrides: tuple[str, ...]):
         self.options, self.overrides = options, overrides
         program = sys.argv[0] if Path(sys.argv[0]).name == "speechllm" else "speechllm"
-        self.programs = Programs(options.program or shlex.quote(program), options.trainer)
+        self.programs = Programs(tuple(words(options.program)) or (program,), options.trainer)
 
     def chosen(self, kind: Any, **given: Any) -> Any:
         """Build a dataclass of recipes from the options with its fields' names, and `given`."""
@@ -280,4 +283,4 @@ class Target:
             for name, value in given.items()
             if name not in OF_SUBMISSION and value is not None and value != DEFAULTS.get(name)
         ]
-        return [self.programs.program, target, *told, *more, "--", *self.overrides]
+        return [shlex.join(self.programs.program), target, *told, *more, "--", *self.overrides]

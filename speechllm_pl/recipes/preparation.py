@@ -40,7 +40,7 @@ class Preparation:
     """Further arguments of the program that prepares the corpus."""
 
     def _step(self, program: str, options: list[str], makes: Path | None, *needs: Step) -> Step:
-        line = f"{self.programs.python} -m data_prep.{program} {shlex.join(options)}"
+        line = shlex.join([*self.programs.python, "-m", f"data_prep.{program}", *options])
         return Step(line, makes, needs, environment=self.programs.environment)
 
     @cached_property

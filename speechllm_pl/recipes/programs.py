@@ -18,14 +18,15 @@ MIMALLOC = "lib/python*/site-packages/cmeel.prefix/lib/libmimalloc.so"
 class Programs:
     """Start of programs for a trainer."""
 
-    program: str
-    """`speechllm` for a shell, perhaps with its folder or container."""
+    program: tuple[str, ...]
+    """Words that start `speechllm`: its path, perhaps behind those that enter a container."""
     trainer: str = "cpu"
 
     @property
-    def python(self) -> str:
-        """The interpreter beside the command."""
-        return f"{self.program.removesuffix('speechllm')}python"
+    def python(self) -> tuple[str, ...]:
+        """Words that start the interpreter beside the command."""
+        *container, command = self.program
+        return (*container, os.path.join(os.path.dirname(command), "python"))
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -47,7 +48,15 @@ class Programs:
         return {**self.environment, "LD_PRELOAD": preloaded, "MIMALLOC_PURGE_DELAY": kept}
 
     def speechllm(self, *arguments: str) -> Step:
-        return Step(f"{self.program} {shlex.join(arguments)}", environment=self.environment)
+        return Step(shlex.join([*self.program, *arguments]), environment=self.environment)
+
+    def with_environment(self, step: Step) -> str:
+        """Line of a step of `speechllm` that sets the step's environment itself, inside the container."""
+        if not step.environment:
+            return step.line
+        container = shlex.join(self.program[:-1])
+        variables = shlex.join(["env", *(f"{name}={value}" for name, value in step.environment.items())])
+        return f"{container} {variables} {step.line.removeprefix(container).lstrip()}".lstrip()
 
     def fit(self, recipe: Recipe) -> Step:
         return replace(self.speechllm("fit", *recipe.fit_arguments), environment=self.training_environment)

@@ -94,8 +94,7 @@ def _started(step: Step) -> subprocess.Popen:
 
 def become(step: Step) -> NoReturn:
     """Print a step's line and replace this process by it, so that signals and exit status are its own."""
-    if os.environ.get("SLURM_PROCID", "0") == "0":
-        print(step.line, flush=True)
+    print(step.line, flush=True)
     os.execvpe("bash", _shell(step.line), {**os.environ, **step.environment})
 
 

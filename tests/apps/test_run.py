@@ -11,6 +11,7 @@ from speechllm_pl.apps.run import NUMBERS, OPTIONS, SWITCHES
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(sys.executable).with_name("speechllm")
+STARTED = "import sys; sys.argv = sys.argv[1:]; from speechllm_pl.apps.main import main; main()"
 
 
 @pytest.fixture
@@ -84,6 +85,38 @@ def test_the_line_that_is_printed_is_run_with_the_status_that_it_has(tmp_path: P
 def test_a_mistake_is_one_line(speechllm) -> None:
     assert "invalid choice: 'finetun'" in speechllm("run", "finetun").error()
     assert "--dta" in speechllm("run", "finetune", "--dta", "x").error()
+
+
+def test_a_program_in_a_folder_of_any_name_is_run(tmp_path: Path) -> None:
+    """Every step starts its program there, also when it is not told where it is."""
+    programs = tmp_path / "my (own) programs" / "bin"
+    programs.mkdir(parents=True)
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    (programs / "python").write_text("#!/bin/sh\nmkdir -p data/fsdd; touch data/fsdd/train.jsonl.gz data/fsdd/$2\n")
+    (programs / "speechllm").write_text(f'#!/bin/sh\nexec {sys.executable} -c \'{STARTED}\' "$0" "$@"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    given = ["run", "data", "--data", "fsdd"]
+    done = subprocess.run([programs / "speechllm", *given], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "data" / "fsdd" / "data_prep.fsdd").is_file()
+    line = subprocess.run(
+        [programs / "speechllm", "run", "report", "--dry-run"],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    ).stdout  # fmt: skip
+    assert shlex.split(line) == [str(programs / "speechllm"), "report", "--run", "runs/demo"]
+
+
+def test_the_line_of_a_target_sets_its_environment_itself(speechllm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks of a job run it as it is, whatever there is still to be made."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    given = ("run", "finetune", "--program", "enter 'my image' speechllm", "--data", "fsdd")
+    (line,) = speechllm(*given, "--only-line").out.splitlines()
+    words = shlex.split(line)
+    command = words.index("speechllm")
+    assert words[:3] == ["enter", "my image", "env"]
+    assert "OMP_NUM_THREADS=1" in words[3:command]
+    assert words[command:] == shlex.split(speechllm(*given, "--dry-run").out.splitlines()[-1])[2:]
 
 
 def test_help_says_what_each_option_is_in_a_whole_sentence(speechllm) -> None:

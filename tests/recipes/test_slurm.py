@@ -157,6 +157,40 @@ def test_the_names_that_a_user_chose_stay_as_they_are(speechllm) -> None:
     assert {"--dependency=afterok:${parts%;*}", "--account=afterok:PARTS"} <= set(words)
 
 
+def test_the_tasks_of_a_job_run_a_line_that_was_found_once(tmp_path: Path) -> None:
+    """Programs that stand for srun and speechllm note what they are started with."""
+    path = tmp_path / "my (own) programs"
+    path.mkdir()
+    (path / "srun").write_text(
+        "#!/bin/sh\nfor word; do case $word in --ntasks=1) one=1 ;; esac; done\n"
+        f'echo "${{one:-2}}" >>"{tmp_path}/tasks"\n'
+        'while [ "$1" != bash ]; do shift; done\nexec "$@"\n'
+    )
+    (path / "speechllm").write_text(
+        f"#!/bin/sh\nprintf '<%s>' \"$@\" >>'{tmp_path}/started'; echo >>'{tmp_path}/started'\n"
+        'case "$*" in *--only_line*) echo \'env STARTED_BY=line speechllm fit "a b"\' ;; esac\n'
+    )
+    for program in path.iterdir():
+        program.chmod(0o755)
+    of_slurm = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_JOB_NUM_NODES": "3",
+    }
+    script, program = ROOT / "conf" / "slurm" / "job.sbatch", shlex.quote(f"{path}/speechllm")
+    subprocess.run(
+        ["bash", script, program, "finetune", "--", "--x", "a b"],
+        env={**os.environ, **of_slurm, "PATH": f"{path}:{os.environ['PATH']}"}, check=True,
+    )  # fmt: skip
+    made, found, run = (tmp_path / "started").read_text().splitlines()
+    assert made == "<run><finetune><--only_needs><--><--x><a b>"
+    assert found.startswith(f"<run><finetune><--only_line><--program><'{path}/speechllm'><--><--x><a b>")
+    assert found.endswith("<--trainer.devices><2><--trainer.num_nodes><3>")
+    assert run == "<fit><a b>"
+    assert (tmp_path / "tasks").read_text().split() == ["1", "1", "2"]
+
+
 def test_gpus_that_the_trainer_would_not_use_are_refused(speechllm) -> None:
     message = speechllm("run", "pretrain-ctc", "--slurm", "--gpus=8", "--trainer=cpu").error()
     assert "GPUS=0 TASKS=" in message
