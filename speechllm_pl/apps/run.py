@@ -70,6 +70,8 @@ OPTIONS = {
     "array": "Tasks of the array that packs Shar.",
     "sbatch_args": "Further options of sbatch, in one word.",
 }
+OF_WORDS = ("languages", "parts", "prepare_args", "program", "sbatch_args")
+"""Options that are split into words as a shell does."""
 NUMBERS = {
     "jobs": "Processes that prepare data.",
     "part": "Prepare this part alone, counted from 1.",
@@ -81,11 +83,11 @@ NUMBERS = {
 SWITCHES = {
     "dry_run": "Print the lines and run nothing.",
     "only_needs": "Make what the target needs, and not the target.",
+    "only_line": "Print the target's own line with its environment, for the tasks of a job, and run nothing.",
     "slurm": "Submit the target to SLURM.",
 }
-    "only_line": "Print the target's own line with its environment, for the tasks of a job, and run nothing.",
 UNLIMITED = 999
-"""Value of an empty number, as `make -j` gives it."""
+"""Steps side by side without a number, as `make -j` gives it."""
 DEFAULTS = {
     "data": "spoken_numbers",
     "size": "tiny",
@@ -108,7 +110,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _number(text: str) -> int:
-    return int(text or UNLIMITED)
+    """Parse a number of at least 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number of at least 1")
+    return int(text)
+
+
+def _steps_side_by_side(text: str) -> int:
+    return _number(text) if text else UNLIMITED
+
+
+def _quoted(text: str) -> str:
+    """Check that a shell could split a text into words, for argparse."""
+    try:
+        shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}: {text}") from error
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,9 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("target", choices=TARGETS, help="What to do.")
     for name, text in OPTIONS.items():
-        parser.add_argument(f"--{name}", default=DEFAULTS.get(name), help=text)
+        kind = _quoted if name in OF_WORDS else str
+        parser.add_argument(f"--{name}", type=kind, default=DEFAULTS.get(name), help=text)
     for name, text in NUMBERS.items():
-        parser.add_argument(f"--{name}", type=_number, default=DEFAULTS.get(name), help=text)
+        kind = _steps_side_by_side if name == "side_by_side" else _number
+        parser.add_argument(f"--{name}", type=kind, default=DEFAULTS.get(name), help=text)
     for name, text in SWITCHES.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     return parser
@@ -210,7 +230,7 @@ class Target:
         if name == "prepare":
             return self.preparation.tokenizer
         if name == "data" and self.options.part:
-            return self.preparation.part(words(self.options.parts)[self.options.part - 1])
+            return self._part()
         if name in PREPARING:
             return getattr(self.preparation, PREPARING[name])
         return {
@@ -219,6 +239,13 @@ class Target:
             "report": self._report,
             "data-report": self._data_report,
         }[name]()
+
+    def _part(self) -> Step:
+        number, names = self.options.part, words(self.options.parts)
+        if number > len(names):
+            there_are = f"there are {len(names)}, {', '.join(names)}" if names else "--parts names none"
+            raise UserError(f"--part {number}: {there_are}; leave --part out to prepare everything")
+        return self.preparation.part(names[number - 1])
 
     @property
     def training(self) -> Step:

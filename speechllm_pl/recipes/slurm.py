@@ -1,5 +1,6 @@
 """Submission to SLURM: `sbatch` lines whose jobs are the same `speechllm run` as without it."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ class Cluster:
     mem: str | None = None
     arguments: tuple[str, ...] = ()
     """Further options of sbatch, which win."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"0|([^:\s]+:)?[1-9]\d*", self.gpus):
+            raise UserError(f"GPUS={self.gpus}: give their number on a node, as 8 or with their type, as a100:8")
 
     @property
     def tasks_per_node(self) -> int:
@@ -68,13 +73,13 @@ class Cluster:
             name: name of the job.
             options: options of sbatch for this kind of job.
             job: the command and arguments of `speechllm run`.
+            expanded: further option, which the shell expands.
         """
         chosen = {"partition": self.partition, "account": self.account, "time": self.time, "mem": self.mem}
         own = [f"--{option}={value}" for option, value in chosen.items() if value]
         start = shlex.join(["sbatch", f"--job-name={name}", *options])
         return " ".join([start, *([expanded] if expanded else []), shlex.join([*own, *self.arguments, SCRIPT, *job])])
 
-            expanded: further option, which the shell expands.
     def training(self, run: str, plan: str, job: Sequence[str]) -> str:
         """Format the line for a training job, which waits for any job of its run's name (singleton).
 

@@ -87,6 +87,30 @@ def test_a_mistake_is_one_line(speechllm) -> None:
     assert "--dta" in speechllm("run", "finetune", "--dta", "x").error()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["pretrain-ctc", "--slurm", "--trainer=ddp", "--gpus=a100"], "GPUS=a100: give their number on a node"),
+        (["pretrain-ctc", "--slurm", "--trainer=ddp", "--gpus=a100:0"], "a100:8"),
+        (["pretrain-ctc", "--slurm", "--trainer=ddp", "--gpus=-1"], "GPUS=-1"),
+        (["data", "--parts=en de", "--part=9"], "--part 9: there are 2, en, de"),
+        (["data", "--part=1"], "--part 1: --parts names none"),
+        (["data", "--parts=en de", "--part=0"], "'0' is no whole number of at least 1"),
+        (["finetune", "--slurm", "--nodes="], "--nodes: '' is no whole number of at least 1"),
+        (["finetune", "--slurm", "--nodes=two"], "--nodes: 'two' is no whole number of at least 1"),
+        (["data", "--jobs=0"], "--jobs: '0'"),
+        (["data", "--parts=it's"], "--parts: No closing quotation: it's"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_an_odd_value_is_refused_in_one_line_that_says_what_to_give(speechllm, arguments: list[str], told: str) -> None:
+    assert told in speechllm("run", *arguments, "--dry-run").error()
+
+
+def test_steps_side_by_side_may_be_without_a_number(speechllm) -> None:
+    assert speechllm("run", "data", "--side-by-side=", "--dry-run").status == 0
+
+
 def test_a_program_in_a_folder_of_any_name_is_run(tmp_path: Path) -> None:
     """Every step starts its program there, also when it is not told where it is."""
     programs = tmp_path / "my (own) programs" / "bin"
