@@ -2,9 +2,19 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from commands import lines, value
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_a_clone_without_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that are finished are left out of an experiment."""
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(
