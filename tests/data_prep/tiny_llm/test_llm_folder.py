@@ -8,35 +8,12 @@ from pathlib import Path
 
 import pytest
 from lhotse import CutSet, MonoCut, SupervisionSegment
+from small_llm import EIGHT_LANGUAGES, SMALL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data_prep.tiny_llm.llm_folder import build
-from data_prep.tiny_llm.pretraining import Recipe
 from data_prep.tiny_llm.subwords import BOS_ID, EOS_ID, FILLER_ID, SPECIAL_TOKENS
 from speechllm_pl.core.errors import UserError
-
-EIGHT_LANGUAGES = {
-    "en": ["three hundred and forty five", "it's nine", "seventy two"],
-    "de": ["fünfhundertdreiundzwanzig", "zwölf", "dreißig"],
-    "nl": ["drieëntwintig", "vijf", "achtenzestig"],
-    "fr": ["quatre-vingt-dix", "zéro", "l'été"],
-    "es": ["veintidós", "mil", "dieciséis"],
-    "it": ["ventitré", "cento", "sessantuno"],
-    "pt": ["três", "cinquenta e três", "cento e dez"],
-    "pl": ["pięć", "dziewięćdziesiąt sześć", "sto"],
-}
-
-
-SMALL = Recipe(
-    steps=40,
-    batch_tokens=300,
-    learning_rate=1e-2,
-    vocabulary_size=120,
-    hidden_size=32,
-    intermediate_size=48,
-    layers=2,
-    heads=2,
-)
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,6 @@ from lhotse import CutSet, MonoCut, SupervisionSegment
 from data_prep.tiny_llm.text_pool import TextPool, read_texts, too_few
 from speechllm_pl.core.errors import UserError
 
-EIGHT_LANGUAGES = {
-    "en": ["three hundred and forty five", "it's nine", "seventy two"],
-    "de": ["fünfhundertdreiundzwanzig", "zwölf", "dreißig"],
-    "nl": ["drieëntwintig", "vijf", "achtenzestig"],
-    "fr": ["quatre-vingt-dix", "zéro", "l'été"],
-    "es": ["veintidós", "mil", "dieciséis"],
-    "it": ["ventitré", "cento", "sessantuno"],
-    "pt": ["três", "cinquenta e três", "cento e dez"],
-    "pl": ["pięć", "dziewięćdziesiąt sześć", "sto"],
-}
-
 
 def write_manifest(path: Path, texts: dict[str, list[str]]) -> Path:
     cuts = []
