@@ -68,26 +68,19 @@ def evaluate(
     systems: dict[str, System] = {}
     stages: set[str] = set()
     with ranks(device, devices) as rank:
-        if num_workers == "auto":
-            num_workers = 0 if rank.device == "cpu" else workers_of_rank(rank.here)
-        if num_workers:
+        workers = num_workers
+        if workers == "auto":
+            workers = 0 if rank.device == "cpu" else workers_of_rank(rank.here)
+        if workers:
             start_server()  # which gets ready while the model is read
         for path in checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, llm, rank.device, stages))
-            share = {"options": options, "num_workers": num_workers, "rank": rank.number, "world_size": rank.of}
+            share = {"options": options, "num_workers": workers, "rank": rank.number, "world_size": rank.of}
             parts = rank.gathered(recognize(recognizer, references, max_duration, precision=precision, **share))
-            if not rank.is_first:
-                continue
-            recognized = Recognized.of_ranks(parts)
-            _tell_skipped(recognized)
-            used = precision or recognizer.precision
-            how = {"device": recognizer.device.type, "devices": rank.of, "precision": used}
-            for system in recognizer.systems:
-                # Stage 1's own CTC result stands, not that of the head kept in stage 2.
-                if system not in systems or system == recognizer.stage:
-                    search = {"decoder": decoder} if system == "llm" else {}
-                    told = {**how, **search, "checkpoint": path}
-                    systems[system] = _judged(recognized, system, recognizer.stage, told)
+            if rank.is_first:
+                used = precision or recognizer.precision
+                how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "checkpoint": path}
+                _judge(Recognized.of_ranks(parts), recognizer, decoder, how, systems)
     if rank.is_first:
         _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
         _refuse_above(max_wer, max_unread, systems)
@@ -125,6 +118,26 @@ def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recogn
     return recognizer
 
 
+def _judge(
+    recognized: Recognized, recognizer: Recognizer, decoder: Decoder, how: dict[str, Any], systems: dict[str, System]
+) -> None:
+    """Put the results of one checkpoint's systems among those of all checkpoints."""
+    _tell_skipped(recognized)
+    for system in recognizer.systems:
+        # Stage 1's own CTC result stands, not that of the head kept in stage 2.
+        if system not in systems or system == recognizer.stage:
+            search = _search(recognized, decoder) if system == "llm" else {}
+            systems[system] = _judged(recognized, system, recognizer.stage, {**search, **how})
+
+
+def _search(recognized: Recognized, decoder: Decoder) -> dict[str, Any]:
+    """How the LLM's texts were found: its forward passes an utterance, and the share of tokens from drafts."""
+    found = recognized.hypotheses("llm")
+    passes, tokens = sum(each.passes for each in found), sum(each.num_tokens for each in found)
+    drafted = sum(each.drafted for each in found)
+    return {"decoder": decoder, "llm_passes": passes / max(1, len(found)), "drafted": drafted / max(1, tokens)}
+
+
 def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]) -> System:
     hypotheses = recognized.hypotheses(system)
     if problem := not_finite(recognized.ids, hypotheses, system):
@@ -140,8 +153,6 @@ def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]
         # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
         "real_time_factor": recognized.real_time_factor if system == stage else None,
         "truncated": len(truncated),
-        "llm_passes": sum(found.passes for found in hypotheses) / len(hypotheses),
-        "drafted": sum(found.drafted for found in hypotheses) / max(1, sum(found.num_tokens for found in hypotheses)),
         "unreadable": recognized.skipped,
         **how,
         "command": shlex.join(["speechllm", *sys.argv[1:]]),

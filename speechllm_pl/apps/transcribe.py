@@ -99,6 +99,11 @@ def transcribe(
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else Python complains of what it cannot write at its end
         sys.exit(EXIT_BASE + signal.SIGPIPE)
+    _refuse(refused, given)
+
+
+def _refuse(refused: list[str], given: int) -> None:
+    """Raise a UserError that names all files that were refused, if there are any."""
     if refused:
         raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
 
