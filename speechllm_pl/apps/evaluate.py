@@ -61,18 +61,13 @@ def evaluate(
     Raises:
         UserError: bad input, an average WER above `max_wer`, or a share of unread recordings above `max_unread`.
     """
-    checkpoints = [checkpoint] if isinstance(checkpoint, str) else checkpoint
-    _refuse_impossible(checkpoints, max_unread, num_workers)
+    checkpoints = _checked([checkpoint] if isinstance(checkpoint, str) else checkpoint, max_unread, num_workers)
     options = DecodingOptions(decoder, accept_probability)
     references = read_cuts(Path(cuts), allow_commands=allow_command_sources)
     systems: dict[str, System] = {}
     stages: set[str] = set()
     with ranks(device, devices) as rank:
-        workers = num_workers
-        if workers == "auto":
-            workers = 0 if rank.device == "cpu" else workers_of_rank(rank.here)
-        if workers:
-            start_server()  # which gets ready while the model is read
+        workers = _readers(num_workers, rank.device, rank.here)
         for path in checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, llm, rank.device, stages))
             share = {"options": options, "num_workers": workers, "rank": rank.number, "world_size": rank.of}
@@ -86,14 +81,24 @@ def evaluate(
         _refuse_above(max_wer, max_unread, systems)
 
 
-def _refuse_impossible(checkpoints: list[str], max_unread: float, num_workers: int | str) -> None:
-    """Raise a UserError where an option has a value that it cannot have."""
+def _checked(checkpoints: list[str], max_unread: float, num_workers: int | str) -> list[str]:
+    """Return the checkpoints, or raise a UserError where an option has a value that it cannot have."""
     if not 0 <= max_unread <= 1:
         raise UserError(f"--max_unread {max_unread} is a share: give 0 to 1")
     if not checkpoints:
         raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
     if isinstance(num_workers, int) and num_workers < 0:
         raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
+    return checkpoints
+
+
+def _readers(num_workers: int | Literal["auto"], device: str, local_ranks: int) -> int:
+    """Number of processes that read ahead for each rank; they get ready while the model is read."""
+    if num_workers == "auto":
+        num_workers = 0 if device == "cpu" else workers_of_rank(local_ranks)
+    if num_workers:
+        start_server()
+    return num_workers
 
 
 @dataclass(frozen=True)
