@@ -14,8 +14,8 @@ from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
+from speechllm_pl.recognition.decoding_options import Decoder, DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import not_finite
-from speechllm_pl.recognition.options import Decoder, DecodingOptions, Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 
 

@@ -122,7 +122,7 @@ def _run_program(name: str, arguments: list[str]) -> None:
     elif name in ("plan", "fetch"):
         program(arguments, import_module("speechllm_pl.apps.trainer_cli").fit_configuration)
     else:
-        import_module("speechllm_pl.apps.options").run_with_options(name, program, arguments)
+        import_module("speechllm_pl.apps.program_options").run_with_options(name, program, arguments)
 
 
 def _failed(error: Exception) -> NoReturn:

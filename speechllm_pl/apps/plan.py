@@ -22,7 +22,7 @@ from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.planning.advice import largest_batch, remedies
 from speechllm_pl.planning.estimate import GPUS, Gpu, Setup, Sharding, estimate, needed
 from speechllm_pl.planning.host_memory import host_memory
-from speechllm_pl.planning.page import describe, gib, host_line
+from speechllm_pl.planning.plan_text import describe, gib, host_line
 from speechllm_pl.planning.step_cost import Blueprint
 from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards

@@ -15,8 +15,8 @@ from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
+from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.options import DecodingOptions, Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 
 

@@ -17,9 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 
 from speechllm_pl.apps.missing_values import refuse_missing_values
-from speechllm_pl.apps.options import OneLineErrors
 from speechllm_pl.apps.pinned_llm import pin_llm
 from speechllm_pl.apps.plan import fitting_duration
+from speechllm_pl.apps.program_options import OneLineErrors
 from speechllm_pl.apps.val_duration import fitting_val_duration
 from speechllm_pl.core.errors import UserError, in_one_line, user_error
 from speechllm_pl.data.datamodule import SpeechDataModule

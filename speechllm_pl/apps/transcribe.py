@@ -27,8 +27,8 @@ from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.cut_line import UNKNOWN_LANGUAGE
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read
+from speechllm_pl.recognition.decoding_options import Decoder, DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
-from speechllm_pl.recognition.options import Decoder, DecodingOptions, Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_record
 

@@ -10,10 +10,10 @@ from speechllm_pl.core.prompt import Columns
 from speechllm_pl.models.llm import LlmTokenizer
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.draft_scorer import LlmDraftScorer, sees_everything
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_greedy import greedy
-from speechllm_pl.recognition.options import DecodingOptions
 from speechllm_pl.recognition.scorer import LlmScorer
 from speechllm_pl.recognition.speculative import speculative
 from speechllm_pl.recognition.text_end import TextEnds, lowered, token_caps

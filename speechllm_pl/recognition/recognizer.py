@@ -30,9 +30,9 @@ from speechllm_pl.models.llm import (
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_text import generate
-from speechllm_pl.recognition.options import DecodingOptions, Precision
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
 from speechllm_pl.storage.llm_files import llm_digest as digest_of

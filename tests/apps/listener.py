@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from speechllm_pl.recognition.decoding_options import Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.options import Precision
 from speechllm_pl.recognition.recognizer import Recognizer
 
 

@@ -18,7 +18,7 @@ from data_prep.machinery.command_line import run
 from data_prep.tiny_llm.text_pool import read_texts
 from speechllm_pl.apps import main, recognition, transcribe
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.recognition.options import DecodingOptions
+from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer
 
 CANARY = "canary"

@@ -14,9 +14,9 @@ from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_text import generate
-from speechllm_pl.recognition.options import DecodingOptions
 from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND, TextEnds, token_caps
 
 BOS, EOS, ONE, TWO, THREE = 1, 2, 4, 5, 6

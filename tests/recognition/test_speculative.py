@@ -13,9 +13,9 @@ from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_text import generate
-from speechllm_pl.recognition.options import DecodingOptions
 from speechllm_pl.recognition.text_end import TextEnd, TextEnds
 
 sys.path.append(str(Path(__file__).parents[1] / "models"))
