@@ -37,6 +37,9 @@ def test_evaluate_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path, 
     assert texts[0] == texts[1]
     assert [entry["decoder"] for entry in scores.values()] == ["greedy", "speculative"]
     assert scores["greedy"]["drafted"] == 0
+    words = sum(len(json.loads(line)["hypothesis"].split()) for line in texts[0].splitlines() if '"llm"' in line)
+    utterances = sum('"llm"' in line for line in texts[0].splitlines())
+    assert scores["greedy"]["llm_passes"] >= words / utterances > 1  # each word of this LLM is a token
     assert scores["speculative"]["llm_passes"] <= scores["greedy"]["llm_passes"]
 
 
