@@ -28,6 +28,7 @@ from lhotse import CutSet, MonoCut
 from lhotse.dataset import BucketingSampler, DynamicBucketingSampler
 from machine import describe
 
+from speechllm_pl.core.audio.units import FRAME_SECONDS
 from speechllm_pl.data.buckets import Buckets, Positions
 from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.positions import TOKENS_PER_SECOND
@@ -47,7 +48,7 @@ class Lengths(NamedTuple):
 
     def embeddings(self, stride: int) -> np.ndarray:
         """Of audio: an encoder frame every 80 ms, `stride` of them in each."""
-        return np.ceil(self.seconds / 0.08 / stride).astype(np.int32)
+        return np.ceil(self.seconds / FRAME_SECONDS / stride).astype(np.int32)
 
 
 def like_mls(utterances: int) -> Lengths:
@@ -83,7 +84,7 @@ class Setting(NamedTuple):
 def ours(lengths: Lengths, setting: Setting, by_text: bool = True) -> Iterator[np.ndarray]:
     positions = None
     if setting.stride is not None and by_text:
-        most = round(setting.max_duration * (12.5 / setting.stride + TOKENS_PER_SECOND))
+        most = round(setting.max_duration * (1 / (FRAME_SECONDS * setting.stride) + TOKENS_PER_SECOND))
         positions = Positions(lengths.embeddings(setting.stride), lengths.tokens, most)
     for batch in EpochBatches(Buckets(lengths.seconds, setting.max_duration, NUM_BUCKETS, positions)):
         yield batch.indices

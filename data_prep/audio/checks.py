@@ -2,8 +2,7 @@
 
 import numpy as np
 
-FRAME_SECONDS = 0.08
-"""Step of the encoder: a 10 ms hop times a convolution stride of 8."""
+from speechllm_pl.core.audio.units import FRAME_SECONDS
 
 SILENCE = 2e-4
 """Span between the largest and the smallest sample (full scale 2) below which a recording is silent: three

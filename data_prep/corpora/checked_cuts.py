@@ -10,12 +10,12 @@ import soundfile
 from lhotse import AudioSource, MonoCut, Recording, SupervisionSegment
 
 from data_prep.audio.audio_files import Audio, Stretch, read_audio, read_end, resample, write_audio
-from data_prep.audio.checks import FRAME_SECONDS, Rejected, check_samples
+from data_prep.audio.checks import Rejected, check_samples
 from data_prep.corpora.entries import Utterance
 from data_prep.machinery.command_line import is_utf_8
 from speechllm_pl.core.audio.channels import channels_cancel
 from speechllm_pl.core.audio.sampling_rates import HIGHEST_HZ, LOWEST_HZ
-from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.core.audio.units import FRAME_SECONDS, SAMPLING_RATE
 
 
 def check_transcript(text: str, seconds: float) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from speechllm_pl.core.audio.units import HOP, SAMPLING_RATE
+from speechllm_pl.core.audio.units import FRAME_SECONDS
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import halved, length_mask
 from speechllm_pl.models.ctc import CtcHead, CtcModel
@@ -54,7 +54,7 @@ class ConformerConfig:
 class ConformerCtc(CtcModel):
     """Filter banks, SpecAugment, conformer and CTC head."""
 
-    seconds_per_frame = 8 * HOP / SAMPLING_RATE
+    seconds_per_frame = FRAME_SECONDS
 
     def __init__(self, encoder: ConformerConfig, spec_augment: SpecAugmentConfig, vocab_size: int):
         super().__init__(encoder, spec_augment, vocab_size)
