@@ -3,34 +3,28 @@
 from pathlib import Path
 from typing import Any
 
+from speechllm_pl.apps.program_options import AverageOptions
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoints import RECORD, by_error_rate, by_steps, is_whole, read_checkpoint, write_file
 from speechllm_pl.storage.consolidated import OF_WEIGHTS_ALONE
 
 
-def average(run: str, last: int | None = None, best: int | None = None, output: str | None = None) -> None:
+def average(options: AverageOptions) -> None:
     """Average the weights of a run's checkpoints, which often lowers the error rate a little.
 
-    Args:
-        run: folder of the run.
-        last: how many of the newest checkpoints.
-        best: instead: how many of those with the lowest word error rate on dev.
-        output: file to write; default is checkpoints/average.ckpt in the run's folder.
-
     Raises:
-        UserError: not just one of `last` and `best` is given, or the run has fewer checkpoints.
+        UserError: the run has fewer checkpoints.
     """
-    if (last is None) == (best is None):
-        raise UserError("say which checkpoints: --last 5 for the newest, or --best 5 for the lowest error rates on dev")
-    folder = Path(run, "checkpoints")
-    found = [path for path in (by_error_rate(folder) if last is None else by_steps(folder)[::-1]) if is_whole(path)]
-    wanted = last if last is not None else best
+    folder = Path(options.run, "checkpoints")
+    of_kind = by_error_rate(folder) if options.last is None else by_steps(folder)[::-1]
+    found = [path for path in of_kind if is_whole(path)]
+    wanted = options.best if options.last is None else options.last
     if not wanted or wanted < 1 or len(found) < wanted:
         raise UserError(
             f"{folder} has {len(found)} such checkpoints, and {wanted} were asked for: ask for 1 to {len(found)}, or"
             " train with more of them kept (LastCheckpoints.keep_newest, keep_best)"
         )
-    path = Path(output) if output else folder / "average.ckpt"
+    path = Path(options.output) if options.output else folder / "average.ckpt"
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file with --output")
     write_file(mean(found[:wanted]), path)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from speechllm_pl.apps.program_options import ConsolidateOptions
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import merge_lora
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -11,22 +12,16 @@ from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.consolidated import save_consolidated
 
 
-def consolidate(checkpoint: str, output: str, merge: bool = False, llm: str | None = None) -> None:
+def consolidate(options: ConsolidateOptions) -> None:
     """Write what was trained as one folder of safetensors, which evaluate, transcribe and finetune read.
-
-    Args:
-        checkpoint: of either stage, sharded or not.
-        output: folder to write.
-        merge: put the LLM into the folder too, with LoRA in its weights: a plain Hugging Face model in `llm`.
-        llm: folder or name of the LLM, where it has moved since training.
 
     Raises:
         UserError: the checkpoint is missing or damaged, or has no LLM to merge.
     """
-    folder = Path(output)
-    found = read_checkpoint(checkpoint)
-    if merge:
-        _save_merged(checkpoint, folder, llm, found[RECORD])
+    folder = Path(options.output)
+    found = read_checkpoint(options.checkpoint)
+    if options.merge:
+        _save_merged(options.checkpoint, folder, options.llm, found[RECORD])
     else:
         save_consolidated(folder, found[RECORD], found["state_dict"])
     print(f"{folder}: {sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")

@@ -8,88 +8,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from speechllm_pl.apps.program_options import EvaluateOptions
 from speechllm_pl.apps.ranks import ranks
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
-from speechllm_pl.recognition.decoding_options import Decoder, DecodingOptions, Precision
+from speechllm_pl.recognition.decoding_options import Decoder
 from speechllm_pl.recognition.hypothesis import not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
 
 
-def evaluate(
-    checkpoint: str | list[str],
-    cuts: str,
-    output: str | None = None,
-    max_duration: float = 60.0,
-    device: str = "auto",
-    devices: int | Literal["auto"] = 1,
-    precision: Precision | None = None,
-    decoder: Decoder = "greedy",
-    accept_probability: float | None = None,
-    num_workers: int | Literal["auto"] = "auto",
-    llm: str | None = None,
-    max_wer: float | None = None,
-    max_unread: float = 0.0,
-    allow_command_sources: bool = False,
-) -> None:
+def evaluate(options: EvaluateOptions) -> None:
     """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
-
-    Args:
-        checkpoint: of stage 1, of stage 2, or both for a table side by side: '[A,B]'.
-        cuts: Lhotse manifest with transcripts.
-        output: folder to write to; default is the run folder of the last checkpoint.
-        max_duration: seconds of audio a batch.
-        device: where to compute: cpu, cuda, cuda:1; auto is a GPU where there is one.
-        devices: processes that share the cuts, each with a whole model on a device: a number, or auto for every GPU, or
-            without one for as many as the CPUs have room for. Where torchrun or srun has started them, they do.
-        precision: of the computation; default is that of training.
-        decoder: of an LLM's text. greedy asks it once a token; speculative has it check what the CTC head heard, and
-            finds the same text in fewer passes.
-        accept_probability: let speculative also accept what the LLM gives at least this probability, 0 to 1, though it
-            would have written something else. Fewer passes, another text.
-        num_workers: processes that read audio ahead, for each device; auto is as many as there are CPUs for beside a
-            GPU, and none beside a CPU, which reading takes a few per cent of.
-        llm: folder or name of the LLM, where it has moved since training.
-        max_wer: fail (status 2) when a system's average WER is above this fraction, or recordings could not be read.
-        max_unread: the share of recordings, 0 to 1, that may be unread where `max_wer` is given.
-        allow_command_sources: run the shell commands and open the addresses that the manifest names instead of files;
-            for a manifest that you trust.
 
     Raises:
         UserError: bad input, an average WER above `max_wer`, or a share of unread recordings above `max_unread`.
     """
-    checkpoints = _checked([checkpoint] if isinstance(checkpoint, str) else checkpoint, max_unread, num_workers)
-    options = DecodingOptions(decoder, accept_probability)
-    references = read_cuts(Path(cuts), allow_commands=allow_command_sources)
+    references = read_cuts(Path(options.cuts), allow_commands=options.allow_command_sources)
     systems: dict[str, System] = {}
     stages: set[str] = set()
-    with ranks(device, devices) as rank:
-        workers = _readers(num_workers, rank.device, rank.here)
-        for path in checkpoints:
-            recognizer = rank.after_the_first(functools.partial(_loaded, path, llm, rank.device, stages))
+    with ranks(options.device, options.devices) as rank:
+        workers = _readers(options.num_workers, rank.device, rank.here)
+        for path in options.checkpoints:
+            recognizer = rank.after_the_first(functools.partial(_loaded, path, options.llm, rank.device, stages))
             share = {"options": options, "num_workers": workers, "rank": rank.number, "world_size": rank.of}
-            parts = rank.gathered(recognize(recognizer, references, max_duration, precision=precision, **share))
+            found = recognize(recognizer, references, options.max_duration, precision=options.precision, **share)
+            parts = rank.gathered(found)
             if rank.is_first:
-                used = precision or recognizer.precision
+                used = options.precision or recognizer.precision
                 how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "checkpoint": path}
-                _judge(Recognized.of_ranks(parts), recognizer, decoder, how, systems)
+                _judge(Recognized.of_ranks(parts), recognizer, options.decoder, how, systems)
     if rank.is_first:
-        _write(Path(output) if output else Path(checkpoints[-1]).resolve().parent.parent, systems)
-        _refuse_above(max_wer, max_unread, systems)
-
-
-def _checked(checkpoints: list[str], max_unread: float, num_workers: int | str) -> list[str]:
-    """Return the checkpoints, or raise a UserError where an option has a value that it cannot have."""
-    if not 0 <= max_unread <= 1:
-        raise UserError(f"--max_unread {max_unread} is a share: give 0 to 1")
-    if not checkpoints:
-        raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
-    if isinstance(num_workers, int) and num_workers < 0:
-        raise UserError(f"num_workers {num_workers}: give 0 or more, or auto")
-    return checkpoints
+        last = Path(options.checkpoints[-1])
+        _write(Path(options.output) if options.output else last.resolve().parent.parent, systems)
+        _refuse_above(options.max_wer, options.max_unread, systems)
 
 
 def _readers(num_workers: int | Literal["auto"], device: str, local_ranks: int) -> int:

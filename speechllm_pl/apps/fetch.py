@@ -1,12 +1,12 @@
 """Download of an LLM into this machine's cache, before many processes need it (`speechllm fetch`)."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
 from speechllm_pl.apps.pinned_llm import recorded_revision
+from speechllm_pl.apps.program_options import FetchOptions
 from speechllm_pl.core.errors import UserError
 
 READ = ["*.json", "*.model", "*.txt", "*.safetensors"]
@@ -15,14 +15,12 @@ UNREAD = ["*/*", "consolidated*", "*adapter*"]
 """Other files of a hub: the weights again in other formats."""
 
 
-def fetch(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
+def fetch(_: FetchOptions, config: Any) -> None:
     """Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already.
 
     Args:
-        arguments: arguments of `fit`.
-        parse_fit: parses arguments of `fit` into its configuration, without building anything.
+        config: parsed configuration of `fit`.
     """
-    config = parse_fit(arguments)
     model = config.model.init_args
     if "llm" in model and not Path(model.llm).is_dir():
         revision = model.get("llm_revision") or recorded_revision(config)  # as `fit` will ask for it

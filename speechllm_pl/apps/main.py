@@ -10,10 +10,38 @@ import traceback
 from importlib import import_module
 from typing import Any, NoReturn
 
+from speechllm_pl.apps import program_options
 from speechllm_pl.apps.messages import nearest, quieten
 from speechllm_pl.core.errors import LOST, Stopped, UserError, printable, user_error
 
 TRAINER_COMMANDS = {
+    "fit": "Train a stage, or resume its run.",
+    "validate": "Score a trained stage on dev.",
+    "test": "Score a trained stage on test.",
+    "predict": "Write what a trained stage recognises.",
+}
+"""Lightning's commands, with options of the model, the data and the trainer."""
+
+OPTIONS = {
+    "evaluate": program_options.EvaluateOptions,
+    "transcribe": program_options.TranscribeOptions,
+    "report": program_options.ReportOptions,
+    "data report": program_options.DataReportOptions,
+    "plan": program_options.PlanOptions,
+    "fetch": program_options.FetchOptions,
+    "average": program_options.AverageOptions,
+    "consolidate": program_options.ConsolidateOptions,
+}
+"""Programs with their options, whose docstrings are the help. Each is a function in a module of its name."""
+
+PROGRAMS = {
+    "run": "Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.",
+    **{name: (kind.__doc__ or "").splitlines()[0] for name, kind in OPTIONS.items()},
+}
+OF_FIT = ("plan", "fetch")
+"""Programs that take a configuration of `fit` besides their own options."""
+
+COMMANDS = {
     "fit": "Train a stage, or resume its run.",
     "validate": "Score a trained stage on dev.",
     "test": "Score a trained stage on test.",
@@ -115,14 +143,18 @@ def _unknown(name: str, known: dict[str, str]) -> UserError:
 
 
 def _run_program(name: str, arguments: list[str]) -> None:
+    """Run a program; it is imported when its options are parsed, since that may take seconds."""
+    if name == "run":
+        import_module("speechllm_pl.apps.run").run(arguments)
+        return
+    parsed = import_module("speechllm_pl.apps.option_parser").parsed
+    options, rest = parsed(name, OPTIONS[name], arguments, others=name in OF_FIT)
     function = name.replace(" ", "_")
     program = getattr(import_module(f"speechllm_pl.apps.{function}"), function)
-    if name == "run":
-        program(arguments)
-    elif name in ("plan", "fetch"):
-        program(arguments, import_module("speechllm_pl.apps.trainer_cli").fit_configuration)
+    if name in OF_FIT:
+        program(options, import_module("speechllm_pl.apps.trainer_cli").fit_configuration(rest))
     else:
-        import_module("speechllm_pl.apps.program_options").run_with_options(name, program, arguments)
+        program(options)
 
 
 def _failed(error: Exception) -> NoReturn:

@@ -1,18 +1,17 @@
 """GPU memory and time that a configuration needs, before anything is read or started (`speechllm plan`)."""
 
-import argparse
 import sys
-from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from math import ceil
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import transformers
 from lightning.pytorch.utilities import rank_zero_only
 
+from speechllm_pl.apps.program_options import PlanOptions
 from speechllm_pl.configuration.bounded_yaml import read_configuration
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.device_memory import GIB, total_memory
@@ -39,21 +38,13 @@ class NotKnown(UserError):
     """Error for an unknown fact that a plan needs, but not a run."""
 
 
-def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
+def plan(options: PlanOptions, config: Any) -> None:
     """Print the memory and time that a configuration of `fit` needs, and what to change if it does not fit.
 
     Args:
-        arguments: arguments of `fit`, and our own: see `--help`.
-        parse_fit: parses arguments of `fit` into its configuration, without building anything.
+        config: parsed configuration of `fit`.
     """
-    options, rest = _parser().parse_known_args(arguments)
     gpu = find_gpu(options.gpu)
-    if not 0 < options.utilisation <= 1:
-        raise UserError(f"--utilisation {options.utilisation:g} is a share: give more than 0 and at most 1")
-    for name in ("gpus", "gpus_per_node"):
-        if (number := getattr(options, name)) is not None and number < 1:
-            raise UserError(f"--{name} {number}: give at least 1")
-    config = parse_fit(rest)
     try:
         setup = setup_of(config, options.gpus, options.tokens_per_second, options.gpus_per_node)
     except NotKnown as error:
@@ -78,34 +69,6 @@ def plan(arguments: list[str], parse_fit: Callable[[list[str]], Any]) -> None:
             print(f"  {gib(needed(most))}  {verdict:<13} {remedy.what}", flush=True)
     elif seconds := largest_batch(setup, gpu):
         print(f"the largest batch that fits, of utterances of {setup.max_seconds:g} s: --data.max_duration {seconds:g}")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"plan: {message}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="speechllm plan",
-        description=(plan.__doc__ or "").splitlines()[0],
-        epilog="All other arguments are those of `speechllm fit`: several --config, then dotted overrides.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--gpu", default="A100-80", help=f"one of {', '.join(GPUS)}, or its memory in GiB")
-    parser.add_argument("--gpus", type=int, help="how many, of all nodes (default: the trainer's devices, or 1)")
-    parser.add_argument("--gpus_per_node", type=int, help="(default: the trainer's devices, where a number, or 8)")
-    parser.add_argument(
-        "--utilisation", type=float, default=0.4, help="share of the datasheet's bf16 rate that training reaches"
-    )
-    parser.add_argument(
-        "--cpus_per_task", type=int, default=8, help="where data.num_workers is auto: all but one read, eight at most"
-    )
-    parser.add_argument(
-        "--host_memory", action="store_true", help="print alone what sbatch is to be given for --mem, where it is known"
-    )
-    parser.add_argument("--tokens_per_second", type=float, default=5.0, help="of text, in speech")
-    return parser
 
 
 def find_gpu(name: str) -> Gpu:

@@ -1,66 +1,236 @@
-"""Command-line options of our own programs, from the signatures and docstrings of their functions."""
+"""Options of our own programs. Nothing that takes seconds to import stands between a typo and its answer."""
 
-import inspect
-from collections.abc import Callable
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import Literal
 
-from jsonargparse import ArgumentParser, _loaders_dumpers
-
-from speechllm_pl.apps.messages import nearest, parsing_error
-from speechllm_pl.configuration.bounded_yaml import BoundedLoader
 from speechllm_pl.core.errors import UserError
-
-_loaders_dumpers.yaml_default_loader = BoundedLoader
-
-
-class OneLineErrors:
-    """Mixin for jsonargparse parsers: errors in one line, with the nearest valid name."""
-
-    _actions: list
-    _subcommands_action: Any
-
-    def __init__(self, *arguments: Any, **options: Any):
-        # Abbreviations would take a misspelt --trainer.max_epoch for --trainer.max_epochs.
-        super().__init__(*arguments, allow_abbrev=False, **options)  # type: ignore[reportCallIssue]
-
-    def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
-        try:
-            return super().parse_path(path, *arguments, **options)  # type: ignore[reportAttributeAccessIssue]
-        except (UserError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: {error}") from error
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        told, unknown = parsing_error(message)
-        raise UserError(f"{told}.{nearest(unknown, self.known_names())}" if unknown else told)
-
-    def known_names(self) -> set[str]:
-        """Names of all options of this parser and its subcommands."""
-        parsers = (self, *getattr(self._subcommands_action, "_name_parser_map", {}).values())
-        actions = [action for parser in parsers for action in parser._actions]
-        options = {option.lstrip("-") for action in actions for option in action.option_strings}
-        return options | {action.dest for action in actions}
+from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
+from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 
 
-class Parser(OneLineErrors, ArgumentParser):
-    """Parser of one of our own programs."""
+@dataclass(frozen=True, kw_only=True)
+class RecognitionOptions(DecodingOptions):
+    """Options of recognising audio with a trained model."""
+
+    max_duration: float = 60.0
+    """Seconds of audio in a batch."""
+
+    device: str = "auto"
+    """Device of the computation: cpu, cuda, cuda:1; auto is a GPU if there is one."""
+
+    precision: Precision | None = None
+    """Precision of the computation; by default that of training."""
+
+    llm: str | None = None
+    """Folder or name of the LLM, if it has moved since training."""
 
 
-def run_with_options(name: str, program: Callable[..., None], arguments: list[str]) -> None:
-    """Run a program with options by name; only `files` are positional, as shells expand them."""
-    settings = inspect.signature(program).parameters
-    parser = Parser(prog=f"speechllm {name}", description=(program.__doc__ or "").splitlines()[0])
-    parser.add_function_arguments(program, as_positional=False, skip={"files"})
-    if "files" in settings:
-        parser.add_argument("files", nargs="+", type=str, help="audio files, or folders of them")
-    switches = {f"--{name}" for name, setting in settings.items() if setting.annotation is bool}
-    values = vars(parser.parse_args(_switches_spelt_out(switches, arguments)))
-    program(**{name: value for name, value in values.items() if name in settings})
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(RecognitionOptions):
+    """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt."""
+
+    checkpoint: str | list[str]
+    """Checkpoint of stage 1 or of stage 2, or '[A,B]' of both for a table side by side."""
+
+    cuts: str
+    """Lhotse manifest with transcripts."""
+
+    output: str | None = None
+    """Folder for the results; by default the run folder of the last checkpoint."""
+
+    devices: int | Literal["auto"] = 1
+    """Number of processes that share the cuts, each with a whole model on a device; auto is one for every GPU, or as
+    many as the CPUs have room for. Processes that torchrun or srun has started are taken as they are."""
+
+    num_workers: int | Literal["auto"] = "auto"
+    """Number of processes that read audio ahead for each device; auto is as many as there are CPUs for beside a GPU,
+    and none beside a CPU, of which reading takes a few per cent."""
+
+    max_wer: float | None = None
+    """Fail (status 2) if the average WER of a system is above this fraction, or recordings could not be read."""
+
+    max_unread: float = 0.0
+    """Share of recordings, 0 to 1, that may be unread if `max_wer` is given."""
+
+    allow_command_sources: bool = False
+    """Run the shell commands and open the addresses that the manifest names instead of files. Only for a manifest that
+    you trust."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.max_unread <= 1:
+            raise UserError(f"--max_unread {self.max_unread} is a share: give 0 to 1")
+        if not self.checkpoint:
+            raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
+        if isinstance(self.num_workers, int) and self.num_workers < 0:
+            raise UserError(f"num_workers {self.num_workers}: give 0 or more, or auto")
+
+    @property
+    def checkpoints(self) -> list[str]:
+        return [self.checkpoint] if isinstance(self.checkpoint, str) else self.checkpoint
 
 
-def _switches_spelt_out(switches: set[str], arguments: list[str]) -> list[str]:
-    """Expand `--merge` to `--merge true`: a boolean option may stand alone."""
-    spelt = []
-    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
-        alone = argument in switches and following not in ("true", "false")
-        spelt += [argument, "true"] if alone else [argument]
-    return spelt
+@dataclass(frozen=True, kw_only=True)
+class TranscribeOptions(RecognitionOptions):
+    """Print what is said in audio files; one line a file, when it is there."""
+
+    files: list[str]
+    """Audio files, or folders of them."""
+
+    checkpoint: str
+    """Checkpoint of either stage."""
+
+    format: Literal["text", "json"] = "text"
+    """Form of the output: text, or one JSON object a line."""
+
+    language: str = UNKNOWN_LANGUAGE
+    """Language of the recordings, one that was trained on, for an instruction that names it."""
+
+    max_seconds: float = 30.0
+    """Duration in seconds above which a file is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Write report.html, a page that needs nothing else, into the run folder."""
+
+    run: str
+    """Folder of the run, with pretrain_ctc, finetune and scores.json as `make demo` leaves them."""
+
+    cuts: str | None = None
+    """Manifest of the utterance to align; by default the test set of the run."""
+
+    utterances: int = 12
+    """Number of transcripts to show."""
+
+    llm: str | None = None
+    """Folder or name of the LLM, if it has moved since training."""
+
+    allow_command_sources: bool = False
+    """Run the shell commands and open the addresses that the manifest names instead of files. Only for a manifest that
+    you trust."""
+
+    def __post_init__(self) -> None:
+        if self.utterances < 0:
+            raise UserError(f"utterances {self.utterances}: give 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataReportOptions:
+    """Write an HTML page about prepared data, with players, and its figures as JSON beside it."""
+
+    root: str
+    """Folder of train, dev and test manifests, as `make data` leaves it."""
+
+    checkpoint: str | None = None
+    """Checkpoint of either stage, whose CTC head compares transcripts with recordings."""
+
+    output: str | None = None
+    """Path of the page; by default report.html in `root`. The figures are beside it, with the suffix .json."""
+
+    sample: int = 4000
+    """Number of recordings to decode, equally many of each split and language; all if there are fewer."""
+
+    seed: int = 0
+    """Seed of the sample."""
+
+    worst: int = 20
+    """Number of utterances to show of each kind of fault."""
+
+    player_seconds: float = 15.0
+    """Longest audio of a player in seconds; each second adds about 4 kB to the page."""
+
+    max_duration: float = 60.0
+    """Seconds of audio in a batch for the checkpoint."""
+
+    device: str = "cpu"
+    """Device of the checkpoint: cpu, cuda, cuda:1."""
+
+    llm: str | None = None
+    """Folder or name of the LLM, if it has moved since training."""
+
+    allow_command_sources: bool = False
+    """Run the shell commands and open the addresses that the manifests name instead of files. Only for manifests that
+    you trust."""
+
+    def __post_init__(self) -> None:
+        if min(self.sample, self.worst + 1, self.seed + 1) < 1 or not (self.player_seconds > 0 < self.max_duration):
+            raise UserError("sample, player_seconds and max_duration must be above 0, worst and seed 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageOptions:
+    """Average the weights of a run's checkpoints, which often lowers the error rate a little."""
+
+    run: str
+    """Folder of the run."""
+
+    last: int | None = None
+    """Number of checkpoints to average, the newest ones."""
+
+    best: int | None = None
+    """Number of checkpoints to average, those with the lowest word error rate on dev."""
+
+    output: str | None = None
+    """File to write; by default checkpoints/average.ckpt in the run's folder."""
+
+    def __post_init__(self) -> None:
+        if (self.last is None) == (self.best is None):
+            raise UserError(
+                "say which checkpoints: --last 5 for the newest, or --best 5 for the lowest error rates on dev"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsolidateOptions:
+    """Write what was trained as one folder of safetensors, which evaluate, transcribe and finetune read."""
+
+    checkpoint: str
+    """Checkpoint of either stage, sharded or not."""
+
+    output: str
+    """Folder to write."""
+
+    merge: bool = False
+    """Put the LLM into the folder too, with LoRA in its weights, as a plain Hugging Face model in `llm`."""
+
+    llm: str | None = None
+    """Folder or name of the LLM, if it has moved since training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Print the memory and time that a configuration of `fit` needs, and what to change if it does not fit."""
+
+    gpu: str = "A100-80"
+    """Name of a GPU, such as A100-40 or H200, or its memory in GiB."""
+
+    gpus: int | None = None
+    """Number of GPUs of all nodes; by default the trainer's devices, or 1."""
+
+    gpus_per_node: int | None = None
+    """Number of GPUs of a node; by default the trainer's devices if they are a number, or 8."""
+
+    utilisation: float = 0.4
+    """Share of the datasheet's bf16 rate that training reaches."""
+
+    cpus_per_task: int = 8
+    """Number of CPUs of a process, if data.num_workers is auto: all but one read, eight at most."""
+
+    host_memory: bool = False
+    """Print only the value of --mem for sbatch, if it is known."""
+
+    tokens_per_second: float = 5.0
+    """Tokens of text in a second of speech."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.utilisation <= 1:
+            raise UserError(f"--utilisation {self.utilisation:g} is a share: give more than 0 and at most 1")
+        for name in ("gpus", "gpus_per_node"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise UserError(f"--{name} {number}: give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchOptions:
+    """Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already."""

@@ -8,6 +8,7 @@ from lhotse.cut import Cut
 from speechllm_pl.analysis.html.run_page import run_page
 from speechllm_pl.analysis.run.alignment_map import AlignmentMap, align
 from speechllm_pl.analysis.run.run_folder import Run, manifest_of_tests, read_run
+from speechllm_pl.apps.program_options import ReportOptions
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read
@@ -18,47 +19,28 @@ WORDS = range(4, 9)
 """Numbers of words of utterances whose alignment fits on a page."""
 
 
-def report(
-    run: str,
-    cuts: str | None = None,
-    utterances: int = 12,
-    llm: str | None = None,
-    allow_command_sources: bool = False,
-) -> None:
-    """Write report.html, a page that needs nothing else, into the run folder.
-
-    Args:
-        run: Folder of the run, with pretrain_ctc, finetune and scores.json as `make demo` leaves them.
-        cuts: Manifest of the utterance to align; default is the test set of the run.
-        utterances: Number of transcripts to show.
-        llm: Folder or name of the LLM, if it has moved since training.
-        allow_command_sources: Run the shell commands and open the addresses that the manifest names instead of files.
-            Only for a manifest that you trust.
-    """
-    if utterances < 0:
-        raise UserError(f"utterances {utterances}: give 0 or more")
-    found = read_run(Path(run))
-    text = run_page(found, _alignment(found, cuts, llm, allow_command_sources), utterances, sys.argv)
+def report(options: ReportOptions) -> None:
+    """Write report.html, a page that needs nothing else, into the run folder."""
+    found = read_run(Path(options.run))
+    text = run_page(found, _alignment(found, options), options.utterances, sys.argv)
     path = found.folder / "report.html"
     write_whole(path, text.encode())
     print(f"report: {path}")
 
 
-def _alignment(
-    run: Run, cuts: str | None, llm: str | None, allow_commands: bool
-) -> tuple[str, str, AlignmentMap] | str:
+def _alignment(run: Run, options: ReportOptions) -> tuple[str, str, AlignmentMap] | str:
     """Align one utterance, or say why that is impossible: the page is useful without an alignment."""
     if "finetune" not in run.stages or not run.stages["finetune"].checkpoint.is_file():
         return "Stage 2 has no checkpoint yet, so there is nothing to align: make finetune"
     stage = run.stages["finetune"]
-    manifest = Path(cuts) if cuts else manifest_of_tests(stage.checkpoint.parent.parent)
+    manifest = Path(options.cuts) if options.cuts else manifest_of_tests(stage.checkpoint.parent.parent)
     if manifest is None:
         return "It is not known which recordings to align: give a manifest with --cuts"
     try:
-        cut = suitable(list(read_cuts(manifest, allow_commands=allow_commands)))
-        return cut.id, _text(cut), align(Recognizer.load(stage.checkpoint, llm), _samples(cut), _text(cut))
+        cut = suitable(list(read_cuts(manifest, allow_commands=options.allow_command_sources)))
+        return cut.id, _text(cut), align(Recognizer.load(stage.checkpoint, options.llm), _samples(cut), _text(cut))
     except UserError as error:
-        if cuts or llm:  # asked for by name: then it must work
+        if options.cuts or options.llm:  # asked for by name: then it must work
             raise
         return f"No alignment: {error}"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import DefaultHelpFormatter, Namespace, set_parsing_settings
+from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
@@ -17,9 +17,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from torch.optim import Optimizer
 
 from speechllm_pl.apps.missing_values import refuse_missing_values
+from speechllm_pl.apps.option_parser import OneLineErrors
 from speechllm_pl.apps.pinned_llm import pin_llm
 from speechllm_pl.apps.plan import fitting_duration
-from speechllm_pl.apps.program_options import OneLineErrors
 from speechllm_pl.apps.val_duration import fitting_val_duration
 from speechllm_pl.core.errors import UserError, in_one_line, user_error
 from speechllm_pl.data.datamodule import SpeechDataModule
@@ -162,7 +162,6 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
     Raises:
         UserError: Lightning or one of our own classes refuses the settings.
     """
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     try:
         return kind(
             Stage,

@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from lhotse import Recording
 from lhotse.cut import Cut
 
+from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import recognize_batch
 from speechllm_pl.core.audio.containers import broken_promise
@@ -21,13 +22,12 @@ from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.audio.sources import runs_in_shell
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
-from speechllm_pl.core.languages import LANGUAGES
+from speechllm_pl.core.languages import LANGUAGES, UNKNOWN_LANGUAGE
 from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.data.cut_line import UNKNOWN_LANGUAGE
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read
-from speechllm_pl.recognition.decoding_options import Decoder, DecodingOptions, Precision
+from speechllm_pl.recognition.decoding_options import Decoder
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_record
@@ -40,46 +40,18 @@ SHORTEST_SECONDS = 0.1
 """Shortest duration of a word; a frame of the encoder has 0.08."""
 
 
-def transcribe(
-    files: list[str],
-    checkpoint: str,
-    format: Literal["text", "json"] = "text",
-    language: str = UNKNOWN_LANGUAGE,
-    max_seconds: float = 30.0,
-    max_duration: float = 60.0,
-    device: str = "auto",
-    precision: Precision | None = None,
-    decoder: Decoder = "greedy",
-    accept_probability: float | None = None,
-    llm: str | None = None,
-) -> None:
-    """Print what is said in audio files; one line a file, when it is there.
-
-    Args:
-        files: audio files, or folders of them.
-        checkpoint: of either stage.
-        format: text, or one JSON object a line.
-        language: of the recordings, one that was trained on, for an instruction that names it.
-        max_seconds: longer files are refused.
-        max_duration: seconds of audio a batch.
-        device: where to compute: cpu, cuda, cuda:1; auto is a GPU where there is one.
-        precision: of the computation; default is that of training.
-        decoder: of an LLM's text. greedy asks it once a token; speculative has it check what the CTC head heard, and
-            finds the same text in fewer passes.
-        accept_probability: let speculative also accept what the LLM gives at least this probability, 0 to 1, though it
-            would have written something else. Fewer passes, another text.
-        llm: folder or name of the LLM, where it has moved since training.
-    """
-    options = DecodingOptions(decoder, accept_probability)
-    paths, refused = find_audio(files)
-    if language != UNKNOWN_LANGUAGE:
-        _check_language(language, read_record(checkpoint)[RECORD])
-    recognizer = Recognizer.load(checkpoint, llm, device_of(device))
-    _tell_no_effect(decoder, recognizer)
+def transcribe(options: TranscribeOptions) -> None:
+    """Print what is said in audio files; one line a file, when it is there."""
+    paths, refused = find_audio(options.files)
+    if options.language != UNKNOWN_LANGUAGE:
+        _check_language(options.language, read_record(options.checkpoint)[RECORD])
+    recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
+    _tell_no_effect(options.decoder, recognizer)
+    utterances = _utterances(paths, options.language, options.max_seconds)
     done, given = 0, len(paths) + len(refused)
     try:
-        with recognizer.decoding(precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
-            for found in _batches(_utterances(paths, language, max_seconds), max_duration):
+        with recognizer.decoding(options.precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
+            for found in _batches(utterances, options.max_duration):
                 if isinstance(found, UserError):
                     refused.append(_left_out(str(found)))
                     bar.update()
@@ -90,7 +62,7 @@ def transcribe(
                     if problem := not_finite([utterance.id], [hypothesis], recognizer.stage):
                         refused.append(_left_out(problem))
                     else:
-                        _print(utterance, hypothesis, format)
+                        _print(utterance, hypothesis, options.format)
                         done += 1
                     bar.update()
     except KeyboardInterrupt:

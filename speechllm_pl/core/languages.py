@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+UNKNOWN_LANGUAGE = "und"
+"""Language of a recording that names none: ISO 639's code for undetermined."""
+
 PUNCTUATION = '.,;:!?¡¿…"“”„‟‚«»‹›()[]{}/–—―‒•'
 """Characters that become a space. Spoken symbols (%, &, €, +, ...) are not among them: they stay and are reported."""
 

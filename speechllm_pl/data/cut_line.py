@@ -13,9 +13,7 @@ from lhotse.serialization import deserialize_item
 from speechllm_pl.core.audio.sources import REMEDY, runs_in_shell, unsafe_source
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS, agree, wrong_field
 from speechllm_pl.core.errors import UserError
-
-UNKNOWN_LANGUAGE = "und"
-"""Language of a cut that names none: ISO 639's code for undetermined."""
+from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 
 
 def cut_from_line(line: bytes, place: str, *, allow_commands: bool = False, shar: bool = False) -> Cut:

@@ -23,8 +23,9 @@ import numpy as np
 from speechllm_pl.core.audio.sources import unsafe_source
 from speechllm_pl.core.cut_fields import refuse_repeated
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.core.progress import progress_bar
-from speechllm_pl.data.cut_line import UNKNOWN_LANGUAGE, Glance, cut_from_line, glance, told
+from speechllm_pl.data.cut_line import Glance, cut_from_line, glance, told
 
 VERSION = 4
 """Version of the index's format."""

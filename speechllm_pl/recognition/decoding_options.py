@@ -17,14 +17,19 @@ class DecodingOptions:
     """Choices of a user of a recogniser."""
 
     decoder: Decoder = "greedy"
+    """Search for an LLM's text. greedy asks the LLM once a token; speculative has it check what the CTC head heard, and
+    finds the same text in fewer passes."""
 
     accept_probability: float | None = None
-    """Probability from which `speculative` accepts a drafted token; by default it must be the LLM's own choice."""
+    """Probability, 0 to 1, from which speculative accepts a drafted token although the LLM would have written something
+    else: fewer passes, another text. By default a token must be the LLM's own choice."""
 
     max_new_tokens: int | None = None
     """Largest number of tokens of an LLM's text, if the length of its audio allows more."""
 
     def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens {self.max_new_tokens}: give at least 1")
         if self.accept_probability is not None and not 0 <= self.accept_probability <= 1:
             raise UserError(f"accept_probability {self.accept_probability:g} is a probability: give 0 to 1")
         if self.accept_probability is not None and self.decoder != "speculative":

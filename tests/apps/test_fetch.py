@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 
 from speechllm_pl.apps.fetch import fetch
+from speechllm_pl.apps.program_options import FetchOptions
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoints import RECORD
 
@@ -41,16 +42,16 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hub]:
     return of
 
 
-def configuration(run: str = "nosuch", **model: str) -> Callable[[list[str]], Any]:
+def configuration(run: str = "nosuch", **model: str) -> Any:
     from jsonargparse import Namespace
 
-    return lambda _: Namespace(run=run, ckpt_path=None, model=Namespace(init_args=Namespace(**model)))
+    return Namespace(run=run, ckpt_path=None, model=Namespace(init_args=Namespace(**model)))
 
 
 def test_settings_and_one_kind_of_weights_are_fetched(hub: Callable[..., Hub], tmp_path: Path) -> None:
     again = ("original/params.json", "consolidated.safetensors", "adapter_model.safetensors")
     both = hub("config.json", "tokenizer.model", "a.safetensors", "a.bin", "a.h5", *again)
-    fetch([], configuration(llm="org/name", llm_revision="abc"))
+    fetch(FetchOptions(), configuration(llm="org/name", llm_revision="abc"))
     assert both.asked == [("org/name", "abc")]
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.model", "a.safetensors"}
 
@@ -65,20 +66,20 @@ def test_a_run_that_goes_on_has_its_commit_fetched(hub: Callable[..., Hub], tmp_
     files = hub("config.json", "a.safetensors")
     run = str(tmp_path / "run")
     for model in ({"llm": "org/name"}, {"llm": "org/other"}, {"llm": "org/name", "llm_revision": "def"}):
-        fetch([], configuration(run, **model))
+        fetch(FetchOptions(), configuration(run, **model))
     assert files.asked == [("org/name", "abc"), ("org/other", None), ("org/name", "def")]
 
 
 def test_an_older_model_has_weights_of_one_kind_only(hub: Callable[..., Hub], tmp_path: Path) -> None:
     hub("config.json", "a.bin", "a.h5")
-    fetch([], configuration(llm="org/name"))
+    fetch(FetchOptions(), configuration(llm="org/name"))
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "a.bin"}
 
 
 def test_a_folder_and_a_stage_without_an_llm_need_nothing(hub: Callable[..., Hub], llm_folder: Path) -> None:
     nothing = hub()
-    fetch([], configuration(llm=str(llm_folder)))
-    fetch([], configuration())
+    fetch(FetchOptions(), configuration(llm=str(llm_folder)))
+    fetch(FetchOptions(), configuration())
     assert not nothing.asked
 
 
@@ -88,4 +89,4 @@ def test_no_network_is_said_in_a_line(hub: Callable[..., Hub], monkeypatch: pyte
 
     monkeypatch.setattr("speechllm_pl.apps.fetch.snapshot_download", fail)
     with pytest.raises(UserError, match=r"org/name .* no network here; run the same"):
-        fetch([], configuration(llm="org/name"))
+        fetch(FetchOptions(), configuration(llm="org/name"))

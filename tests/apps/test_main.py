@@ -9,22 +9,45 @@ import pytest
 
 from speechllm_pl.apps.main import COMMANDS, PROGRAMS, with_underscores
 
-HEAVY = ("torch", "lightning", "transformers", "lhotse", "numpy", "jsonargparse")
+HEAVY = {"torch", "lightning", "transformers", "lhotse", "numpy"}
 LIGHT = ([], ["--help"], ["data"], ["data", "--help"], ["fti"], ["trancribe", "a.wav"], ["data", "reprot"])
+MISTAKES = (
+    ["evaluate", "--max_wre", "3"],
+    ["evaluate", "--checkpoint", "x", "--cuts", "y", "--decoder", "beem"],
+    ["transcribe", "--checkpoint", "x", "--max_seconds", "long", "a.wav"],
+    ["transcribe", "--checkpoint", "x", "--max_new_tokens", "0", "a.wav"],
+    ["average", "--run", "x", "--last", "1", "--best", "1"],
+    ["plan", "--utilisation", "2"],
+)
 
 
-@pytest.mark.parametrize("arguments", LIGHT, ids=lambda arguments: " ".join(arguments) or "nothing")
-def test_help_and_answers_to_typos_import_nothing_that_takes_seconds(arguments: list[str]) -> None:
+def heavy_imports(arguments: list[str]) -> str:
+    """Heavy modules that `speechllm` with these arguments imports, after what it prints on both streams."""
     code = (
         "import sys; from speechllm_pl.apps.main import main; sys.argv = ['speechllm', *sys.argv[1:]]\n"
         f"try: main()\nfinally: print('imported', *({HEAVY!r} & sys.modules.keys()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code.replace(repr(HEAVY), repr(set(HEAVY))), *arguments],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.stdout.splitlines()[-1] == "imported", done.stderr
-    assert "Traceback" not in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    return done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("arguments", LIGHT, ids=lambda arguments: " ".join(arguments) or "nothing")
+def test_help_and_answers_to_typos_import_nothing_that_takes_seconds(arguments: list[str]) -> None:
+    told = heavy_imports([*arguments])
+    assert told.splitlines()[-1] == "imported", told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_of_a_program_imports_nothing_that_takes_seconds(program: str) -> None:
+    usage, *_, imported = heavy_imports([*program.split(), "--help"]).splitlines()
+    assert (usage.startswith(f"usage: speechllm {program}"), imported) == (True, "imported")
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
+def test_mistakes_in_options_are_told_before_anything_that_takes_seconds_is_imported(arguments: list[str]) -> None:
+    error, imported = heavy_imports(arguments).splitlines()
+    assert (error.startswith("error: "), imported) == (True, "imported")
 
 
 def test_help_lists_every_command_with_a_whole_sentence(speechllm) -> None:
@@ -39,10 +62,11 @@ def test_help_lists_every_command_with_a_whole_sentence(speechllm) -> None:
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_what_help_says_of_a_program_is_what_the_program_says(name: str) -> None:
+def test_what_help_says_of_a_program_is_what_the_program_says(name: str, speechllm) -> None:
     function = name.replace(" ", "_")
     program = getattr(import_module(f"speechllm_pl.apps.{function}"), function)
     assert (inspect.getdoc(program) or "").splitlines()[0] == PROGRAMS[name]
+    assert PROGRAMS[name] in " ".join(speechllm(*name.split(), "--help").out.split())
 
 
 @pytest.mark.parametrize(

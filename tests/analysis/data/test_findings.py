@@ -7,11 +7,12 @@ from prepared_corpus import planted_corpus, write_corpus
 
 from speechllm_pl.analysis.data.findings import count, findings, percent
 from speechllm_pl.apps.data_report import data_report
+from speechllm_pl.apps.program_options import DataReportOptions
 
 
 def test_findings_say_it_in_words(tmp_path):
     root = write_corpus(tmp_path / "planted", planted_corpus())
-    data_report(str(root))
+    data_report(DataReportOptions(root=str(root)))
     found = findings(json.loads((root / "report.json").read_text(encoding="utf-8")))
     sentences = " ".join(each["text"] for each in found)
     for sentence in (

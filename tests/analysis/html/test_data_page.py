@@ -9,6 +9,7 @@ from prepared_corpus import clean_corpus, planted_corpus, write_corpus
 
 from speechllm_pl.analysis.data.suspects import KINDS
 from speechllm_pl.apps.data_report import data_report
+from speechllm_pl.apps.program_options import DataReportOptions
 
 PLANTED = {
     "language": {"dutch"},
@@ -27,7 +28,7 @@ SECTIONS = [
 
 
 def report_of(corpus, folder):
-    data_report(str(write_corpus(folder, corpus)))
+    data_report(DataReportOptions(root=str(write_corpus(folder, corpus))))
     figures = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return figures, (folder / "report.html").read_text(encoding="utf-8")
 
@@ -102,6 +103,6 @@ def test_the_same_data_give_the_same_bytes(tmp_path):
     folder = write_corpus(tmp_path / "data", planted_corpus())
     pages = []
     for _ in range(2):
-        data_report(str(folder), sample=20, worst=2)
+        data_report(DataReportOptions(root=str(folder), sample=20, worst=2))
         pages.append((folder / "report.html").read_bytes())
     assert pages[0] == pages[1]

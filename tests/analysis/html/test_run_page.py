@@ -10,6 +10,7 @@ from parsed_page import Page
 from torch.utils.tensorboard import SummaryWriter
 
 from data_prep.shar.export import Settings, export
+from speechllm_pl.apps.program_options import ReportOptions
 from speechllm_pl.apps.report import report, suitable
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score, table
@@ -92,7 +93,7 @@ def run(tmp_path):
 
 
 def page_of(run, **arguments):
-    report(str(run), **arguments)
+    report(ReportOptions(run=str(run), **arguments))
     return Page((run / "report.html").read_text(encoding="utf-8"))
 
 
@@ -177,9 +178,9 @@ def test_drawings_can_be_listened_to(run):
 
 
 def test_the_same_run_gives_the_same_page(run):
-    report(str(run))
+    report(ReportOptions(run=str(run)))
     first = (run / "report.html").read_bytes()
-    report(str(run))
+    report(ReportOptions(run=str(run)))
     assert (run / "report.html").read_bytes() == first
 
 
@@ -205,7 +206,7 @@ def test_one_system_alone_is_reported_without_a_winner(run):
 
 def test_a_run_that_does_not_exist_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        report(str(tmp_path / "nowhere"))
+        report(ReportOptions(run=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize(
@@ -251,4 +252,4 @@ def test_an_alignment_that_cannot_be_made_is_named_on_the_page_unless_it_was_ask
     (run / "finetune" / "config.yaml").write_text("data: {root: nowhere, test: test.jsonl.gz}\n")
     assert "No alignment: manifest nowhere/test.jsonl.gz does not exist" in page_of(run).text
     with pytest.raises(UserError, match=r"other\.jsonl does not exist"):
-        report(str(run), cuts="other.jsonl")
+        report(ReportOptions(run=str(run), cuts="other.jsonl"))
