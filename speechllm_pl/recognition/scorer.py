@@ -1,5 +1,6 @@
 """Scores of the next token: an LLM behind a prompt, with its cache."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -58,6 +59,17 @@ class LlmScorer:
         )
         self._cache = found.past_key_values
         return suppress(found.logits[:, -1].float(), self._suppressed)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Continue with these rows of the batch."""
+        if list(rows) == list(range(len(self._mask))):
+            return
+        places = torch.tensor(rows, dtype=torch.long, device=self._mask.device)
+        self._mask, self._positions = self._mask[places], self._positions[places]
+        if self._cache is None:
+            self._next = {name: value[places] for name, value in self._next.items()}
+        else:
+            self._cache.batch_select_indices(places)
 
 
 def suppressed_tokens(llm: Any) -> list[int]:

@@ -119,9 +119,8 @@ class TextEnd:
     def __call__(self, tokens: Sequence[int]) -> None:
         """Examine the newest of the tokens; call after every token."""
         self.complete = tokens[-1] == self._eos_id
-        for place, equal in enumerate(self._equal):
-            same = place + 1 < len(tokens) and tokens[-1] == tokens[-2 - place]
-            self._equal[place] = equal + 1 if same else 0
+        same = [place + 1 < len(tokens) and tokens[-1] == tokens[-2 - place] for place in range(LOOP_PHRASE)]
+        self._equal = [equal + 1 if again else 0 for equal, again in zip(self._equal, same, strict=True)]  # a new list
         needed = ((max(LOOP_TIMES, -(-LOOP_TOKENS // period)) - 1) * period for period in range(1, LOOP_PHRASE + 1))
         looping = any(equal >= enough for equal, enough in zip(self._equal, needed, strict=True))
         self.looped = looping and len(tokens) < self.cap
