@@ -4,7 +4,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,14 +80,13 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def ctc_tokenizer() -> CtcTokenizer:
-    """A SentencePiece model of the corpus: every word is a piece."""
+def train_tokenizer(sentences: Sequence[str], vocab_size: int) -> CtcTokenizer:
+    """A SentencePiece model of a few sentences."""
     writer = io.BytesIO()
     SentencePieceTrainer.Train(
-        sentence_iterator=iter(SPLITS["train"] * 10),
+        sentence_iterator=iter(sentences),
         model_writer=writer,
-        vocab_size=40,
+        vocab_size=vocab_size,
         hard_vocab_limit=False,
         character_coverage=1.0,
         normalization_rule_name="identity",
@@ -98,6 +97,18 @@ def ctc_tokenizer() -> CtcTokenizer:
         minloglevel=2,
     )
     return CtcTokenizer.from_bytes(writer.getvalue())
+
+
+@pytest.fixture(scope="session")
+def ctc_tokenizer() -> CtcTokenizer:
+    """A SentencePiece model of the corpus: every word is a piece."""
+    return train_tokenizer(SPLITS["train"] * 10, 40)
+
+
+@pytest.fixture(scope="session")
+def letters() -> CtcTokenizer:
+    """A SentencePiece model that knows a, b, c and the mark of a word: each letter is a piece."""
+    return train_tokenizer(["abc cab bca a b c aa bb cc"] * 20, 5)
 
 
 def save_llm_tokenizer(folder: Path) -> None:

@@ -8,8 +8,9 @@ from speechllm_pl.core.errors import UserError
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Precisions of the computation, by the names of Lightning's trainer."""
 
-Decoder = Literal["greedy", "speculative"]
-"""Searches for an LLM's text: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts."""
+Decoder = Literal["greedy", "speculative", "beam"]
+"""Searches for an LLM's text: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts; `beam` follows
+several texts at a time."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,12 @@ class DecodingOptions:
     max_new_tokens: int | None = None
     """Largest number of tokens of an LLM's text, if the length of its audio allows more."""
 
+    num_beams: int = 4
+    """Number of texts that `beam` follows."""
+
+    ctc_weight: float = 0.0
+    """Share of the CTC head's score in the choice among the texts of `beam`."""
+
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens {self.max_new_tokens}: give at least 1")
@@ -34,3 +41,9 @@ class DecodingOptions:
             raise UserError(f"accept_probability {self.accept_probability:g} is a probability: give 0 to 1")
         if self.accept_probability is not None and self.decoder != "speculative":
             raise UserError(f"accept_probability is of speculative decoding, and has no effect on {self.decoder}")
+        if self.num_beams < 1:
+            raise UserError(f"num_beams {self.num_beams} follows no text: give 1 or more")
+        if not 0 <= self.ctc_weight <= 1:
+            raise UserError(f"ctc_weight {self.ctc_weight:g} is a share: give 0 to 1")
+        if self.ctc_weight and self.decoder != "beam":
+            raise UserError(f"ctc_weight chooses among the texts of beam, and has no effect on {self.decoder}")

@@ -29,6 +29,16 @@ class Hypothesis:
     drafted: int = field(default=0, compare=False)
     """Number of tokens accepted from a draft."""
 
+    ctc_log_probability: float = field(default=0.0, compare=False)
+    """Log-likelihood of an LLM's text by the CTC head, in nats, if it was asked."""
+
+    alternatives: tuple["Hypothesis", ...] = field(default=(), compare=False)
+    """Texts of beam search, this one among them, the best one first."""
+
+    def joint_log_probability(self, ctc_weight: float) -> float:
+        """Score of the LLM and the CTC head together, in nats; they count 1 - `ctc_weight` and `ctc_weight`."""
+        return (1 - ctc_weight) * self.log_probability + ctc_weight * self.ctc_log_probability
+
     @property
     def finite(self) -> bool:
         """Whether the logits were finite; otherwise the text is meaningless."""

@@ -48,9 +48,23 @@ class Beam:
 
 
 @dataclass
-class _Utterance:
+class Search:
+    """Search for the text of one utterance.
+
+    Attributes:
+        live: texts under way, the likeliest first.
+        finished: finished texts, the best one first.
+        passes: forward passes of the LLM.
+    """
+
     live: list[Beam]
     finished: list[Beam] = field(default_factory=list)
+    passes: int = 0
+
+    @property
+    def beams(self) -> list[Beam]:
+        """The texts found, by falling mean log-probability of a token; one empty text where the cap is 0."""
+        return self.finished or self.live
 
     def advance(self, log_probabilities: Tensor, choices: Tensor, num_beams: int) -> list[int]:
         """Replace the live beams by their best extensions.
@@ -61,6 +75,7 @@ class _Utterance:
         Returns:
             For each new live beam, the old one that it extends.
         """
+        self.passes += 1
         if not all(isfinite(best) for best in log_probabilities[:, 0].tolist()):
             self.live, self.finished = [], [Beam(self.live[0].end, self.live[0].tokens, nan)]
             return []
@@ -84,32 +99,29 @@ class _Utterance:
 
 
 @torch.no_grad()
-def beam_search(scorer: BeamScorer, caps: Sequence[int], eos_id: int, num_beams: int) -> list[list[Beam]]:
-    """Find up to `num_beams` texts for each row of a batch, the best one first.
+def beam_search(scorer: BeamScorer, caps: Sequence[int], eos_id: int, num_beams: int) -> list[Search]:
+    """Find up to `num_beams` texts for each row of a batch.
 
     Args:
         caps: largest number of tokens of each row.
         eos_id: the end token.
         num_beams: texts that are kept at every step.
-
-    Returns:
-        For each row its texts, by falling mean log-probability of a token; one empty text where the cap is 0.
     """
-    utterances = [_Utterance([Beam(TextEnd(cap, eos_id))]) for cap in caps]
-    under_way = [utterance for utterance, cap in zip(utterances, caps, strict=True) if cap > 0]
+    searches = [Search([Beam(TextEnd(cap, eos_id))]) for cap in caps]
+    under_way = [search for search, cap in zip(searches, caps, strict=True) if cap > 0]
     scorer.select([row for row, cap in enumerate(caps) if cap > 0])
     tokens = None
     while under_way:
         logits = scorer(tokens)  # (R, V), a row for each live beam
         log_probabilities, choices = logits.log_softmax(-1).topk(min(2 * num_beams, logits.shape[1]))
         parents, first = [], 0
-        for utterance in under_way:
-            rows = slice(first, first + len(utterance.live))
+        for search in under_way:
+            rows = slice(first, first + len(search.live))
             first = rows.stop
-            extended = utterance.advance(log_probabilities[rows], choices[rows], num_beams)
+            extended = search.advance(log_probabilities[rows], choices[rows], num_beams)
             parents += [rows.start + parent for parent in extended]
-        under_way = [utterance for utterance in under_way if utterance.live]
+        under_way = [search for search in under_way if search.live]
         scorer.select(parents)
-        newest = [beam.tokens[-1] for utterance in under_way for beam in utterance.live]
+        newest = [beam.tokens[-1] for search in under_way for beam in search.live]
         tokens = torch.tensor(newest, device=logits.device)
-    return [utterance.finished or utterance.live for utterance in utterances]
+    return searches

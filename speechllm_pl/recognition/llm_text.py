@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.draft_scorer import LlmDraftScorer, sees_everything
 from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.llm_beam import beam_search
 from speechllm_pl.recognition.llm_greedy import greedy
 from speechllm_pl.recognition.scorer import LlmScorer
 from speechllm_pl.recognition.speculative import speculative
@@ -47,6 +49,8 @@ def generate(
         if sees_everything(model.llm, columns):
             return _with_drafts(model, prompt, caps, tokenizer, options, drafts)
         warnings.warn("the LLM's attention window is too short for drafts: it decodes greedily", stacklevel=2)
+    if options.decoder == "beam":
+        return _by_beams(model, prompt, caps, tokenizer, options.num_beams)
     return _greedily(model, prompt, caps, tokenizer, all_ended)
 
 
@@ -98,3 +102,23 @@ def _with_drafts(
         )
         for row in rows
     ]
+
+
+def _by_beams(
+    model: SpeechLLM, prompt: Columns, caps: Tensor, tokenizer: LlmTokenizer, num_beams: int
+) -> list[Hypothesis]:
+    found = []
+    for search in beam_search(LlmScorer(model, prompt), caps.tolist(), model.tokens.eos, num_beams):
+        texts = tuple(
+            Hypothesis(
+                tokenizer.decode(beam.tokens[: len(beam.tokens) - beam.end.complete]),
+                truncated=not beam.end.complete,
+                looped=beam.end.looped,
+                log_probability=beam.log_probability,
+                num_tokens=len(beam.tokens),
+                passes=search.passes,
+            )
+            for beam in search.beams
+        )
+        found.append(replace(texts[0], alternatives=texts))
+    return found

@@ -32,6 +32,7 @@ from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.joint import jointly_ranked
 from speechllm_pl.recognition.llm_text import generate
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
@@ -187,7 +188,8 @@ class Recognizer:
             return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
         assert self.llm_tokenizer is not None
         audio = self.model.listen(waveforms, lengths)
-        heard = greedy_ctc(self.speech.head(audio.encoded), audio.frames, self.tokenizer)
+        logits = self.speech.head(audio.encoded)
+        heard = greedy_ctc(logits, audio.frames, self.tokenizer)
         written = generate(
             self.model,
             audio,
@@ -197,6 +199,8 @@ class Recognizer:
             all_ended,
             drafts=[hypothesis.text for hypothesis in heard],
         )
+        if options.ctc_weight:
+            written = jointly_ranked(written, logits, audio.frames, self.tokenizer, options.ctc_weight)
         return {"ctc": heard, "llm": written}
 
 

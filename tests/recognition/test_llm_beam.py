@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.llm_beam import Beam, beam_search
+from speechllm_pl.recognition.llm_beam import Beam, BeamScorer, beam_search
 from speechllm_pl.recognition.scorer import LlmScorer
 
 EOS, PAD, SIZE = 2, 0, 5
@@ -35,14 +35,16 @@ class Table:
 
     def __call__(self, tokens: Tensor | None) -> Tensor:
         if tokens is not None:
-            self.texts = [
-                (row, (*text, token)) for (row, text), token in zip(self.texts, tokens.tolist(), strict=True)
-            ]
+            self.texts = [(row, (*text, token)) for (row, text), token in zip(self.texts, tokens.tolist(), strict=True)]
         self.most_rows = max(self.most_rows, len(self.texts))
         return torch.stack([self.after(row, text) for row, text in self.texts]) * 1.0
 
     def select(self, rows: Sequence[int]) -> None:
         self.texts = [self.texts[row] for row in rows]
+
+
+def best(scorer: BeamScorer, caps: Sequence[int], num_beams: int) -> list[list[Beam]]:
+    return [search.beams for search in beam_search(scorer, caps, EOS, num_beams)]
 
 
 def every_text(table: Table, utterance: int, cap: int) -> list[tuple[float, tuple[int, ...]]]:
@@ -60,7 +62,7 @@ def every_text(table: Table, utterance: int, cap: int) -> list[tuple[float, tupl
 @pytest.mark.parametrize("seed", range(5))
 def test_with_room_for_every_text_the_best_of_all_are_found(seed: int) -> None:
     caps = [3, 0, 1, 4]
-    found = beam_search(Table(len(caps), seed), caps, EOS, num_beams=SIZE**4)
+    found = best(Table(len(caps), seed), caps, num_beams=SIZE**4)
     for utterance, cap in enumerate(caps):
         if cap == 0:
             assert [beam.tokens for beam in found[utterance]] == [()]
@@ -74,7 +76,7 @@ def test_with_room_for_every_text_the_best_of_all_are_found(seed: int) -> None:
 
 def test_no_more_rows_are_scored_than_beams_are_kept() -> None:
     table = Table(3, seed=1)
-    found = beam_search(table, [9, 9, 9], EOS, num_beams=2)
+    found = best(table, [9, 9, 9], num_beams=2)
     assert table.most_rows == 6
     assert [len(beams) for beams in found] == [2, 2, 2]
     assert table.texts == []  # nothing is scored for those that have ended
@@ -90,7 +92,7 @@ def test_an_utterance_whose_logits_are_not_finite_has_no_finite_score_and_others
 
     table = Broken(3, seed=3)
     table.log_probabilities[..., EOS] -= 20
-    found = beam_search(table, [6, 6, 6], EOS, num_beams=3)
+    found = best(table, [6, 6, 6], num_beams=3)
     assert [math.isfinite(beams[0].log_probability) for beams in found] == [True, False, True]
     assert [len(beams[0].tokens) for beams in found] == [6, 2, 6]
 
@@ -98,7 +100,7 @@ def test_an_utterance_whose_logits_are_not_finite_has_no_finite_score_and_others
 def test_forbidden_tokens_are_in_no_text() -> None:
     table = Table(1, seed=0)
     table.log_probabilities[..., [0, 1, 3]] = -math.inf
-    [beams] = beam_search(table, [3], EOS, num_beams=30)
+    [beams] = best(table, [3], num_beams=30)
     assert {beam.tokens for beam in beams} == {(2,), (4, 2), (4, 4, 2), (4, 4, 4)}
 
 
@@ -106,7 +108,7 @@ def test_a_loop_ends_its_text_and_others_go_on() -> None:
     table = Table(1, seed=0)
     table.log_probabilities[:] = torch.full((SIZE,), -9.0)
     table.log_probabilities[..., 4] = -0.1
-    [beams] = beam_search(table, [200], EOS, num_beams=2)
+    [beams] = best(table, [200], num_beams=2)
     assert beams[0].end.looped
     assert set(beams[0].tokens) == {4}
     assert len(beams[0].tokens) < 40
@@ -123,7 +125,7 @@ def texts(model: SpeechLLM, num_beams: int, rows: Sequence[int]) -> list[list[Be
     prompt = model.prompt(audio, tokens(INSTRUCTIONS))
     scorer = LlmScorer(model, prompt)
     scorer.select(rows)
-    return beam_search(scorer, [12] * len(rows), EOS, num_beams)
+    return best(scorer, [12] * len(rows), num_beams)
 
 
 @pytest.mark.parametrize("num_beams", [1, 2, 4])
