@@ -4,7 +4,7 @@ import functools
 import json
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +15,8 @@ from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
-from speechllm_pl.recognition.decoding_options import Decoder
-from speechllm_pl.recognition.hypothesis import not_finite
+from speechllm_pl.recognition.decoding_options import DecodingOptions
+from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
 
 
@@ -39,7 +39,7 @@ def evaluate(options: EvaluateOptions) -> None:
             if rank.is_first:
                 used = options.precision or recognizer.precision
                 how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "checkpoint": path}
-                _judge(Recognized.of_ranks(parts), recognizer, options.decoder, how, systems)
+                _judge(Recognized.of_ranks(parts), recognizer, options, how, systems)
     if rank.is_first:
         last = Path(options.checkpoints[-1])
         _write(Path(options.output) if options.output else last.resolve().parent.parent, systems)
@@ -61,7 +61,7 @@ class System:
 
     entry: dict[str, Any]  # of scores.json
     utterances: list[ScoredUtterance]  # by id
-    truncated: set[str]  # ids
+    hypotheses: dict[str, Hypothesis]  # by id
 
 
 def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
@@ -78,23 +78,28 @@ def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recogn
 
 
 def _judge(
-    recognized: Recognized, recognizer: Recognizer, decoder: Decoder, how: dict[str, Any], systems: dict[str, System]
+    recognized: Recognized,
+    recognizer: Recognizer,
+    options: DecodingOptions,
+    how: dict[str, Any],
+    systems: dict[str, System],
 ) -> None:
     """Put the results of one checkpoint's systems among those of all checkpoints."""
     _tell_skipped(recognized)
     for system in recognizer.systems:
         # Stage 1's own CTC result stands, not that of the head kept in stage 2.
         if system not in systems or system == recognizer.stage:
-            search = _search(recognized, decoder) if system == "llm" else {}
+            search = _search(recognized, options) if system == "llm" else {}
             systems[system] = _judged(recognized, system, recognizer.stage, {**search, **how})
 
 
-def _search(recognized: Recognized, decoder: Decoder) -> dict[str, Any]:
-    """How the LLM's texts were found: its forward passes an utterance, and the share of tokens from drafts."""
+def _search(recognized: Recognized, options: DecodingOptions) -> dict[str, Any]:
+    """How the LLM's texts were found: the options, forward passes an utterance, and the share of tokens from drafts."""
     found = recognized.hypotheses("llm")
     passes, tokens = sum(each.passes for each in found), sum(each.num_tokens for each in found)
+    chosen = {field.name: getattr(options, field.name) for field in fields(DecodingOptions)}
     drafted = sum(each.drafted for each in found)
-    return {"decoder": decoder, "llm_passes": passes / max(1, len(found)), "drafted": drafted / max(1, tokens)}
+    return {**chosen, "llm_passes": passes / max(1, len(found)), "drafted": drafted / max(1, tokens)}
 
 
 def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]) -> System:
@@ -106,17 +111,16 @@ def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]
     if not utterances:
         raise UserError("none of the recordings could be read: check the paths in the manifest")
     utterances.sort(key=lambda utterance: utterance.id)
-    truncated = {id_ for id_, found in zip(recognized.ids, hypotheses, strict=True) if found.truncated}
     entry = {
         **table(utterances),
         # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
         "real_time_factor": recognized.real_time_factor if system == stage else None,
-        "truncated": len(truncated),
+        "truncated": sum(hypothesis.truncated for hypothesis in hypotheses),
         "unreadable": recognized.skipped,
         **how,
         "command": shlex.join(["speechllm", *sys.argv[1:]]),
     }
-    return System(entry, utterances, truncated)
+    return System(entry, utterances, dict(zip(recognized.ids, hypotheses, strict=True)))
 
 
 def _refuse_above(max_wer: float | None, max_unread: float, systems: dict[str, System]) -> None:
@@ -151,15 +155,25 @@ def _write(folder: Path, systems: dict[str, System]) -> None:
     with (folder / "hypotheses.jsonl").open("w") as file:
         for name, system in systems.items():
             for utterance in system.utterances:
-                row = {
+                found = system.hypotheses[utterance.id]
+                row: dict[str, Any] = {
                     "id": utterance.id,
                     "system": name,
                     "language": utterance.language,
                     "reference": utterance.reference,
                     "hypothesis": utterance.hypothesis,
                     "errors": utterance.words.errors,
-                    "truncated": utterance.id in system.truncated,
+                    "truncated": found.truncated,
                 }
+                if found.alternatives:
+                    row["alternatives"] = [
+                        {
+                            "text": each.text,
+                            "log_probability": each.log_probability,
+                            "ctc_log_probability": each.ctc_log_probability,
+                        }
+                        for each in found.alternatives
+                    ]
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     for name, system in systems.items():
         (folder / f"alignments-{name}.txt").write_text(aligned_listing(system.utterances))
@@ -191,7 +205,7 @@ def score_table(scores: dict[str, Any]) -> str:
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
             f"; {_unread(entry)} not read"
             + ("" if factor is None else f"; real-time factor {factor:.3f} ({_where(entry)})")
-            + (f"; {entry['llm_passes']:.1f} passes of the LLM an utterance" if entry.get("llm_passes") else "")
+            + (f"; {entry['llm_passes']:.1f} passes of the LLM an utterance" if "llm_passes" in entry else "")
         )
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
     lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")

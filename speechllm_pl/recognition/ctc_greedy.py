@@ -20,3 +20,10 @@ def greedy_ctc(logits: Tensor, frames: Tensor, tokenizer: CtcTokenizer) -> list[
         text = tokenizer.decode(labels)
         hypotheses.append(Hypothesis(text, log_probability=score, num_tokens=len(labels)))
     return hypotheses
+
+
+@torch.no_grad()
+def largest_entropies(logits: Tensor, frames: Tensor) -> Tensor:
+    """Entropy in nats of the least certain frame of each utterance, `(B,)`, from `(B, T, V)` logits."""
+    entropies = torch.distributions.Categorical(logits=logits.float(), validate_args=False).entropy()  # (B, T)
+    return entropies.masked_fill(~length_mask(frames, logits.shape[1]), 0).amax(1)

@@ -25,6 +25,10 @@ class DecodingOptions:
     """Probability, 0 to 1, from which speculative accepts a drafted token although the LLM would have written something
     else: fewer passes, another text. By default a token must be the LLM's own choice."""
 
+    accept_entropy: float | None = None
+    """Entropy in nats that no frame of an utterance may exceed for CTC's text to be taken without asking the LLM; by
+    default the LLM is always asked."""
+
     max_new_tokens: int | None = None
     """Largest number of tokens of an LLM's text, if the length of its audio allows more."""
 
@@ -41,6 +45,8 @@ class DecodingOptions:
             raise UserError(f"accept_probability {self.accept_probability:g} is a probability: give 0 to 1")
         if self.accept_probability is not None and self.decoder != "speculative":
             raise UserError(f"accept_probability is of speculative decoding, and has no effect on {self.decoder}")
+        if self.accept_entropy is not None and self.accept_entropy < 0:
+            raise UserError(f"accept_entropy {self.accept_entropy:g} is below any entropy: give 0 or more")
         if self.num_beams < 1:
             raise UserError(f"num_beams {self.num_beams} follows no text: give 1 or more")
         if not 0 <= self.ctc_weight <= 1:

@@ -8,6 +8,7 @@ print(found["llm"][0].text)
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,8 +29,8 @@ from speechllm_pl.models.llm import (
     merged_lora,
 )
 from speechllm_pl.models.losses import Tokens
-from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.joint import jointly_ranked
@@ -190,17 +191,26 @@ class Recognizer:
         audio = self.model.listen(waveforms, lengths)
         logits = self.speech.head(audio.encoded)
         heard = greedy_ctc(logits, audio.frames, self.tokenizer)
-        written = generate(
-            self.model,
-            audio,
-            self.instruction(languages),
-            self.llm_tokenizer,
-            options,
-            all_ended,
-            drafts=[hypothesis.text for hypothesis in heard],
-        )
-        if options.ctc_weight:
-            written = jointly_ranked(written, logits, audio.frames, self.tokenizer, options.ctc_weight)
+        written = [replace(each, num_tokens=0) for each in heard]  # no token of the LLM
+        doubtful = list(range(len(heard)))
+        if options.accept_entropy is not None:
+            entropies = largest_entropies(logits, audio.frames).tolist()
+            doubtful = [row for row in doubtful if not entropies[row] <= options.accept_entropy]  # also NaN
+        if doubtful:
+            part = Audio(*(values[doubtful] for values in audio))
+            found = generate(
+                self.model,
+                part,
+                self.instruction([languages[row] for row in doubtful]),
+                self.llm_tokenizer,
+                options,
+                all_ended,
+                drafts=[heard[row].text for row in doubtful],
+            )
+            if options.ctc_weight:
+                found = jointly_ranked(found, logits[doubtful], part.frames, self.tokenizer, options.ctc_weight)
+            for row, hypothesis in zip(doubtful, found, strict=True):
+                written[row] = hypothesis
         return {"ctc": heard, "llm": written}
 
 

@@ -43,6 +43,50 @@ def test_evaluate_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path, 
     assert scores["speculative"]["llm_passes"] <= scores["greedy"]["llm_passes"]
 
 
+def evaluated(speechllm, checkpoint: Path, corpus: Path, output: Path, *options: str) -> tuple[dict, list[dict]]:
+    """Scores of the LLM, and rows of both systems."""
+    cuts = corpus / "train.jsonl.gz"
+    outcome = speechllm("evaluate", "--checkpoint", checkpoint, "--cuts", cuts, "--output", output, *options)
+    assert outcome.status == 0, outcome.err
+    rows = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+    return json.loads((output / "scores.json").read_text())["llm"], rows
+
+
+def test_beam_search_says_what_it_chose_from_and_how(speechllm, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    options = ("--decoder", "beam", "--num-beams", "3", "--ctc-weight", "0.3")
+    scores, rows = evaluated(speechllm, checkpoint, corpus, tmp_path / "beam", *options)
+    assert (scores["decoder"], scores["num_beams"], scores["ctc_weight"]) == ("beam", 3, 0.3)
+    for row in rows:
+        if row["system"] == "ctc":
+            assert "alternatives" not in row
+            continue
+        joint = [0.7 * each["log_probability"] + 0.3 * each["ctc_log_probability"] for each in row["alternatives"]]
+        assert len(joint) == 3
+        assert joint == sorted(joint, reverse=True)
+        assert row["hypothesis"] == row["alternatives"][0]["text"]
+        assert all(each["ctc_log_probability"] < 0 for each in row["alternatives"])
+
+
+def test_one_beam_finds_the_greedy_texts(speechllm, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    _, greedy = evaluated(speechllm, checkpoint, corpus, tmp_path / "greedy")
+    _, beam = evaluated(speechllm, checkpoint, corpus, tmp_path / "beam", "--decoder", "beam", "--num-beams", "1")
+    assert [row["hypothesis"] for row in beam] == [row["hypothesis"] for row in greedy]
+    assert any(row["hypothesis"] for row in greedy if row["system"] == "llm")
+
+
+def test_where_ctc_is_sure_the_llm_is_not_asked(speechllm, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    greedy, rows = evaluated(speechllm, checkpoint, corpus, tmp_path / "greedy")
+    never, sure = evaluated(speechllm, checkpoint, corpus, tmp_path / "never", "--accept-entropy", "99")
+    always, unsure = evaluated(speechllm, checkpoint, corpus, tmp_path / "always", "--accept-entropy", "0")
+    texts = {
+        name: [[row["hypothesis"] for row in found if row["system"] == system] for system in ("ctc", "llm")]
+        for name, found in (("greedy", rows), ("never", sure), ("always", unsure))
+    }
+    assert texts["never"][1] == texts["never"][0] == texts["greedy"][0]
+    assert texts["always"] == texts["greedy"]
+    assert (never["llm_passes"], always["llm_passes"]) == (0, greedy["llm_passes"])
+
+
 def test_transcribe_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path, corpus: Path) -> None:
     printed = [
         speechllm("transcribe", "--checkpoint", checkpoint, "--decoder", decoder, corpus).out
@@ -61,6 +105,10 @@ def test_transcribe_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path
             ("--decoder", "speculative", "--accept-probability", "2"),
             "accept_probability 2 is a probability: give 0 to 1",
         ),
+        (("--ctc-weight", "0.3"), "ctc_weight chooses among the texts of beam, and has no effect on greedy"),
+        (("--decoder", "beam", "--ctc-weight", "3"), "ctc_weight 3 is a share: give 0 to 1"),
+        (("--decoder", "beam", "--num-beams", "0"), "num_beams 0 follows no text: give 1 or more"),
+        (("--accept-entropy", "-1"), "accept_entropy -1 is below any entropy: give 0 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(speechllm, checkpoint: Path, corpus: Path, options, told: str) -> None:

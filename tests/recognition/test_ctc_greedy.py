@@ -2,10 +2,11 @@ import itertools
 import math
 
 import pytest
+import scipy.stats
 import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
 from speechllm_pl.recognition.hypothesis import Hypothesis
 
 
@@ -60,3 +61,12 @@ def test_the_score_is_the_log_probability_of_the_best_path(ctc_tokenizer: CtcTok
         best = [max(frame) for frame in row[:length].double().softmax(-1).tolist()]
         assert hypothesis.log_probability == pytest.approx(sum(map(math.log, best)), abs=1e-5)
         assert hypothesis.num_tokens == len(ctc_tokenizer.encode(hypothesis.text)) or length
+
+
+def test_the_least_certain_frame_is_told_by_its_entropy() -> None:
+    logits = torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0)) * 3
+    frames = torch.tensor([7, 3, 0])
+    found = largest_entropies(logits, frames).tolist()
+    for row, count, entropy in zip(logits.double().softmax(-1), frames.tolist(), found, strict=True):
+        each = [scipy.stats.entropy(frame) for frame in row[:count].tolist()]
+        assert entropy == pytest.approx(max(each, default=0), abs=1e-5)

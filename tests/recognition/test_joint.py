@@ -51,7 +51,7 @@ def test_the_text_that_both_find_likely_is_chosen(letters: CtcTokenizer, weight:
     chosen = jointly_ranked(n_best, logits, frames, letters, weight)
     assert [hypothesis.text for hypothesis in chosen] == expected
     for hypothesis, before in zip(chosen, n_best, strict=True):
-        assert sorted(each.text for each in hypothesis.alternatives) == sorted(each.text for each in before.alternatives)
+        assert {each.text for each in hypothesis.alternatives} == {each.text for each in before.alternatives}
         scores = [
             (1 - weight) * each.log_probability + weight * each.ctc_log_probability for each in hypothesis.alternatives
         ]
