@@ -86,23 +86,26 @@ def _judge(
 ) -> None:
     """Put the results of one checkpoint's systems among those of all checkpoints."""
     _tell_skipped(recognized)
-    for system in recognizer.systems:
+    of_checkpoint = recognizer.systems(options)
+    for system in of_checkpoint:
         # Stage 1's own CTC result stands, not that of the head kept in stage 2.
         if system not in systems or system == recognizer.stage:
-            search = _search(recognized, options) if system == "llm" else {}
-            systems[system] = _judged(recognized, system, recognizer.stage, {**search, **how})
+            found = _search(recognized, system, options)
+            systems[system] = _judged(recognized, system, of_checkpoint[-1], {**found, **how})
 
 
-def _search(recognized: Recognized, options: DecodingOptions) -> dict[str, Any]:
-    """How the LLM's texts were found: the options, forward passes an utterance, and the share of tokens from drafts."""
+def _search(recognized: Recognized, system: str, options: DecodingOptions) -> dict[str, Any]:
+    """How texts were found: options, forward passes of the LLM an utterance, and the share of tokens from drafts."""
+    chosen = {field.name: getattr(options, field.name) for field in fields(DecodingOptions)}
+    if system == "ctc":
+        return chosen if options.decoder == "ctc-beam" else {"decoder": "ctc"}
     found = recognized.hypotheses("llm")
     passes, tokens = sum(each.passes for each in found), sum(each.num_tokens for each in found)
-    chosen = {field.name: getattr(options, field.name) for field in fields(DecodingOptions)}
     drafted = sum(each.drafted for each in found)
     return {**chosen, "llm_passes": passes / max(1, len(found)), "drafted": drafted / max(1, tokens)}
 
 
-def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]) -> System:
+def _judged(recognized: Recognized, system: str, judged: str, how: dict[str, Any]) -> System:
     hypotheses = recognized.hypotheses(system)
     if problem := not_finite(recognized.ids, hypotheses, system):
         raise UserError(problem)
@@ -114,7 +117,7 @@ def _judged(recognized: Recognized, system: str, stage: str, how: dict[str, Any]
     entry = {
         **table(utterances),
         # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
-        "real_time_factor": recognized.real_time_factor if system == stage else None,
+        "real_time_factor": recognized.real_time_factor if system == judged else None,
         "truncated": sum(hypothesis.truncated for hypothesis in hypotheses),
         "unreadable": recognized.skipped,
         **how,

@@ -47,6 +47,7 @@ def transcribe(options: TranscribeOptions) -> None:
         _check_language(options.language, read_record(options.checkpoint)[RECORD])
     recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
     _tell_no_effect(options.decoder, recognizer)
+    system = recognizer.systems(options)[-1]
     utterances = _utterances(paths, options.language, options.max_seconds)
     done, given = 0, len(paths) + len(refused)
     try:
@@ -57,9 +58,9 @@ def transcribe(options: TranscribeOptions) -> None:
                     bar.update()
                     continue
                 batch = collate(found, skipped=[])
-                hypotheses = recognize_batch(recognizer, batch, options).hypotheses[recognizer.stage]
+                hypotheses = recognize_batch(recognizer, batch, options).hypotheses[system]
                 for utterance, hypothesis in zip(found, hypotheses, strict=True):
-                    if problem := not_finite([utterance.id], [hypothesis], recognizer.stage):
+                    if problem := not_finite([utterance.id], [hypothesis], system):
                         refused.append(_left_out(problem))
                     else:
                         _print(utterance, hypothesis, options.format)
@@ -81,7 +82,7 @@ def _refuse(refused: list[str], given: int) -> None:
 
 
 def _tell_no_effect(decoder: Decoder, recognizer: Recognizer) -> None:
-    if recognizer.stage == "ctc" and decoder != "greedy":
+    if recognizer.stage == "ctc" and decoder in ("speculative", "beam"):
         told = f"warning: --decoder {decoder} has no effect: the checkpoint is of stage 1, without an LLM"
         print(told, file=sys.stderr)
 

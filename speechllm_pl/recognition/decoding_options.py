@@ -8,9 +8,10 @@ from speechllm_pl.core.errors import UserError
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 """Precisions of the computation, by the names of Lightning's trainer."""
 
-Decoder = Literal["greedy", "speculative", "beam"]
-"""Searches for an LLM's text: `speculative` finds the text of `greedy` in fewer passes, by CTC's drafts; `beam` follows
-several texts at a time."""
+Decoder = Literal["greedy", "speculative", "beam", "ctc", "ctc-beam"]
+"""Searches for a text. `speculative` finds the LLM's text of `greedy` in fewer passes, by CTC's drafts; `beam` follows
+several texts at a time. `ctc` and `ctc-beam` take the CTC head's text without asking an LLM, the latter by prefix beam
+search, with an n-gram model if there is one."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,21 @@ class DecodingOptions:
     """Largest number of tokens of an LLM's text, if the length of its audio allows more."""
 
     num_beams: int = 4
-    """Number of texts that `beam` follows."""
+    """Number of texts that `beam` and `ctc-beam` follow."""
 
     ctc_weight: float = 0.0
     """Share of the CTC head's score in the choice among the texts of `beam`."""
+
+    ngram: str | None = None
+    """File of an n-gram model of CTC pieces for `ctc-beam`, as `python -m data_prep.ngram` makes it (ARPA, KenLM)."""
+
+    ngram_weight: float = 0.5
+    """Factor of the log-probability of `ngram` beside that of CTC."""
+
+    @property
+    def asks_llm(self) -> bool:
+        """Whether an LLM writes the text, if there is one."""
+        return not self.decoder.startswith("ctc")
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
@@ -53,3 +65,5 @@ class DecodingOptions:
             raise UserError(f"ctc_weight {self.ctc_weight:g} is a share: give 0 to 1")
         if self.ctc_weight and self.decoder != "beam":
             raise UserError(f"ctc_weight chooses among the texts of beam, and has no effect on {self.decoder}")
+        if self.ngram is not None and self.decoder != "ctc-beam":
+            raise UserError(f"ngram is of decoder ctc-beam, and has no effect on {self.decoder}")

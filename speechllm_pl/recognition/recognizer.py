@@ -30,6 +30,7 @@ from speechllm_pl.models.llm import (
 )
 from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition.ctc_beam import ctc_beam_search
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
@@ -122,13 +123,12 @@ class Recognizer:
 
     @property
     def stage(self) -> Literal["ctc", "llm"]:
-        """The system to judge by."""
+        """Stage of the training."""
         return "llm" if isinstance(self.model, SpeechLLM) else "ctc"
 
-    @property
-    def systems(self) -> tuple[str, ...]:
-        """Systems of which `transcribe` returns hypotheses."""
-        return ("ctc", "llm") if isinstance(self.model, SpeechLLM) else ("ctc",)
+    def systems(self, options: DecodingOptions) -> tuple[str, ...]:
+        """Systems of which `transcribe` returns hypotheses, that to judge by last."""
+        return ("ctc", "llm") if isinstance(self.model, SpeechLLM) and options.asks_llm else ("ctc",)
 
     @property
     def speech(self) -> CtcModel:
@@ -184,8 +184,11 @@ class Recognizer:
             all_ended: receives whether all texts of this batch have ended, and returns whether to stop. Ranks that
                 share an LLM's weights must continue until the last one has ended.
         """
-        if not isinstance(self.model, SpeechLLM):
-            logits, frames = self.model(waveforms, lengths)
+        if not isinstance(self.model, SpeechLLM) or not options.asks_llm:
+            logits, frames = self.speech(waveforms, lengths)
+            if options.decoder == "ctc-beam":
+                ngram = (options.ngram, options.ngram_weight)
+                return {"ctc": ctc_beam_search(logits, frames, self.tokenizer, options.num_beams, *ngram)}
             return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
         assert self.llm_tokenizer is not None
         audio = self.model.listen(waveforms, lengths)

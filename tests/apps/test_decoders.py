@@ -1,6 +1,8 @@
 """`--decoder`: another search for the LLM's text, told in scores.json; what has no effect is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,41 @@ def test_where_ctc_is_sure_the_llm_is_not_asked(speechllm, checkpoint: Path, cor
     assert (never["llm_passes"], always["llm_passes"]) == (0, greedy["llm_passes"])
 
 
+def test_ctc_alone_asks_no_llm(speechllm, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+    cuts, texts = corpus / "train.jsonl.gz", {}
+    for decoder in ("greedy", "ctc"):
+        output = tmp_path / decoder
+        options = ("--cuts", cuts, "--output", output, "--decoder", decoder)
+        assert speechllm("evaluate", "--checkpoint", checkpoint, *options).status == 0
+        rows = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+        texts[decoder] = [row["hypothesis"] for row in rows if row["system"] == "ctc"]
+        assert {row["system"] for row in rows} == ({"ctc"} if decoder == "ctc" else {"ctc", "llm"})
+    assert texts["ctc"] == texts["greedy"]
+    assert json.loads((output / "scores.json").read_text())["ctc"]["real_time_factor"] > 0
+    printed = speechllm("transcribe", "--checkpoint", checkpoint, "--decoder", "ctc", corpus).out
+    assert all(text in printed for text in texts["ctc"])
+
+
+def test_an_ngram_changes_the_text_of_ctc(speechllm, checkpoint, corpus, ctc_tokenizer, tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder", reason="needs the extra ngram")
+    model, ngram, cuts = tmp_path / "tokenizer.model", tmp_path / "ngram.arpa", str(corpus / "train.jsonl.gz")
+    model.write_bytes(ctc_tokenizer.to_bytes())
+    program = [sys.executable, "-m", "data_prep.ngram", "--manifest", cuts, "--tokenizer", str(model)]
+    subprocess.run([*program, "--output", str(ngram)], check=True)
+    found = {}
+    for weight in ("0", "30"):
+        output = tmp_path / weight
+        options = ("--decoder", "ctc-beam", "--ngram", ngram, "--ngram-weight", weight, "--num-beams", "20")
+        outcome = speechllm("evaluate", "--checkpoint", checkpoint, "--cuts", cuts, "--output", output, *options)
+        assert outcome.status == 0, outcome.err
+        found[weight] = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+        entry = json.loads((output / "scores.json").read_text())["ctc"]
+        assert (entry["decoder"], entry["ngram"], entry["ngram_weight"]) == ("ctc-beam", str(ngram), float(weight))
+    texts = {weight: [row["hypothesis"] for row in rows] for weight, rows in found.items()}
+    assert texts["0"] != texts["30"]
+    assert all(row["alternatives"][0]["text"] == row["hypothesis"] for row in found["30"])
+
+
 def test_transcribe_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path, corpus: Path) -> None:
     printed = [
         speechllm("transcribe", "--checkpoint", checkpoint, "--decoder", decoder, corpus).out
@@ -108,6 +145,8 @@ def test_transcribe_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path
         (("--ctc-weight", "0.3"), "ctc_weight chooses among the texts of beam, and has no effect on greedy"),
         (("--decoder", "beam", "--ctc-weight", "3"), "ctc_weight 3 is a share: give 0 to 1"),
         (("--decoder", "beam", "--num-beams", "0"), "num_beams 0 follows no text: give 1 or more"),
+        (("--ngram", "5.arpa"), "ngram is of decoder ctc-beam, and has no effect on greedy"),
+        (("--decoder", "ctc-beam", "--ngram", "5.arpa"), "ngram 5.arpa does not exist"),
         (("--accept-entropy", "-1"), "accept_entropy -1 is below any entropy: give 0 or more"),
     ],
 )

@@ -22,7 +22,7 @@ def every_text(logits: torch.Tensor, count: int) -> dict[tuple[int, ...], float]
     """Log-likelihood of each text that `count` frames can spell."""
     probabilities = logits[:count].double().softmax(-1).tolist()
     totals: dict[tuple[int, ...], float] = defaultdict(float)
-    for path in itertools.product(range(len(probabilities[0])), repeat=count):
+    for path in itertools.product(range(logits.shape[1]), repeat=count):
         totals[tuple(ctc_collapse(path))] += math.prod(
             frame[label] for frame, label in zip(probabilities, path, strict=True)
         )
