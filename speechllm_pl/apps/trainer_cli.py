@@ -36,6 +36,7 @@ from speechllm_pl.training.callbacks import (
     Samples,
 )
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
+from speechllm_pl.training.data_checks import DataChecks
 from speechllm_pl.training.interruption import LastCheckpoints
 from speechllm_pl.training.probe import LargestBatches
 from speechllm_pl.training.speed import Speed
@@ -70,6 +71,7 @@ class SpeechCLI(LightningCLI):
         named = run_name(sys.argv[2:])
         parser.add_argument("--run", type=str, default=named, help="Folder of this run, named after its arguments.")
         parser.link_arguments("run", "trainer.default_root_dir")
+        parser.link_arguments("model.llm_input", "data.llm_input", apply_on="instantiate")
         parser.add_lightning_class_args(LastCheckpoints, "last_checkpoints")
         parser.add_lightning_class_args(WholeDev, "whole_dev")
         parser.add_lightning_class_args(LargestBatches, "largest_batches")
@@ -175,7 +177,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
             trainer_defaults={
                 "callbacks": [
                     *(LearningRateMonitor("step"), Speed(), LanguageShares(), Samples(), AugmentationSamples()),
-                    *(Predictions(), Finished()),
+                    *(DataChecks(), Predictions(), Finished()),
                 ],
                 "use_distributed_sampler": False,
                 "reload_dataloaders_every_n_epochs": 1,

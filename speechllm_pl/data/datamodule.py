@@ -63,6 +63,7 @@ class SpeechDataModule(L.LightningDataModule):
         other_data: let a run go on that was trained on other data than this.
         max_skipped_share: of training utterances that cannot be read, after which the run ends: looked at once 100 were
             due, and where an epoch ends.
+        llm_input: how stage 2 counts the LLM's positions of utterances; None in stage 1.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class SpeechDataModule(L.LightningDataModule):
         allow_command_sources: bool = False,
         other_data: bool = False,
         max_skipped_share: float = 0.2,
+        llm_input: Any = None,  # as LlmInput | None it would be a group of options
     ):
         super().__init__()
         self.root = Path(root)
@@ -99,7 +101,7 @@ class SpeechDataModule(L.LightningDataModule):
         self.val_max_duration = None if val_max_duration == "auto" else val_max_duration
         self.val_utterances = val_utterances
         self.max_tokens = max_tokens
-        self.llm_input: LlmInput | None = None  # stage 2 sets it
+        self.llm_input: LlmInput | None = llm_input
         self.max_seconds = max_seconds
         self.num_buckets = num_buckets
         self.balance = balance

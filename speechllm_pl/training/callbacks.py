@@ -28,11 +28,11 @@ from speechllm_pl.configuration.bounded_yaml import parsed_configuration, read_c
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.models.features import FilterBank
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.storage.checkpoints import newest_complete
+from speechllm_pl.training.data_checks import data_of
 from speechllm_pl.training.resumption import CHANGED, changes, keep_former
 from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.step import is_logged
@@ -133,8 +133,7 @@ class LanguageShares(L.Callback):
     """Prints the training data of each language, and logs how many epochs and hours of it have been heard."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        self.data = data if isinstance(data, SpeechDataModule) else None
+        self.data = data_of(trainer)
         if self.data is not None and len(self.data.mixture.groups) > 1:
             rank_zero_info("\n".join(["training data:", *self.data.mixture.table()]))
 
@@ -228,12 +227,11 @@ class AugmentationSamples(L.Callback):
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        board = _tensorboard(trainer)
-        if trainer.global_step or board is None or not isinstance(datamodule, SpeechDataModule):
+        data, board = data_of(trainer), _tensorboard(trainer)
+        if trainer.global_step or board is None or data is None:
             return
-        augmentations = datamodule.augmentations
-        utterances = some_of_one_language(datamodule.cuts("train")) if augmentations else []
+        augmentations = data.augmentations
+        utterances = some_of_one_language(data.cuts("train")) if augmentations else []
         if not utterances:
             return
         for number, utterance in enumerate(utterances):
@@ -242,7 +240,7 @@ class AugmentationSamples(L.Callback):
             (type(augmentation).__name__, [replace(augmentation, probability=1.0)]) for augmentation in augmentations
         ]
         for place, (name, chosen) in enumerate([*each, ("all", augmentations)], start=1):
-            changed = augment(utterances, chosen, datamodule.seed, epoch=0)
+            changed = augment(utterances, chosen, data.seed, epoch=0)
             board.add_figure(f"augmentation/{place} {name}", augmentation_figure(utterances, changed))
             for number, utterance in enumerate(changed):
                 _add_audio(board, f"augmentation/{place} {name}/{number}", utterance)

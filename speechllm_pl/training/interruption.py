@@ -97,8 +97,8 @@ class LastCheckpoints(Checkpoint):
         loop = trainer.fit_loop.epoch_loop
         if step == self.saved_at or loop._should_accumulate() or _validation_is_next(trainer):  # see above
             return
-        stop = pl_module.agreed_signal
-        due = pl_module.agreed_save or (self.every_n_steps is not None and step % self.every_n_steps == 0)
+        stop = pl_module.agreed.signal
+        due = pl_module.agreed.save or (self.every_n_steps is not None and step % self.every_n_steps == 0)
         if stop or due or step == trainer.max_steps:
             self.save(trainer)
         if stop:
@@ -115,8 +115,8 @@ class LastCheckpoints(Checkpoint):
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self.save(trainer, float(trainer.callback_metrics["val/wer"]))
-        if pl_module.agreed_signal:
-            self._stop(trainer, pl_module.agreed_signal)
+        if pl_module.agreed.signal:
+            self._stop(trainer, pl_module.agreed.signal)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last state; a run too short for a validation leaves its only state under both names."""

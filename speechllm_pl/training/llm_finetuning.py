@@ -14,7 +14,6 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
 from speechllm_pl.models.encoders.build import build_encoder
@@ -90,13 +89,11 @@ class LlmFinetuning(Stage):
         self.digest = ""  # tells the LLM's weights from others, once they are loaded
 
     def setup(self, stage: str) -> None:
-        """Check optimiser and strategy before any weight of the LLM is read, and give the data `llm_input`."""
+        """Check optimiser and strategy before any weight of the LLM is read."""
         super().setup(stage)
         refuse_quantized_shards(self.config.quantize, type(self.trainer.strategy))
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, SpeechDataModule):
-            datamodule.llm_input = self.llm_input()
 
+    @property
     def llm_input(self) -> LlmInput:
         """How to count the LLM positions of utterances, for `data.max_tokens`, and how many the LLM has."""
 

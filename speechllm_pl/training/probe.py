@@ -9,10 +9,10 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.models.losses import weighted_sum
+from speechllm_pl.training.data_checks import data_of
 from speechllm_pl.training.stage import Stage
 
 
@@ -34,15 +34,15 @@ class LargestBatches(L.Callback):
         Raises:
             UserError: a batch does not fit; the message names it and the largest duration that did.
         """
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(datamodule, SpeechDataModule) or (pl_module.device.type == "cpu" and not self.on_cpu):
+        data = data_of(trainer)
+        if data is None or (pl_module.device.type == "cpu" and not self.on_cpu):
             return
-        dataset = SpeechDataset(datamodule.cuts("train"))
+        dataset = SpeechDataset(data.cuts("train"))
         trained = sum(_local(p).numel() for p in pl_module.parameters() if p.requires_grad)
         reserve = torch.empty(2 * trained, device=pl_module.device)  # Adam's two running means, in fp32
         fitted = 0.0
-        for indices in datamodule.buckets("train").largest_batches():
-            batch = _stretched(dataset[PlannedBatch(indices, seed=0)], datamodule.duration_factor)
+        for indices in data.buckets("train").largest_batches():
+            batch = _stretched(dataset[PlannedBatch(indices, seed=0)], data.duration_factor)
             batch = move_data_to_device(batch, pl_module.device)
             seconds = seconds_of(batch.waveforms.numel())
             try:

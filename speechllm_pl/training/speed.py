@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.training.data_checks import data_of
 from speechllm_pl.training.step import is_logged
 
 MOST_WAITING = 0.05
@@ -59,11 +59,10 @@ class Speed(L.Callback):
         if self.advised or len(self.last_steps) < JUDGED:
             return
         waited, elapsed = (sum(seconds) for seconds in zip(*self.last_steps, strict=True))
-        datamodule: Any = getattr(trainer, "datamodule", None)
-        if waited > MOST_WAITING * elapsed and isinstance(datamodule, SpeechDataModule):
+        if waited > MOST_WAITING * elapsed and (data := data_of(trainer)) is not None:
             self.advised = True
             share = f"{waited / elapsed:.0%} of the time of the first rank"
-            rank_zero_warn(f"training waits for data {share}: {datamodule.faster_reading()}")
+            rank_zero_warn(f"training waits for data {share}: {data.faster_reading()}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.skipped:

@@ -2,13 +2,13 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -16,7 +16,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.datamodule import SpeechDataModule
+from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
 from speechllm_pl.optim.muon_adamw import grouped
@@ -32,8 +32,7 @@ from speechllm_pl.training.checkpoint_record import (
     refuse_other_stage,
 )
 from speechllm_pl.training.resumption import CHANGED, apply_settings, settings_of
-from speechllm_pl.training.step import OptimizerStep, is_logged
-from speechllm_pl.training.unread import Unread
+from speechllm_pl.training.step import Agreed, OptimizerStep, is_logged
 from speechllm_pl.training.validation import Validated, silence
 
 SKIPPED = "step %d left out, its %s is not finite; cuts on rank %d: %s"
@@ -70,13 +69,12 @@ class Stage(Validated):
         self.schedule = schedule
         self.max_skipped_steps = max_skipped_steps
         self.stop_signal = 0  # of this process, set from outside
-        self.agreed_signal = 0  # the largest of all ranks, known to all of them after each step
-        self.save_due = False  # on this process, set from outside; `agreed_save` on any
-        self.agreed_save = False
+        self.save_due = False  # on this process, set from outside
+        self.agreed = Agreed({})  # after each batch
+        self.checks: list[Callable[[dict[str, Any]], None]] = []  # of a checkpoint to resume; callbacks add theirs
         self.writer = BackgroundWriter()  # of its checkpoints
         self.skipped_steps = 0
         self._step = OptimizerStep()
-        self._unread = Unread()
         self.step_loss = 0.0  # of the optimiser step so far, over all ranks
 
     # what a stage is
@@ -87,6 +85,11 @@ class Stage(Validated):
 
         The whole loss is divided by the first term's number of tokens.
         """
+
+    @property
+    def llm_input(self) -> LlmInput | None:
+        """How to count the LLM positions of utterances; None without an LLM."""
+        return None
 
     def settings(self) -> dict[str, Any]:
         """The description of the model and its tokenizer, as plain values."""
@@ -102,7 +105,6 @@ class Stage(Validated):
         if self.device.type == "cpu":
             # Flash attention's bf16 backward is three times slower; the switch holds for CPU kernels too.
             torch.backends.cuda.enable_flash_sdp(False)
-        self._tell_unknown_characters()
 
     def on_train_start(self) -> None:
         """Apply the optimiser settings of the configuration over those of the restored checkpoint."""
@@ -194,22 +196,21 @@ class Stage(Validated):
         return self.recognizer.model.is_saved(name.removeprefix(PREFIX))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[RECORD] = {"stage": self.stage, "settings": self.settings(), "skipped_steps": self.skipped_steps}
+        record = checkpoint.setdefault(RECORD, {})  # callbacks come first
+        record |= {"stage": self.stage, "settings": self.settings(), "skipped_steps": self.skipped_steps}
         if self._trainer is not None:
-            checkpoint[RECORD]["precision"] = str(self._trainer.precision)
-        if self._trainer is not None and self._trainer.optimizers:
-            checkpoint[RECORD]["optimizer"] = optimizer_name(self._trainer.optimizers[0])
-        data = getattr(self._trainer, "datamodule", None)
-        if isinstance(data, SpeechDataModule):
-            checkpoint[RECORD]["languages"] = data.mixture.cuts.language_codes
+            record["precision"] = str(self._trainer.precision)
+            if self._trainer.optimizers:
+                record["optimizer"] = optimizer_name(self._trainer.optimizers[0])
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if self.is_saved(name)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         refuse_other_stage(checkpoint, self.stage)
         fits = self._trainer is not None and self._trainer.state.fn == "fit"
-        if fits:  # before its tokenizer, which is another one because the data is
-            self._refuse_other_data(checkpoint)
+        if fits:
+            for check in self.checks:
+                check(checkpoint)
         self.skipped_steps = checkpoint[RECORD].get("skipped_steps", 0)
         settings = {**self.config.defaults(), **checkpoint[RECORD]["settings"]}
         check_tokenizer(self.tokenizer, settings["tokenizer"])
@@ -217,14 +218,6 @@ class Stage(Validated):
         if fits:
             optimizer = self.make_optimizer(self.parameter_groups())  # the trainer has none yet
             refuse_other_optimizer(checkpoint, optimizer, Path(str(self.trainer.ckpt_path)))
-
-    def _refuse_other_data(self, checkpoint: dict[str, Any]) -> None:
-        """Raise a UserError if the run was trained on other data."""
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SpeechDataModule):
-            change = data.refuse_other_data(checkpoint.get(type(data).__qualname__) or {})
-            if change:
-                rank_zero_info(f"{CHANGED}training data {change}")
 
     def check_tensors(self, found: Mapping[str, Tensor]) -> None:
         """Raise a UserError unless names and shapes in a checkpoint are those that are saved of this module."""
@@ -247,19 +240,8 @@ class Stage(Validated):
     def ctc_targets(self, batch: Batch) -> Tokens:
         return self.text_tokens(self.tokenizer.encode(text) for text in batch.texts)
 
-    @rank_zero_only
-    def _tell_unknown_characters(self) -> None:
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None or not any(p.requires_grad for p in self.speech.head.parameters()):
-            return
-        if unknown := self.tokenizer.unknown_characters(datamodule.cuts("train").characters):
-            rank_zero_info(
-                f"the tokenizer cannot write {len(unknown)} characters of the training transcripts, which are learned"
-                f" as <unk>: {' '.join(sorted(unknown)[:20])}; train the tokenizer on them (make tokenizer)"
-            )
-
     def _pool(self, terms: dict[str, WeightedTerm], readable: bool, batch: Batch) -> None:
-        means, self.agreed_signal, self.agreed_save = self._step.pool(
+        self.agreed = self._step.pool(
             terms,
             counts=readable,
             signal=self.stop_signal,
@@ -267,13 +249,9 @@ class Stage(Validated):
             due=batch.due,
             skipped=len(batch.skipped),
         )
-        self._unread.add(self._step.due, self._step.skipped, batch.unread)
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SpeechDataModule):
-            self._unread.refuse_above(data.max_skipped_share, epoch_ends=self.trainer.is_last_batch)
         self.step_loss = self._step.loss
         if is_logged(self.trainer, self.global_step + 1):
-            for name, mean in means.items():
+            for name, mean in self.agreed.means.items():
                 self.log(f"train/{name}", mean, batch_size=1)
             self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
 

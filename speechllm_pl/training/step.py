@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
+from typing import NamedTuple
 
 import lightning as L
 import torch
@@ -10,6 +11,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from speechllm_pl.models.losses import WeightedTerm
+
+
+class Agreed(NamedTuple):
+    """What all ranks know after each has had a batch."""
+
+    means: dict[str, float]  # of each loss term over all tokens
+    due: int = 0  # recordings of these batches
+    skipped: int = 0  # of these, as they could not be read
+    signal: int = 0  # the largest that any rank has received
+    save: bool = False  # whether any wants a checkpoint
 
 
 @dataclass
@@ -20,8 +31,6 @@ class OptimizerStep:
     tokens: float = 0.0  # of the first term, over all ranks
     ids: list[str] = field(default_factory=list)  # of this rank
     broken_ids: list[str] = field(default_factory=list)  # of its batches whose loss is not finite
-    due: int = 0  # recordings of the batch that was pooled last, over all ranks
-    skipped: int = 0  # of these, as they could not be read
 
     @property
     def loss(self) -> float:
@@ -37,7 +46,7 @@ class OptimizerStep:
         save: bool,
         due: int = 0,
         skipped: int = 0,
-    ) -> tuple[dict[str, float], int, bool]:
+    ) -> Agreed:
         """Add a batch of every rank, in one message with everything else that ranks must agree on.
 
         Args:
@@ -46,20 +55,16 @@ class OptimizerStep:
             signal: signal that this rank has received, 0 for none.
             save: whether this rank wants a checkpoint.
             due, skipped: numbers of recordings of this rank's batch, and of those that could not be read.
-
-        Returns:
-            The mean of each term over all ranks' tokens, the largest signal of any rank, and whether any wants a
-            checkpoint.
         """
         own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
         own = torch.stack([value.double() * counts for value in own])
         pooled = _over_ranks(torch.cat([own, own.new_tensor([due, skipped, signal, save])]))
         totals, numbers = pooled[:-4:2], pooled[1:-4:2]
-        self.due, self.skipped = int(pooled[-4]), int(pooled[-3])
         self.tokens += numbers[0]
         self.total += sum(weight * total for (_, weight), total in zip(terms.values(), totals, strict=True))
         means = (total / max(number, 1.0) for total, number in zip(totals, numbers, strict=True))
-        return dict(zip(terms, means, strict=True)), int(pooled[-2]), bool(pooled[-1])
+        *agreed, any_save = map(int, pooled[-4:])
+        return Agreed(dict(zip(terms, means, strict=True)), *agreed, save=bool(any_save))
 
     def note(self, ids: list[str], *, finite: bool) -> None:
         """Remember whose loss this rank has computed, and whether it was finite."""

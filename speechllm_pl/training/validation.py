@@ -12,7 +12,6 @@ from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
 from speechllm_pl.data.batch import Batch
-from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -32,6 +31,7 @@ class Validated(Placed):
     def __init__(self, **placement: Any):
         super().__init__(**placement)
         self.error_rates = nn.ModuleDict({system: PooledErrorRates() for system in self.systems})
+        self.dev_share = ""  # the part of dev that validations score, in words, set from outside
         self._merged = ExitStack()
 
     @property
@@ -76,8 +76,7 @@ class Validated(Placed):
     on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
-        data = getattr(self.trainer, "datamodule", None)
-        self._log_rates("val", data.dev_share() if isinstance(data, SpeechDataModule) else "")
+        self._log_rates("val", self.dev_share)
         self.end_decoding()
 
     def on_test_epoch_end(self) -> None:

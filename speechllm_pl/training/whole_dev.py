@@ -7,6 +7,7 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.training.callbacks import finished_before
+from speechllm_pl.training.data_checks import data_of
 from speechllm_pl.training.interruption import stop
 from speechllm_pl.training.stage import Stage
 
@@ -60,6 +61,6 @@ class WholeDev(Checkpoint):
 
 def _sampled(trainer: L.Trainer) -> SpeechDataModule | None:
     """The data module if validations use a sample of dev, else None."""
-    data = getattr(trainer, "datamodule", None)
-    sampled = isinstance(data, SpeechDataModule) and trainer.limit_val_batches == 1.0 and data.dev_sample is not None
+    data = data_of(trainer)
+    sampled = data is not None and trainer.limit_val_batches == 1.0 and data.dev_sample is not None
     return data if sampled else None

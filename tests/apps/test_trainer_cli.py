@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.apps.trainer_cli import fit_configuration
+from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.encoders.conformer import Conformer
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -105,8 +106,10 @@ def test_every_stage_and_size_instantiates(
 ) -> None:
     llm = ["--model.llm", str(llm_folder)] if stage == "finetune" else []
     config = parser.parse_args([*configs(stage, size=size), "--model.tokenizer", str(tokenizer_file), *llm])
-    model = parser.instantiate_classes(config).fit.model
+    made = parser.instantiate_classes(config).fit
+    model = made.model
     assert isinstance(model, STAGES[stage])
+    assert isinstance(made.data.llm_input, LlmInput) == (stage == "finetune")  # linked
     with torch.device("meta"):
         encoder = Conformer(model.config.encoder)
     assert len(encoder.blocks) == config.fit.model.init_args.encoder.num_blocks

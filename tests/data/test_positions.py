@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import SPLITS, deleted_while_mapped
-from lightning import Trainer
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
@@ -131,7 +130,7 @@ def test_positions_are_those_that_the_prompt_builder_fills(
     module = stage_2(stride=stride, instruction=instruction)
     module.configure_model()
     data = SpeechDataModule(str(corpus), max_duration=6.0, num_buckets=3, max_tokens=90)
-    data.llm_input = module.llm_input()
+    data.llm_input = module.llm_input
     buckets = data.buckets("train")
     assert buckets.positions is not None
     for batch in data.train_dataloader():
@@ -183,7 +182,7 @@ def test_utterances_beyond_the_llms_positions_are_left_out_and_told(
     expected = {cut.id: taken(cut.duration, cut.supervisions[0].text) for cut in cuts}
     limit = sorted(expected.values())[-3]  # of the three longest, one just fits
     data = SpeechDataModule(str(corpus), max_duration=6.0, num_buckets=3, max_tokens=max_tokens)
-    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(limit), stride=1).llm_input()
+    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(limit), stride=1).llm_input
     kept = {id_ for id_, positions in expected.items() if positions <= limit}
     heard = [id_ for batch in data.train_dataloader() for id_ in batch.ids]
     assert len(heard) == len(set(heard))
@@ -199,7 +198,7 @@ def test_an_llm_that_has_positions_for_no_utterance_is_refused(
     corpus: Path, ctc_tokenizer: CtcTokenizer, short_llm: Callable[[int], str]
 ) -> None:
     data = SpeechDataModule(str(corpus))
-    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(3), stride=1).llm_input()
+    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(3), stride=1).llm_input
     with pytest.raises(
         UserError, match=r"every training utterance takes more than the LLM's 3 positions, the shortest"
     ):
@@ -213,7 +212,7 @@ def test_what_augmentation_adds_counts_as_positions(
     longest = max(taken(cut.duration, cut.supervisions[0].text) for cut in cuts)
     for augmentations, left_out in ((), 0), ([PerturbSpeed(factors=(0.5,))], 1):
         data = SpeechDataModule(str(corpus), augmentations=augmentations)
-        data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(longest + len(augmentations)), stride=1).llm_input()
+        data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(longest + len(augmentations)), stride=1).llm_input
         assert (len(data.cuts("train")) < 8) == bool(left_out)
 
 
@@ -228,18 +227,14 @@ def test_without_a_limit_no_transcript_is_tokenised_for_it(corpus: Path) -> None
 def test_auto_is_what_so_many_seconds_of_speech_take(stage_2: Callable[..., LlmFinetuning], corpus: Path) -> None:
     for stride, embeddings in ((1, 1000), (3, 334)):
         data = SpeechDataModule(str(corpus), max_duration=80.0, max_tokens="auto")
-        data.llm_input = stage_2(stride=stride).llm_input()
+        data.llm_input = stage_2(stride=stride).llm_input
         positions = data.buckets("train").positions
         assert positions is not None
         assert positions.most == pytest.approx(embeddings + 5 * 80, abs=1)
 
 
 def test_stage_2_tells_the_data_how_to_count(stage_2: Callable[..., LlmFinetuning], corpus: Path) -> None:
-    module, data = stage_2(), SpeechDataModule(str(corpus), max_tokens=400)
-    module.trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module.trainer.datamodule = data  # type: ignore[attr-defined]
-    module.setup("fit")
-    assert isinstance(data.llm_input, LlmInput)
+    data = SpeechDataModule(str(corpus), max_tokens=400, llm_input=stage_2().llm_input)
     assert data.buckets("train").positions is not None
     assert data.buckets("dev").positions is None
 
@@ -262,7 +257,7 @@ def test_numpy_and_the_encoder_agree_on_embeddings(stage_2: Callable[..., LlmFin
     seconds = np.random.default_rng(0).uniform(0.01, 30, 200).astype(np.float32)
     module = stage_2(stride=2)
     module.configure_model()
-    found = module.llm_input().audio(seconds)
+    found = module.llm_input.audio(seconds)
     for each, embeddings in zip(seconds[:20].tolist(), found[:20].tolist(), strict=True):
         samples = round(each * 16_000)
         with torch.no_grad():

@@ -35,6 +35,7 @@ from speechllm_pl.optim.muon_adamw import MuonAdamW
 from speechllm_pl.optim.schedules import OneCycle
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.data_checks import DataChecks
 
 ENCODER = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
 STEPS = 12
@@ -95,7 +96,7 @@ def run(
         enable_progress_bar=False,
         enable_model_summary=False,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[diary, ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
+        callbacks=[diary, DataChecks(), ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)],
         default_root_dir=folder,
     )
     options: dict[str, Any] = {"max_duration": max_duration, "num_buckets": 2, **more_of_the_data}
