@@ -107,9 +107,8 @@ def utterances(
 
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("common_voice", __doc__, LANGUAGES)
-    parser.add_argument(
-        "--train", choices=("train", "validated"), default="train", help="table of the training set (default: train)"
-    )
+    told = "Table of the training set (default: %(default)s)."
+    parser.add_argument("--train", choices=("train", "validated"), default="train", help=told)
     args = parser.parse_args(argv)
     folders = languages_to_prepare(args.languages, find_languages(args.corpus), "Common Voice")
     tables = {split: args.train if split == "train" else split for split in SPLITS}

@@ -7,7 +7,6 @@ The official split is by index: 0 to 4 test, 5 to 49 train. The corpus has no de
 6, taken from train. A joined cut holds recordings of its own split only.
 """
 
-import argparse
 import functools
 import os
 import re
@@ -25,7 +24,7 @@ from data_prep.audio.content_addressed import digest, remove_others
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Utterance
 from data_prep.corpora.manifest_writer import prepare
-from data_prep.machinery.command_line import add_standard_arguments, run
+from data_prep.machinery.command_line import add_standard_arguments, program_parser, run
 from speechllm_pl.core.errors import UserError
 
 RECIPE = 1  # raise it when the same settings give other audio, so that old files are not kept
@@ -195,13 +194,14 @@ def _samples(digits: Digits) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data_prep.fsdd", description=__doc__)
+    parser = program_parser("fsdd", __doc__)
     add_standard_arguments(parser)
-    parser.add_argument("--corpus", type=Path, default=default_corpus(), help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the joined cuts (default: %(default)s)")
     parser.add_argument(
-        "--joined-train", type=int, default=JOINED_TRAIN, help="joined training cuts (default: %(default)s)"
+        "--corpus", type=Path, default=default_corpus(), help="Folder of the corpus (default: %(default)s)."
     )
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the joined cuts (default: %(default)s).")
+    joined = "Number of joined training cuts (default: %(default)s)."
+    parser.add_argument("--joined-train", type=int, default=JOINED_TRAIN, help=joined)
     args = parser.parse_args()
     if args.joined_train < 0:
         raise UserError(f"--joined-train {args.joined_train}: give 0 or more")

@@ -101,7 +101,8 @@ def _parsed(line: str | BrokenLine) -> tuple[str, str, str]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("librispeech", __doc__)
-    parser.add_argument("--subsets", nargs="+", choices=SUBSETS, metavar="NAME", help="default: all that are there")
+    told = "Subsets to prepare (default: all that are there)."
+    parser.add_argument("--subsets", nargs="+", choices=SUBSETS, metavar="NAME", help=told)
     args = parser.parse_args(argv)
     subsets = find_subsets(args.corpus, args.subsets)
     print(f"reading {', '.join(map(str, subsets))}")

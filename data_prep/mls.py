@@ -160,8 +160,10 @@ def _suffix(audio: Path) -> str:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_of("mls", __doc__, list(NAMES))
-    parser.add_argument("--limited", choices=("9h", "1h", "10h", "10min"), help="a subset of train, instead of it")
-    parser.add_argument("--fold", type=int, choices=FOLDS, default=0, help="of 10min (default: 0)")
+    parser.add_argument(
+        "--limited", choices=("9h", "1h", "10h", "10min"), help="Subset of train to prepare instead of it."
+    )
+    parser.add_argument("--fold", type=int, choices=FOLDS, default=0, help="Fold of 10min (default: %(default)s).")
     return parser.parse_args(argv)
 
 

@@ -9,7 +9,6 @@ longer corpus begins with the shorter one. The name of an audio file carries a d
 it, so a rerun keeps exactly those files that are still right.
 """
 
-import argparse
 import functools
 import importlib.metadata
 import zlib
@@ -29,7 +28,7 @@ from data_prep.audio.espeak import Espeak
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import LABELS, Utterance
 from data_prep.corpora.manifest_writer import prepare
-from data_prep.machinery.command_line import add_standard_arguments, run
+from data_prep.machinery.command_line import add_standard_arguments, program_parser, run
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.text import normalize
@@ -251,11 +250,13 @@ def cut_of(utterance: Utterance, max_seconds: float) -> MonoCut:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data_prep.spoken_numbers", description=__doc__)
+    parser = program_parser("spoken_numbers", __doc__)
     add_standard_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of texts, voices and noise (default: 0)")
-    parser.add_argument("--hours", type=float, default=1.4, help="of training speech, equally over the languages")
-    parser.add_argument("--languages", nargs="+", choices=list(ACCENTS), default=list(ACCENTS), help="default: all")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of texts, voices and noise (default: %(default)s).")
+    hours = "Hours of training speech, equally many of each language (default: %(default)s)."
+    parser.add_argument("--hours", type=float, default=1.4, help=hours)
+    codes = list(ACCENTS)
+    parser.add_argument("--languages", nargs="+", choices=codes, default=codes, help="Languages (default: all).")
     args = parser.parse_args()
     if args.hours <= 0:
         raise UserError(f"--hours {args.hours}: give a positive number, such as 1.4")

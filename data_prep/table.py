@@ -26,7 +26,7 @@ from data_prep.corpora.lines import BrokenLine, count_lines
 from data_prep.corpora.manifest_writer import prepare
 from data_prep.corpora.strange_characters import StrangeCharacters
 from data_prep.corpora.table_rows import TABLE_SUFFIXES, Row, read_table
-from data_prep.machinery.command_line import add_standard_arguments, run
+from data_prep.machinery.command_line import add_standard_arguments, program_parser, run
 from speechllm_pl.core.audio.folders import AUDIO_SUFFIXES
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS
 from speechllm_pl.core.errors import UserError, printable
@@ -228,33 +228,26 @@ def _seconds(row: Row, column: str) -> float | None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.table",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--table", type=Path, required=True, help="TSV, CSV or JSONL file, or a folder of them")
-    parser.add_argument("--audio", type=Path, help="folder of the audio (default: `audio` beside the table)")
+    parser = program_parser("table", __doc__)
+    parser.add_argument("--table", type=Path, required=True, help="TSV, CSV or JSONL file, or a folder of them.")
+    parser.add_argument("--audio", type=Path, help="Folder of the audio (default: `audio` beside the table).")
     add_standard_arguments(parser)
-    parser.add_argument("--language", help=f"of rows that name none: {_languages()}")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of rows that name none (train)")
-    parser.add_argument(
-        "--dev-fraction", type=float, default=0.0, help="of the rows whose split nothing names (default: 0)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="for --dev-fraction (default: 0)")
-    parser.add_argument("--digits", choices=("keep", "spell"), default="spell", help="default: spell")
-    parser.add_argument(
-        "--respell",
-        action="store_true",
-        help="accents were typed as apostrophes: write Italian e' as è and so on",
-    )
-    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
+    parser.add_argument("--language", help=f"Language of rows that name none: {_languages()}.")
+    of_rows = "Split of rows that name none (default: %(default)s)."
+    parser.add_argument("--split", choices=SPLITS, default="train", help=of_rows)
+    share = "Share of dev in the rows whose split nothing names (default: %(default)s)."
+    parser.add_argument("--dev-fraction", type=float, default=0.0, help=share)
+    parser.add_argument("--seed", type=int, default=0, help="Seed of --dev-fraction (default: %(default)s).")
+    digits = "What becomes of numbers that are written in digits (default: %(default)s)."
+    parser.add_argument("--digits", choices=("keep", "spell"), default="spell", help=digits)
+    respell = "Write Italian e' as è and so on, where accents were typed as apostrophes."
+    parser.add_argument("--respell", action="store_true", help=respell)
+    parser.add_argument("--strict", action="store_true", help="Stop at the first row that cannot be used.")
     parser.add_argument(
         "--copy-audio",
         action="store_true",
-        help="write 16 kHz mono FLAC copies of all recordings to OUTPUT/audio, for formats that are slow to "
-        "decode (several channels, and formats that need ffmpeg, are copied in any case)",
+        help="Write 16 kHz mono FLAC copies of all recordings to OUTPUT/audio, for formats that are slow to "
+        "decode (several channels, and formats that need ffmpeg, are copied in any case).",
     )
     return parser.parse_args(argv)
 

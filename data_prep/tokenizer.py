@@ -5,7 +5,6 @@ padding, only <unk> (piece 0) beside the learned ones; the blank is added by `Ct
 of the transcripts has a piece. The text is taken as it is, for it was normalized with the corpus.
 """
 
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from data_prep.corpora.transcripts import read_transcripts
-from data_prep.machinery.command_line import run
+from data_prep.machinery.command_line import program_parser, run
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.whole_file import replace_atomically
 
@@ -69,29 +68,15 @@ def train(texts: list[str], vocab_size: int, max_piece_length: int = 4) -> bytes
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data_prep.tokenizer", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "--manifest",
-        type=Path,
-        nargs="+",
-        required=True,
-        help="Lhotse cut sets with the training transcripts",
-    )
-    parser.add_argument(
-        "--vocab-size",
-        type=int,
-        default=256,
-        help="pieces, <unk> included; CTC adds a blank (default: %(default)s; the paper's is 1547)",
-    )
-    parser.add_argument(
-        "--max-piece-length",
-        type=int,
-        default=4,
-        help="letters of the longest piece; 16 for a large corpus (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, help="file to write, for example data/mine/tokenizer.model"
-    )
+    parser = program_parser("tokenizer", (__doc__ or "").split("\n")[0])
+    cuts = "Lhotse cut sets with the training transcripts."
+    parser.add_argument("--manifest", type=Path, nargs="+", required=True, help=cuts)
+    pieces = "Number of pieces, <unk> included; CTC adds a blank (default: %(default)s; the paper's is 1547)."
+    parser.add_argument("--vocab-size", type=int, default=256, help=pieces)
+    letters = "Letters of the longest piece; 16 for a large corpus (default: %(default)s)."
+    parser.add_argument("--max-piece-length", type=int, default=4, help=letters)
+    output = "File to write, for example data/mine/tokenizer.model."
+    parser.add_argument("--output", type=Path, required=True, help=output)
     args = parser.parse_args()
 
     texts = [text for _, text in read_transcripts(args.manifest)]

@@ -12,7 +12,7 @@ from data_prep.corpora.checked_cuts import cut_from_header, cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
 from data_prep.corpora.lines import BrokenLine, text_lines
 from data_prep.corpora.manifest_writer import prepare
-from data_prep.machinery.command_line import add_standard_arguments
+from data_prep.machinery.command_line import add_standard_arguments, program_parser
 from speechllm_pl.core.errors import UserError
 
 LANGUAGES = ("en", "de", "nl", "fr", "es", "it", "pt", "pl")
@@ -43,28 +43,21 @@ def read_genders(path: Path) -> dict[str, str]:
 
 def parser_of(module: str, description: str | None, languages: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Make a parser with the options of every corpus, and `--languages` if it has several."""
-    assert description is not None
-    parser = argparse.ArgumentParser(
-        prog=f"python -m data_prep.{module}",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--corpus", type=Path, required=True, help="folder in which the corpus was unpacked")
-    add_standard_arguments(parser, "reject longer utterances of train; dev and test stay whole (default: %(default)s)")
+    parser = program_parser(module, description)
+    parser.add_argument("--corpus", type=Path, required=True, help="Folder in which the corpus was unpacked.")
+    add_standard_arguments(parser, "Seconds above which an utterance of train is rejected; dev and test stay whole")
     if languages:
-        parser.add_argument(
-            "--languages", nargs="+", choices=languages, metavar="CODE", help="default: all that are there"
-        )
+        told = "Languages to prepare (default: all that are there)."
+        parser.add_argument("--languages", nargs="+", choices=languages, metavar="CODE", help=told)
     parser.add_argument(
         "--check",
         choices=("decode", "header"),
         default="decode",
-        help="decode every recording, or believe the headers and decode ends only: faster, finds no silence "
-        "and no damage within; MP3 is decoded in either case (default: decode)",
+        help="How recordings are checked: decode all of each, or believe its header and decode its ends only, which is "
+        "faster and finds no silence and no damage within; MP3 is decoded in either case (default: %(default)s).",
     )
-    parser.add_argument(
-        "--strict", action="store_true", help="stop at the first recording or line that cannot be used, with status 1"
-    )
+    strict = "Stop at the first recording or line that cannot be used, with status 1."
+    parser.add_argument("--strict", action="store_true", help=strict)
     return parser
 
 

@@ -13,15 +13,25 @@ class Refused(Exception):
     """The first rejection of a strict run. Programs print its message alone and exit with status 1."""
 
 
+def program_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a program of data_prep, which keeps the line breaks of its description."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(f"python -m data_prep.{name}", description=description, formatter_class=raw)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    told = "Number of processes (default: all cores)."
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, help=told)
+
+
 def add_standard_arguments(
-    parser: argparse.ArgumentParser, max_seconds: str = "reject longer utterances (default: %(default)s)"
+    parser: argparse.ArgumentParser, max_seconds: str = "Seconds above which an utterance is rejected"
 ) -> None:
     """Add --output, --jobs, and --max-seconds with the help `max_seconds`."""
-    parser.add_argument(
-        "--output", type=_utf_8_path, required=True, help="folder for the manifests, for example data/mine"
-    )
-    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--max-seconds", type=float, default=30.0, help=max_seconds)
+    output = "Folder for the manifests, for example data/mine."
+    parser.add_argument("--output", type=_utf_8_path, required=True, help=output)
+    add_jobs(parser)
+    parser.add_argument("--max-seconds", type=float, default=30.0, help=f"{max_seconds} (default: %(default)s).")
 
 
 def _utf_8_path(text: str) -> Path:

@@ -19,7 +19,7 @@ import logging
 import os
 from pathlib import Path
 
-from data_prep.machinery.command_line import at_least_one, run
+from data_prep.machinery.command_line import add_jobs, at_least_one, program_parser, run
 from data_prep.shar.encoding import CODECS
 from data_prep.shar.export import Settings, export
 from data_prep.shar.verification import finish
@@ -50,20 +50,23 @@ def _tasks(index: int | None, count: int | None) -> tuple[int, int]:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m data_prep.shar", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = program_parser("shar", __doc__)
+    parser.add_argument("--manifest", type=Path, help="JSONL of cuts, plain or gzipped.")
+    parser.add_argument("--output", type=Path, help="Folder for the shards, for example data/mls/shar/train.")
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="Only read all shards of FOLDER again.")
+    codec = "Codec of the audio (default: %(default)s)."
+    parser.add_argument("--codec", choices=sorted(CODECS), default="opus", help=codec)
+    size = "Number of cuts in a shard (default: %(default)s)."
+    parser.add_argument("--shard-size", type=at_least_one, default=1000, help=size)
+    add_jobs(parser)
+    parser.add_argument("--shard-index", type=int, help="Number of this task, from 0 (default: SLURM's array task).")
+    parser.add_argument("--shard-count", type=int, help="Number of tasks that share the work (default: SLURM's).")
+    parser.add_argument("--strict", action="store_true", help="Stop at the first cut that cannot be read.")
+    parser.add_argument("--retry", action="store_true", help="Make shards again that have quarantined cuts.")
+    commands = (
+        "Run the shell commands and open the addresses that the manifest names instead of files. Only for a manifest"
+        " that you trust."
     )
-    parser.add_argument("--manifest", type=Path, help="JSONL of cuts, plain or gzipped")
-    parser.add_argument("--output", type=Path, help="folder for the shards, for example data/mls/shar/train")
-    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="only read all shards of FOLDER again")
-    parser.add_argument("--codec", choices=sorted(CODECS), default="opus", help="(default: %(default)s)")
-    parser.add_argument("--shard-size", type=at_least_one, default=1000, help="cuts a shard (default: %(default)s)")
-    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: all cores)")
-    parser.add_argument("--shard-index", type=int, help="this task's number from 0 (default: SLURM's array task)")
-    parser.add_argument("--shard-count", type=int, help="how many tasks share the work (default: SLURM's)")
-    parser.add_argument("--strict", action="store_true", help="stop at the first cut that cannot be read")
-    parser.add_argument("--retry", action="store_true", help="make shards again that have quarantined cuts")
-    commands = "run shell commands and open addresses that the manifest names instead of files; for one that you trust"
     parser.add_argument("--allow-command-sources", action="store_true", help=commands)
     return parser
 

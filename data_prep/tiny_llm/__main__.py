@@ -16,13 +16,12 @@ that was never seen. The result is an ordinary Hugging Face folder. `pretraining
 settings and how well texts that were held out are copied.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
 
-from data_prep.machinery.command_line import run
+from data_prep.machinery.command_line import program_parser, run
 from data_prep.tiny_llm.llm_folder import build
 from data_prep.tiny_llm.noisy_copies import Noise
 from data_prep.tiny_llm.pretraining import Recipe
@@ -32,14 +31,17 @@ from speechllm_pl.core.errors import UserError
 
 def main() -> None:
     defaults = Recipe()
-    parser = argparse.ArgumentParser(prog="python -m data_prep.tiny_llm", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="Lhotse cuts to train on")
-    parser.add_argument("--dev-manifest", type=Path, nargs="+", help="cuts whose texts are held out to measure")
-    parser.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to write")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--vocabulary", type=int, default=defaults.vocabulary_size, help="most pieces")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default=defaults.precision)
-    parser.add_argument("--seed", type=int, default=defaults.seed)
+    parser = program_parser("tiny_llm", (__doc__ or "").split("\n")[0])
+    parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="Lhotse cuts to train on.")
+    held_out = "Lhotse cuts whose texts are held out, to measure how well they are copied."
+    parser.add_argument("--dev-manifest", type=Path, nargs="+", help=held_out)
+    parser.add_argument("--output", type=Path, required=True, help="Hugging Face folder to write.")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="Steps (default: %(default)s).")
+    most = "Largest number of tokens (default: %(default)s)."
+    parser.add_argument("--vocabulary", type=int, default=defaults.vocabulary_size, help=most)
+    products = "Precision of matrix products (default: %(default)s)."
+    parser.add_argument("--precision", choices=["bf16", "fp32"], default=defaults.precision, help=products)
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="Seed (default: %(default)s).")
     args = parser.parse_args()
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: must be at least 1")

@@ -14,6 +14,10 @@ _loaders_dumpers.yaml_default_loader = BoundedLoader
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
+OF_FIT = "All other arguments are those of `speechllm fit`: several --config, then dotted overrides."
+"""End of the help of programs that take a configuration of `fit`."""
+
+
 class OneLineErrors:
     """Mixin for jsonargparse parsers: errors in one line, with the nearest valid name."""
 
@@ -46,27 +50,32 @@ class Parser(OneLineErrors, ArgumentParser):
     """Parser of one of our own programs."""
 
 
-def parsed(name: str, kind: type, arguments: list[str], *, others: bool = False) -> tuple[Any, list[str]]:
-    """Parse the options of a program; only `files` are positional, as shells expand them.
+def parser_of(name: str, kind: type, epilog: str | None = None) -> Parser:
+    """Make the parser of a program; only `files` are positional, as shells expand them.
 
     Args:
         name: name of the program.
         kind: dataclass of its options.
-        others: whether other arguments may stand among them, which are those of `speechllm fit`.
+    """
+    parser = Parser(prog=f"speechllm {name}", description=(kind.__doc__ or "").splitlines()[0], epilog=epilog)
+    parser.add_class_arguments(kind, as_group=False, skip={"files"})
+    if "files" in kind.__dataclass_fields__:
+        parser.add_argument("files", nargs="+", type=str, help="Audio files, or folders of them.")
+    return parser
+
+
+def parsed(name: str, kind: type, arguments: list[str], *, others: bool = False) -> tuple[Any, list[str]]:
+    """Parse the options of a program.
+
+    Args:
+        name: name of the program.
+        kind: dataclass of its options.
+        others: whether arguments of `speechllm fit` may stand among them.
 
     Returns:
         An instance of `kind`, and the other arguments.
     """
-    parser = Parser(
-        prog=f"speechllm {name}",
-        description=(kind.__doc__ or "").splitlines()[0],
-        epilog="All other arguments are those of `speechllm fit`: several --config, then dotted overrides."
-        if others
-        else None,
-    )
-    parser.add_class_arguments(kind, as_group=False, skip={"files"})
-    if "files" in kind.__dataclass_fields__:
-        parser.add_argument("files", nargs="+", type=str, help="Audio files, or folders of them.")
+    parser = parser_of(name, kind, OF_FIT if others else None)
     switches = {f"--{field.name}" for field in fields(kind) if field.type is bool}
     arguments = _switches_spelt_out(switches, arguments)
     own, rest = _split(parser, arguments) if others else (arguments, [])

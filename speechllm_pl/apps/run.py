@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="What follows -- is passed on as it is: `speechllm run finetune --data fsdd -- --model.stride 2`.",
         allow_abbrev=False,
     )
-    parser.add_argument("target", choices=TARGETS, help="What to do.")
+    parser.add_argument("target", choices=TARGETS, help="Target: what to do.")
     for name, text in OPTIONS.items():
         kind = _quoted if name in OF_WORDS else str
         parser.add_argument(f"--{name}", type=kind, default=DEFAULTS.get(name), help=text)
