@@ -11,6 +11,8 @@ it, so a rerun keeps exactly those files that are still right.
 
 import functools
 import importlib.metadata
+import itertools
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 from lhotse import MonoCut
+from lhotse.supervision import AlignmentItem
 from num2words import num2words
 
 from data_prep.audio.audio_files import resample, write_audio
 from data_prep.audio.checks import Rejected
 from data_prep.audio.content_addressed import digest, remove_others
 from data_prep.audio.espeak import SAMPLING_RATE as ESPEAK_SAMPLING_RATE
-from data_prep.audio.espeak import Espeak
+from data_prep.audio.espeak import Espeak, Speech
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import LABELS, Utterance
 from data_prep.corpora.manifest_writer import prepare
@@ -214,39 +217,79 @@ def _noise(samples: int, rng: np.random.Generator) -> np.ndarray:
     return noise / np.sqrt(np.mean(noise**2))
 
 
+def margins(samples: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw the samples of noise before and after speech of a number of samples, at least `MIN_SECONDS` in all."""
+    before, after = rng.integers(SAMPLING_RATE // 10, SAMPLING_RATE * 4 // 10, 2)
+    missing = max(0, int(MIN_SECONDS * SAMPLING_RATE) - samples - before - after)
+    return before + missing // 2, after + missing - missing // 2
+
+
 def record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Make of speech (T,) what a microphone might hear: margins, noise 20 to 40 dB below, peak at -20 to -3 dB."""
-    before, after = rng.integers(SAMPLING_RATE // 10, SAMPLING_RATE * 4 // 10, 2)
-    missing = max(0, int(MIN_SECONDS * SAMPLING_RATE) - len(speech) - before - after)
-    before, after = before + missing // 2, after + missing - missing // 2
+    before, after = margins(len(speech), rng)
     power = np.mean(speech**2)
     padded = np.pad(speech, (before, after))
     padded = padded + _noise(len(padded), rng) * np.sqrt(power * 10 ** (-rng.uniform(20, 40) / 10))
     return padded * 10 ** (rng.uniform(-20, -3) / 20) / np.abs(padded).max()
 
 
-def speak(utterance: SpokenNumber) -> np.ndarray:
-    """Waveform (T,) of an utterance, at 16 kHz."""
-    samples = espeak()(
+def speak(utterance: SpokenNumber) -> Speech:
+    """Have espeak-ng say an utterance.
+
+    Raises:
+        Rejected: it cannot.
+    """
+    said = espeak()(
         utterance.spoken,
         utterance.speaker,
         words_per_minute=utterance.words_per_minute,
         pitch=utterance.pitch,
     )
-    if not samples:
+    if not said.samples:
         raise Rejected(f"unspoken: espeak-ng failed with the voice {utterance.speaker}")
-    speech = np.frombuffer(samples, dtype=np.int16).astype(np.float32) / 32768
+    return said
+
+
+def waveform(utterance: SpokenNumber, said: Speech) -> np.ndarray:
+    """Waveform (T,) of an utterance, at 16 kHz."""
+    speech = np.frombuffer(said.samples, dtype=np.int16).astype(np.float32) / 32768
     speech = resample(speech, ESPEAK_SAMPLING_RATE)
     return record(speech, np.random.default_rng(utterance.noise_seed))
 
 
+def word_times(utterance: SpokenNumber, said: Speech) -> list[AlignmentItem]:
+    """Times of words in the recording of an utterance, as espeak-ng tells when it begins one.
+
+    It says a compound with hyphens as one word, whose parts are one item here.
+    """
+    samples = len(said.samples) // 2
+    before, _ = margins(
+        -(-samples * SAMPLING_RATE // ESPEAK_SAMPLING_RATE), np.random.default_rng(utterance.noise_seed)
+    )
+    parts = [match.start() for match in re.finditer(r"[^\s,-]+", utterance.spoken)]
+    words = utterance.text.split()
+    if len(parts) != len(words):
+        return []
+    bounds = [word.position for word in said.words] + [len(utterance.spoken)]
+    starts = [word.sample for word in said.words] + [samples]
+    items = []
+    for word, (first, last) in enumerate(itertools.pairwise(bounds)):
+        symbol = " ".join(text for text, position in zip(words, parts, strict=True) if first <= position < last)
+        seconds = [sample / ESPEAK_SAMPLING_RATE for sample in starts[word : word + 2]]
+        items.append(AlignmentItem(symbol, before / SAMPLING_RATE + seconds[0], seconds[1] - seconds[0]))
+    return items
+
+
 def cut_of(utterance: Utterance, max_seconds: float) -> MonoCut:
-    """Make the cut of an utterance, and speak it unless its audio is already there."""
+    """Make the cut of an utterance with the times of its words, and its audio unless that is already there."""
     assert isinstance(utterance, SpokenNumber)
+    said = speak(utterance)
     path = Path(utterance.path)
     if not path.exists():
-        write_audio(path, speak(utterance), comment=utterance.spoken)
-    return cut_from_utterance(utterance, max_seconds=max_seconds)
+        write_audio(path, waveform(utterance, said), comment=utterance.spoken)
+    cut = cut_from_utterance(utterance, max_seconds=max_seconds)
+    cut.supervisions[0].alignment = {"word": word_times(utterance, said)}
+    return cut
 
 
 def main() -> None:

@@ -7,11 +7,13 @@ module run as a program: forking one that holds PyTorch costs ten times more tha
 """
 
 import ctypes
+import itertools
 import json
 import os
 import struct
 import subprocess
 import sys
+from typing import NamedTuple
 
 import espeakng_loader
 
@@ -23,8 +25,38 @@ SAMPLING_RATE = 22_050
 # From espeak-ng's speak_lib.h
 _RETRIEVE_SYNCHRONOUSLY, _RETURN_ERRORS, _POSITION_IS_CHARACTER, _UTF8 = 2, 0x8000, 1, 1
 _RATE, _VOLUME, _PITCH = 1, 2, 3
+_LIST_ENDS, _WORD_BEGINS = 0, 1
 
-_LENGTH = struct.Struct("<I")  # before each answer, in bytes
+_LENGTH = struct.Struct("<II")  # before each answer: bytes of samples, bytes of word events
+_WORD = struct.Struct("<iii")
+
+
+class Word(NamedTuple):
+    """Beginning of a word in speech."""
+
+    position: int  # of its first character in the text
+    length: int  # characters
+    sample: int
+
+
+class Speech(NamedTuple):
+    """What was said, and when."""
+
+    samples: bytes  # 16 bits each, at SAMPLING_RATE
+    words: list[Word]  # as espeak-ng divides the text
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),  # ms
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", ctypes.c_char * 8),
+    )
 
 
 class Espeak:
@@ -38,8 +70,8 @@ class Espeak:
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
 
-    def __call__(self, text: str, voice: str, *, words_per_minute: int, pitch: int) -> bytes:
-        """Speak a text: 16-bit samples at `SAMPLING_RATE`, none where espeak-ng fails, as for an unknown voice.
+    def __call__(self, text: str, voice: str, *, words_per_minute: int, pitch: int) -> Speech:
+        """Speak a text; there are no samples where espeak-ng fails, as for an unknown voice.
 
         Args:
             voice: a voice and perhaps a variant, as `de+f2`.
@@ -52,13 +84,15 @@ class Espeak:
         try:
             self._requests.write(json.dumps([text, voice, list(parameters.items())]).encode() + b"\n")
             self._requests.flush()
-            (length,) = _LENGTH.unpack(self._answers.read(_LENGTH.size))
+            samples, words = _LENGTH.unpack(self._answers.read(_LENGTH.size))
         except (BrokenPipeError, struct.error) as error:
             raise UserError(
                 f"espeak-ng does not start with its voices in {espeakng_loader.get_data_path()}: reinstall "
                 "espeakng-loader; if that path is very long (150 characters), move the virtual environment"
             ) from error
-        return self._answers.read(length)
+        return Speech(
+            self._answers.read(samples), [Word(*word) for word in _WORD.iter_unpack(self._answers.read(words))]
+        )
 
 
 def _initialize() -> ctypes.CDLL:
@@ -69,14 +103,21 @@ def _initialize() -> ctypes.CDLL:
     return library
 
 
-def _speak(library: ctypes.CDLL, text: str, voice: str, parameters: list[tuple[int, int]]) -> bytes:
-    """Speak a text. Call it once a process, since it spoils the state of the library."""
-    chunks: list[bytes] = []
+def _speak(library: ctypes.CDLL, text: str, voice: str, parameters: list[tuple[int, int]]) -> tuple[bytes, bytes]:
+    """Speak a text and return samples and word events.
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+    Call it once a process, since it spoils the state of the library.
+    """
+    chunks: list[bytes] = []
+    words: list[bytes] = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))
     def keep(samples, count, events):
         if samples and count:
             chunks.append(ctypes.string_at(samples, 2 * count))
+        for event in itertools.takewhile(lambda event: event.type != _LIST_ENDS, events):
+            if event.type == _WORD_BEGINS:
+                words.append(_WORD.pack(event.text_position - 1, event.length, event.sample))
         return 0  # go on
 
     library.espeak_SetSynthCallback(keep)
@@ -86,7 +127,7 @@ def _speak(library: ctypes.CDLL, text: str, voice: str, parameters: list[tuple[i
         failed |= library.espeak_SetParameter(parameter, value, 0)
     size = ctypes.c_size_t(len(text.encode()) + 1)
     failed |= library.espeak_Synth(text.encode(), size, 0, _POSITION_IS_CHARACTER, 0, _UTF8, None, None)
-    return b"" if failed else b"".join(chunks)
+    return (b"", b"") if failed else (b"".join(chunks), b"".join(words))
 
 
 def _serve() -> None:
@@ -95,13 +136,13 @@ def _serve() -> None:
     for request in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
-            samples = _speak(library, *json.loads(request))
-            sys.stdout.buffer.write(_LENGTH.pack(len(samples)) + samples)
+            samples, words = _speak(library, *json.loads(request))
+            sys.stdout.buffer.write(_LENGTH.pack(len(samples), len(words)) + samples + words)
             sys.stdout.buffer.flush()
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if status != 0:  # died before it answered
-            sys.stdout.buffer.write(_LENGTH.pack(0))
+            sys.stdout.buffer.write(_LENGTH.pack(0, 0))
             sys.stdout.buffer.flush()
 
 

@@ -44,7 +44,7 @@ FORMATS: Mapping[str, tuple[str, str]] = {
 def said(language: str, number: int) -> np.ndarray:
     """(T,) float32 at espeak-ng's rate of the sentence with that number."""
     voice = "en-us" if language == "en" else language
-    sound = espeak()(SENTENCES[language][number], voice, words_per_minute=200, pitch=50)
+    sound = espeak()(SENTENCES[language][number], voice, words_per_minute=200, pitch=50).samples
     return np.frombuffer(sound, np.int16).astype(np.float32) / 32768
 
 

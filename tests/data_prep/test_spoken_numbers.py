@@ -1,5 +1,6 @@
 """The embedded default: reproducible to the byte, and its test set is really unseen."""
 
+import itertools
 import subprocess
 import sys
 import unicodedata
@@ -139,3 +140,29 @@ def test_noise_is_20_to_40_db_below_speech():
         frequency = np.fft.rfftfreq(len(heard)) * 2 * np.pi
         noise = power[np.abs(frequency - 0.2) > 0.01].sum()
         assert 18 < 10 * np.log10((power.sum() - noise) / noise) < 43
+
+
+def test_word_times_lie_in_the_recording_and_say_the_text(cuts):
+    for cut in itertools.chain(*cuts.values()):
+        (supervision,) = cut.supervisions
+        items = supervision.alignment["word"]
+        assert " ".join(item.symbol for item in items) == supervision.text
+        assert 0.1 <= items[0].start < 0.5 or cut.duration < 1.01  # noise before
+        for item, following in itertools.pairwise(items):
+            assert item.duration > 0.05
+            assert item.end == pytest.approx(following.start, abs=1e-3)
+        assert cut.duration - 0.4 <= items[-1].end <= cut.duration - 0.09 or cut.duration < 1.01
+
+
+def test_words_begin_where_the_recording_becomes_loud(first_run, cuts):
+    """The first word of each cut, against the noise before it."""
+    folder, _ = first_run
+    late = []
+    for cut in itertools.chain(*cuts.values()):
+        samples, _ = soundfile.read(folder / cut.recording.sources[0].source)
+        start = cut.supervisions[0].alignment["word"][0].start
+        level = np.sqrt(np.convolve(samples**2, np.ones(160) / 160, "same"))  # over 10 ms
+        floor = level[: int(0.08 * 16_000)].max()
+        late.append(np.flatnonzero(level > 3 * floor)[0] / 16_000 - start)
+    assert 0 <= np.median(late) < 0.05
+    assert np.mean(np.abs(late) < 0.15) > 0.9
