@@ -37,7 +37,8 @@ class DecodingOptions:
     """Number of texts that `beam` and `ctc-beam` follow."""
 
     ctc_weight: float = 0.0
-    """Share of the CTC head's score in the choice among the texts of `beam`."""
+    """Share of the CTC head's score in the choice among the texts of `beam`, or between that of `speculative` and its
+    draft; CTC's own text is always among them. A good value is 0.3."""
 
     ngram: str | None = None
     """File of an n-gram model of CTC pieces for `ctc-beam`, as `python -m data_prep.ngram` makes it (ARPA, KenLM)."""
@@ -63,7 +64,7 @@ class DecodingOptions:
             raise UserError(f"num_beams {self.num_beams} follows no text: give 1 or more")
         if not 0 <= self.ctc_weight <= 1:
             raise UserError(f"ctc_weight {self.ctc_weight:g} is a share: give 0 to 1")
-        if self.ctc_weight and self.decoder != "beam":
-            raise UserError(f"ctc_weight chooses among the texts of beam, and has no effect on {self.decoder}")
+        if self.ctc_weight and self.decoder not in ("beam", "speculative"):
+            raise UserError(f"ctc_weight chooses among texts of beam or speculative: {self.decoder} finds only one")
         if self.ngram is not None and self.decoder != "ctc-beam":
             raise UserError(f"ngram is of decoder ctc-beam, and has no effect on {self.decoder}")

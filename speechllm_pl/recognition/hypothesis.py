@@ -33,7 +33,7 @@ class Hypothesis:
     """Log-likelihood of an LLM's text by the CTC head, in nats, if it was asked."""
 
     alternatives: tuple["Hypothesis", ...] = field(default=(), compare=False)
-    """Texts of beam search, this one among them, the best one first."""
+    """Texts that were found, this one among them, the best one first; none of searches that find only one."""
 
     def joint_log_probability(self, ctc_weight: float) -> float:
         """Score of the LLM and the CTC head together, in nats; they count 1 - `ctc_weight` and `ctc_weight`."""

@@ -1,8 +1,7 @@
 """Joint scores of texts: an LLM's and the CTC head's, for the same audio.
 
-An LLM that loses the audio writes fluent text that nobody said; the CTC head gives such text no likelihood. Texts of
-beam search are ranked by (1 - w) log p_LLM + w log p_CTC (Watanabe et al., IEEE JSTSP 2017, eq. 13; for LLMs: arXiv
-2603.15045).
+An LLM that loses the audio writes fluent text that nobody said; the CTC head gives such text no likelihood. Texts are
+ranked by (1 - w) log p_LLM + w log p_CTC (Watanabe et al., IEEE JSTSP 2017, eq. 13; for LLMs: arXiv 2603.15045).
 """
 
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ def jointly_ranked(
     """Choose each utterance's text anew among its alternatives, by both scores.
 
     Args:
-        found: results of beam search, with alternatives.
+        found: texts of the LLM; one without alternatives stands.
         logits, frames: of the CTC head, as for `ctc_log_likelihoods`.
         weight: share of the CTC head, 0 to 1.
 
@@ -54,9 +53,13 @@ def jointly_ranked(
         heard.append(ctc_log_likelihoods(logits, frames, [_spelled(tokenizer, text) for text in texts]).tolist())
     chosen = []
     for row, hypothesis in enumerate(found):
+        if not (hypothesis.finite and hypothesis.alternatives):
+            chosen.append(hypothesis)
+            continue
         scored = [replace(each, ctc_log_probability=heard[k][row]) for k, each in enumerate(hypothesis.alternatives)]
         ranked = sorted(scored, key=lambda each: -each.joint_log_probability(weight))
-        chosen.append(replace(ranked[0], alternatives=tuple(ranked)))
+        cost = {"passes": hypothesis.passes, "drafted": hypothesis.drafted}
+        chosen.append(replace(ranked[0], alternatives=tuple(ranked), **cost))
     return chosen
 
 

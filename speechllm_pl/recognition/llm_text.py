@@ -50,7 +50,11 @@ def generate(
             return _with_drafts(model, prompt, caps, tokenizer, options, drafts)
         warnings.warn("the LLM's attention window is too short for drafts: it decodes greedily", stacklevel=2)
     if options.decoder == "beam":
-        return _by_beams(model, prompt, caps, tokenizer, options.num_beams)
+        found = _by_beams(model, prompt, caps, tokenizer, options.num_beams)
+        if options.ctc_weight and drafts is not None:
+            scored = _scored(model, prompt, caps, tokenizer, drafts)
+            found = [_with_alternative(each, draft) for each, draft in zip(found, scored, strict=True)]
+        return found
     return _greedily(model, prompt, caps, tokenizer, all_ended)
 
 
@@ -90,7 +94,7 @@ def _with_drafts(
     guesses = tokenizer.encode(drafts)
     scorer = LlmDraftScorer(model, prompt)
     rows = speculative(scorer, guesses, caps.tolist(), model.tokens.eos, options.accept_probability)
-    return [
+    found = [
         Hypothesis(
             tokenizer.decode(row.tokens[: len(row.tokens) - row.end.complete]),
             truncated=not row.end.complete,
@@ -102,6 +106,42 @@ def _with_drafts(
         )
         for row in rows
     ]
+    if options.ctc_weight:
+        scored = [
+            _draft(*each) for each in zip(drafts, guesses, (row.draft_log_probability for row in rows), strict=True)
+        ]
+        found = [_with_alternative(each, draft) for each, draft in zip(found, scored, strict=True)]
+    return found
+
+
+def _draft(text: str, tokens: Sequence[int], log_probability: float | None) -> Hypothesis | None:
+    if log_probability is None:
+        return None
+    return Hypothesis(text, log_probability=log_probability, num_tokens=len(tokens) + 1)
+
+
+def _with_alternative(found: Hypothesis, other: Hypothesis | None) -> Hypothesis:
+    """Add a text to the alternatives, unless it is among them."""
+    texts = found.alternatives or (found,)
+    if other is not None and other.text not in [each.text for each in texts]:
+        texts = (*texts, other)
+    return replace(found, alternatives=texts)
+
+
+def _scored(
+    model: SpeechLLM, prompt: Columns, caps: Tensor, tokenizer: LlmTokenizer, texts: Sequence[str]
+) -> list[Hypothesis | None]:
+    """Score given texts in one pass of the LLM; None where a text is longer than the cap."""
+    tokens = tokenizer.encode(texts)
+    offers = [
+        [*each, model.tokens.eos] if len(each) < cap else [] for each, cap in zip(tokens, caps.tolist(), strict=True)
+    ]
+    log_probabilities = LlmDraftScorer(model, prompt).score([[]] * len(offers), offers).log_softmax(-1)  # (B, K + 1, V)
+    scored = []
+    for text, offer, row in zip(texts, offers, log_probabilities, strict=True):
+        total = row[range(len(offer)), offer].sum().item() if offer else None
+        scored.append(_draft(text, offer[:-1], total))
+    return scored
 
 
 def _by_beams(

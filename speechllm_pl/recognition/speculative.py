@@ -29,6 +29,7 @@ class Row:
         log_probability: sum over the tokens; not finite where the logits were not.
         passes: forward passes of the LLM.
         accepted: tokens that came from the draft.
+        draft_log_probability: of the whole draft as a text; None where it is longer than the cap.
     """
 
     draft: Draft
@@ -37,6 +38,7 @@ class Row:
     log_probability: float = 0.0
     passes: int = 0
     accepted: int = 0
+    draft_log_probability: float | None = None
 
     def offer(self) -> list[int]:
         """Return the draft's next tokens, as many as the cap leaves room for."""
@@ -93,6 +95,8 @@ def _verify(rows: list[Row], offers: list[list[int]], logits: Tensor, accept_pro
     of_offered = logits[:, :-1].gather(2, offered[:, :, None])[:, :, 0] - totals[:, :-1]
     accepted = []
     for row, offer, (choices, chances), likelihoods in zip(rows, offers, own, of_offered.tolist(), strict=True):
+        if row.passes == 0 and len(offer) == len(row.draft.tokens):
+            row.draft_log_probability = sum(likelihoods[: len(offer)])
         row.passes += 1
         count = 0
         while count < len(offer) and not row.end.ended:

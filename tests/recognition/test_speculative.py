@@ -156,3 +156,26 @@ def test_a_row_ends_where_rows_of_a_batch_do(seed: int) -> None:
         if ended:
             assert (end.complete, end.looped) == (bool(ends.complete), bool(ends.looped))
             return
+
+
+@pytest.mark.parametrize("decoder", ["speculative", "beam"])
+@torch.no_grad()
+def test_the_draft_is_an_alternative_with_the_score_of_reading_it_at_once(model: SpeechLLM, decoder) -> None:
+    audio, instruction = batch(model, FRAMES)
+    drafts = [[3, 4, 5], [], [7] * 200, [9], [4, 3, 4, 3, 8]]
+    options = DecodingOptions(decoder, ctc_weight=0.3, num_beams=2)
+    texts = [Plain.decode(draft) for draft in drafts]
+    together = generate(model, audio, instruction, Plain(), options, drafts=texts)  # type: ignore[arg-type]
+    without = generate(model, audio, instruction, Plain(), DecodingOptions(decoder, num_beams=2), drafts=texts)  # type: ignore[arg-type]
+    assert together == without
+    answers = Tokens(*pad_tokens([[*draft[:8], model.tokens.eos] for draft in drafts]))
+    logits = model.logits(model.prompt(audio, instruction, answers)).float().log_softmax(-1)
+    for row, (found, draft) in enumerate(zip(together, drafts, strict=True)):
+        assert found.alternatives[0] == found
+        scores = {each.text: each.log_probability for each in found.alternatives}
+        if len(draft) > 100:  # longer than its audio can be
+            assert texts[row] not in scores
+            continue
+        labels = [*draft, model.tokens.eos]
+        expected = sum(logits[row, place, label].item() for place, label in enumerate(labels))
+        assert scores[texts[row]] == pytest.approx(expected, rel=1e-3, abs=1e-3)
