@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import Tokens, weighted_sum
@@ -131,7 +132,7 @@ class Bench:
         )
 
     def build(self, variant: Variant) -> "Loss":
-        blueprint = self.blueprint.changed(stride=variant.stride)
+        blueprint = self.blueprint.changed(bridge=ProjectorConfig(variant.stride))
         with self.device:
             model = cast(SpeechLLM, blueprint.build())
         if variant.nf4:
@@ -148,7 +149,9 @@ class Bench:
 
     def train(self, variant: Variant) -> Training:
         shape = StepShape.largest(variant.seconds * self.scale, UTTERANCE_SECONDS)
-        blueprint = self.blueprint.changed(stride=variant.stride, quantize="nf4" if variant.nf4 else "none")
+        blueprint = self.blueprint.changed(
+            bridge=ProjectorConfig(variant.stride), quantize="nf4" if variant.nf4 else "none"
+        )
         setup = Setup(
             blueprint,
             shape.audio_seconds,

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from transformers import LlamaConfig
 
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import weighted_sum
@@ -47,7 +48,7 @@ SETUPS = {
             SpeechLlmConfig(
                 encoder=ConformerConfig(dim=128, num_blocks=8, num_heads=4, ffn_dim=512, dropout=0.05),
                 llm="tiny",
-                stride=1,
+                bridge=ProjectorConfig(1),
                 lora_r=32,
                 alignment_weight=1.2,
             ),
@@ -61,7 +62,9 @@ SETUPS = {
     # 0.98 B parameters in the LLM, frozen in bf16, and the paper's encoder
     "1b": Setup(
         Blueprint(
-            SpeechLlmConfig(llm="1b", llm_dtype="bfloat16", stride=1, ctc_weight=0.0), ctc_classes=1548, llm=BILLION
+            SpeechLlmConfig(llm="1b", llm_dtype="bfloat16", bridge=ProjectorConfig(1), ctc_weight=0.0),
+            ctc_classes=1548,
+            llm=BILLION,
         ),
         max_duration=40,
         max_seconds=20,

@@ -15,6 +15,7 @@ import transformers
 from torch import nn
 
 from speechllm_pl.apps.plan import SHAPES
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.planning.estimate import GIB, GPUS, Memory, Setup, memory, needed
@@ -67,7 +68,7 @@ def stage_1() -> Iterator[str]:
 
 def described(blocks: int, stride: int) -> SpeechLlmConfig:
     encoder = ConformerConfig(num_blocks=blocks)
-    return SpeechLlmConfig(encoder=encoder, llm="llama-7b", llm_dtype="bfloat16", stride=stride)
+    return SpeechLlmConfig(encoder=encoder, llm="llama-7b", llm_dtype="bfloat16", bridge=ProjectorConfig(stride))
 
 
 def blueprint(config: CtcConfig) -> Blueprint:

@@ -22,7 +22,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import SpecialTokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 
@@ -104,7 +103,7 @@ def built(config: Any, llm: str, monkeypatch: pytest.MonkeyPatch) -> SpeechLLM:
     with torch.device("meta"):
         frozen = AutoModelForCausalLM.from_config(shape(llm), dtype=getattr(torch, chosen.llm_dtype))
         described = SpeechLlmConfig.from_record(chosen.as_dict())
-        speech = build_encoder(described, ctc_classes())
+        speech = described.build_speech(ctc_classes())
         return SpeechLLM(described, speech, frozen.requires_grad_(False), SpecialTokens(1, 2, 0))
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from speechllm_pl.apps import program_options
 from speechllm_pl.apps.messages import nearest, quieten
 from speechllm_pl.core.errors import LOST, Stopped, UserError, printable, user_error
+from speechllm_pl.core.moved_settings import MOVED
 
 TRAINER_COMMANDS = {
     "fit": "Train a stage, or resume its run.",
@@ -63,6 +64,8 @@ PROGRAMS = {
 """Programs with their help. Each is a function in a module of its name; its docstring begins with the same line."""
 
 COMMANDS = TRAINER_COMMANDS | PROGRAMS
+MOVED_OPTIONS = {f"model.{former}": f"model.{group}.{name}" for former, (group, name) in MOVED.items()}
+"""Present names of options of the models, by those of earlier versions."""
 CHOSEN_NAMES = "data.train."
 """Start of options whose names go on with a name of the user's."""
 
@@ -87,7 +90,7 @@ def main() -> None:
 
 
 def with_underscores(arguments: list[str]) -> list[str]:
-    """Replace `-` by `_` in the names of options: `--max-wer=a-b` → `--max_wer=a-b`.
+    """Replace `-` by `_` in the names of options, `--max-wer=a-b` → `--max_wer=a-b`, and names of earlier versions.
 
     The names that a user has chosen stay, those of the sources of training data: `--data.train.mls-de x`.
     """
@@ -100,7 +103,8 @@ def with_underscores(arguments: list[str]) -> list[str]:
 def _with_underscores(option: str) -> str:
     name, equals, value = option.removeprefix("--").partition("=")
     name, chosen, source = name.partition(CHOSEN_NAMES)
-    return f"--{name.replace('-', '_')}{chosen}{source}{equals}{value}"
+    name = name.replace("-", "_")
+    return f"--{MOVED_OPTIONS.get(name, name)}{chosen}{source}{equals}{value}"
 
 
 def run_command(arguments: list[str]) -> None:

@@ -23,7 +23,10 @@ from speechllm_pl.apps.plan import fitting_duration
 from speechllm_pl.apps.val_duration import fitting_val_duration
 from speechllm_pl.core.errors import UserError, in_one_line, user_error
 from speechllm_pl.data.datamodule import SpeechDataModule
-from speechllm_pl.models.config import ConformerConfig, SpecAugmentConfig, SpeechLlmConfig
+from speechllm_pl.models.bridges.protocol import BridgeConfig
+from speechllm_pl.models.config import SpeechLlmConfig
+from speechllm_pl.models.ctc import EncoderConfig
+from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recipes.recipe import run_name
 from speechllm_pl.storage.checkpoints import BEST, newest_complete
@@ -49,8 +52,8 @@ class TrainerParser(OneLineErrors, LightningArgumentParser):
 
     def known_names(self) -> set[str]:
         """Names of the options, and of the constructor arguments of the classes that they build."""
-        families = [kind for base in (Stage, Schedule, Optimizer) for kind in base.__subclasses__()]
-        kinds = (*families, SpeechLlmConfig, ConformerConfig, SpecAugmentConfig)
+        bases = (Stage, Schedule, Optimizer, EncoderConfig, BridgeConfig)
+        kinds = [*(kind for base in bases for kind in base.__subclasses__()), SpeechLlmConfig, SpecAugmentConfig]
         return super().known_names() | {name for kind in kinds for name in inspect.signature(kind).parameters}
 
 

@@ -10,6 +10,7 @@ import yaml
 from jsonargparse._loaders_dumpers import get_yaml_default_loader
 
 from speechllm_pl.core.errors import UserError, in_one_line
+from speechllm_pl.core.moved_settings import where_they_are_now
 
 MOST_CHARACTERS = 100_000
 """Limit of characters and nodes with aliases written out, if there are any: the largest recipe has some thousand."""
@@ -46,6 +47,14 @@ class BoundedLoader(BOUNDLESS):
         for former, present in MOVED.items():
             text = text.replace(former, present)
         super().__init__(text)
+
+    def get_single_data(self) -> Any:
+        """Construct the settings, those of earlier versions where they are now."""
+        settings = super().get_single_data()
+        match settings:
+            case {"model": {"init_args": dict(arguments)}}:
+                settings["model"]["init_args"] = where_they_are_now(arguments)
+        return settings
 
 
 def _refuse_unbounded(text: str) -> None:

@@ -83,11 +83,11 @@ def within_limit(cuts: TrainingCuts, llm_input: LlmInput, factor: float = 1.0) -
     if not fits.any():
         raise UserError(
             f"every training utterance takes more than the LLM's {limit} positions, the shortest {taken.min()}: give a"
-            " longer --model.stride, or cut the utterances"
+            " longer --model.bridge.stride, or cut the utterances"
         )
     rank_zero_info(
         f"left out {(~fits).sum()} of {len(cuts)} training utterances that take more than the LLM's {limit} positions,"
-        f" the longest {taken.max()}: give a longer --model.stride, or cut them"
+        f" the longest {taken.max()}: give a longer --model.bridge.stride, or cut them"
     )
     return cuts.chosen(fits)
 

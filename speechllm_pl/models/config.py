@@ -1,18 +1,23 @@
 """Descriptions of models, spelled once.
 
-These dataclasses are arguments of the models' constructors, options of the command line (`--model.stride`, with the
-fields' docstrings as help), the record in a checkpoint, and what `speechllm plan` is asked about.
+These dataclasses are arguments of the models' constructors, options of the command line (`--model.lora_r`, with the
+fields' docstrings as help), the record in a checkpoint, and what `speechllm plan` is asked about. Where there is a
+choice, of encoder or bridge, configurations and records name the class: `{class_path: …, init_args: {…}}`.
 """
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from inspect import isabstract
 from typing import Any, Literal, Self
 
 import torch
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.models.bridges import ProjectorConfig
+from speechllm_pl.models.bridges.protocol import BridgeConfig
+from speechllm_pl.models.ctc import CtcModel, EncoderConfig
+from speechllm_pl.models.encoders import ConformerConfig
 from speechllm_pl.models.features import SpecAugmentConfig
 
 Quantization = Literal["none", "nf4"]
@@ -22,19 +27,24 @@ Quantization = Literal["none", "nf4"]
 class CtcConfig:
     """The model of stage 1: an encoder with a CTC head."""
 
-    encoder: ConformerConfig = ConformerConfig()  # noqa: RUF009 (frozen)
-    """Size of the encoder; in stage 2 that of stage 1."""
+    encoder: EncoderConfig = ConformerConfig()  # noqa: RUF009 (frozen)
+    """Encoder and its size; in stage 2 those of stage 1."""
 
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()  # noqa: RUF009 (frozen)
     """How much of the features is hidden in training."""
 
+    def build_speech(self, vocab_size: int) -> CtcModel:
+        """Build the untrained model of stage 1, with `vocab_size` CTC classes, the blank included."""
+        return self.encoder.build(self.spec_augment, vocab_size)
+
     def record(self) -> dict[str, Any]:
         """The description as plain values, which `from_record` reads."""
-        return asdict(self)
+        return {field.name: _plain(field.type, getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        return {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+        given = [field for field in fields(cls) if field.default is not MISSING]
+        return {field.name: _plain(field.type, field.default) for field in given}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -44,14 +54,12 @@ class CtcConfig:
             UserError: the values do not go together.
         """
         given = [field for field in fields(cls) if field.name in record]
-        kinds: dict[str, Any] = {field.name: field.type for field in given if is_dataclass(field.type)}
-        values = {field.name: record[field.name] for field in given}
-        return cls(**values | {name: kind(**record[name]) for name, kind in kinds.items()})
+        return cls(**{field.name: _read(field.type, record[field.name]) for field in given})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechLlmConfig(CtcConfig):
-    """The model of stage 2: stage 1's model, a projector, and a causal LLM with LoRA."""
+    """The model of stage 2: stage 1's model, a bridge, and a causal LLM with LoRA."""
 
     llm: str
     """Hugging Face causal LM, a folder or a hub name."""
@@ -65,8 +73,8 @@ class SpeechLlmConfig(CtcConfig):
     quantize: Quantization = "none"
     """`nf4` keeps the frozen LLM's weights in 4 bits (QLoRA, arXiv 2305.14314) and computes in `llm_dtype`."""
 
-    stride: int = 3
-    """Encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: 80 to 960 ms)."""
+    bridge: BridgeConfig = ProjectorConfig()  # noqa: RUF009 (frozen)
+    """What makes audio embeddings of the encoder's frames."""
 
     lora_r: int = 8
     """LoRA rank; 0 keeps the LLM frozen as it is."""
@@ -124,3 +132,19 @@ class SpeechLlmConfig(CtcConfig):
 
 DESCRIPTIONS: dict[str, type[CtcConfig]] = {"ctc": CtcConfig, "llm": SpeechLlmConfig}
 """Description of a model by the stage of its checkpoint."""
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    """A field's value as it is recorded."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    values = asdict(value)
+    return {"class_path": type(value).__name__, "init_args": values} if isabstract(kind) else values
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """A field's value from its record, or from the configuration that jsonargparse has parsed."""
+    if isabstract(kind):
+        name = value["class_path"].rpartition(".")[2]
+        return next(each for each in kind.__subclasses__() if each.__name__ == name)(**value["init_args"])
+    return kind(**value) if is_dataclass(kind) and isinstance(kind, type) else value

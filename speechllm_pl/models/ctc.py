@@ -1,7 +1,9 @@
-"""The model of stage 1: features, encoder and a CTC head, which stage 2 keeps for drafts and timestamps."""
+"""The model of stage 1: features, encoder and a CTC head, which stage 2 keeps for drafts and timestamps.
+
+An encoder is a description (`EncoderConfig`) and the model that is built from it (`CtcModel`).
+"""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +30,6 @@ class CtcHead(nn.Linear):
 class CtcModel(nn.Module, ABC):
     """Encoder with a CTC head: the whole model of stage 1, and the interface of an encoder in stage 2.
 
-    Args:
-        encoder: description of its network.
-        spec_augment: how much of the features is hidden in training.
-        vocab_size: CTC classes with the blank.
-
     Attributes:
         dim: width of a frame.
         seconds_per_frame: from one frame to the next.
@@ -41,18 +38,9 @@ class CtcModel(nn.Module, ABC):
     """
 
     dim: int
-    seconds_per_frame: ClassVar[float]
+    seconds_per_frame: float
     augment: SpecAugment
     head: CtcHead
-
-    @abstractmethod
-    def __init__(self, encoder: Any, spec_augment: SpecAugmentConfig, vocab_size: int):
-        super().__init__()
-
-    @staticmethod
-    @abstractmethod
-    def frame_lengths(samples: Tensor) -> Tensor:
-        """Numbers of frames for numbers of samples."""
 
     @property
     @abstractmethod
@@ -81,3 +69,20 @@ class CtcModel(nn.Module, ABC):
         """Compute `(B, T, vocab_size)` fp32 logits and `(B,)` frames from `(B, N)` samples and `(B,)` lengths."""
         encoded, frames = self.encode(waveforms, lengths)
         return self.head(encoded), frames
+
+
+class EncoderConfig(ABC):
+    """Description of an encoder: a frozen dataclass of its settings, which builds it."""
+
+    @abstractmethod
+    def build(self, spec_augment: SpecAugmentConfig, vocab_size: int) -> CtcModel:
+        """Build the untrained model of stage 1.
+
+        Args:
+            spec_augment: how much of the features is hidden in training.
+            vocab_size: CTC classes with the blank.
+        """
+
+    @abstractmethod
+    def frame_lengths(self, samples: Tensor) -> Tensor:
+        """Numbers of frames for numbers of samples."""

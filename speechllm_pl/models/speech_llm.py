@@ -1,4 +1,4 @@
-"""Causal LLM that hears: stacked and projected encoder frames stand before the text (arXiv 2307.11795)."""
+"""Causal LLM that hears: audio embeddings made of encoder frames stand before the text (arXiv 2307.11795)."""
 
 from typing import Any, NamedTuple, cast
 
@@ -6,15 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.masks import stacked
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens, next_token_labels
-from speechllm_pl.models.bridges.projector import Projector
 from speechllm_pl.models.bridges.protocol import Bridge
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
-from speechllm_pl.models.encoders.build import encoder_class
 from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, ctc_loss, next_token_loss
 
@@ -30,11 +27,11 @@ class Audio(NamedTuple):
 
 def embedding_lengths(config: SpeechLlmConfig, samples: Tensor) -> Tensor:
     """Numbers of audio embeddings for numbers of samples."""
-    return stacked(encoder_class(config).frame_lengths(samples), config.stride)
+    return config.bridge.embedding_lengths(config.encoder.frame_lengths(samples))
 
 
 class SpeechLLM(nn.Module):
-    """The model of stage 2: encoder, projector and causal LLM.
+    """The model of stage 2: encoder, bridge and causal LLM.
 
     Args:
         config: the description.
@@ -51,7 +48,7 @@ class SpeechLLM(nn.Module):
         table = embedding_table(llm)  # (V, D)
         llm_config = cast(Any, llm).config
         self.speech = speech
-        self.projector: Bridge = Projector(speech.dim, table.shape[1], config.stride)
+        self.projector: Bridge = config.bridge.build(speech.dim, table.shape[1])  # so named in checkpoints
         filler = getattr(llm_config, "filler_token_id", None)
         blank = None if filler is None else table[filler]
         self.alignment = DirectAlignment(table.shape[1], blank=blank) if config.alignment_weight > 0 else None
@@ -88,7 +85,7 @@ class SpeechLLM(nn.Module):
 
     @property
     def seconds_per_embedding(self) -> float:
-        return self.config.stride * self.speech.seconds_per_frame
+        return self.projector.stride * self.speech.seconds_per_frame
 
     def losses(
         self, waveforms: Tensor, lengths: Tensor, targets: Tokens, instruction: Tokens, text: Tokens
@@ -156,7 +153,7 @@ class SpeechLLM(nn.Module):
         if (longest := int(columns.positions.max()) + 1) > limit:
             raise UserError(
                 f"an utterance takes {longest} positions of the LLM, which has {limit}: shorten what augmentation joins"
-                " (max_seconds of Concatenate), or give a longer --model.stride"
+                " (max_seconds of Concatenate), or give a longer --model.bridge.stride"
             )
 
     def alignment_loss(self, audio: Audio, text: Tokens) -> LossTerm:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.planning.estimate import Gpu, Setup, estimate, needed
 
 
@@ -37,8 +38,8 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Callable[[Setup], Setup], bool
     half = setup.max_duration / 2
     yield f"--data.max_duration {half:g} (accumulate gradients over twice as many)", to(max_duration=half), False
     if setup.llm is not None:
-        if setup.llm.stride < 3:
-            yield "--model.stride 3 (240 ms an embedding)", to_model(stride=3), False
+        if isinstance(setup.llm.bridge, ProjectorConfig) and setup.llm.bridge.stride < 3:
+            yield "--model.bridge.stride 3 (240 ms an embedding)", to_model(bridge=ProjectorConfig(3)), False
         if setup.quantize == "none" and setup.sharding != "fsdp" and not setup.llm.train_llm:
             yield "--model.quantize nf4", to_model(quantize="nf4"), False
     if setup.sharding != "fsdp":

@@ -23,7 +23,6 @@ from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.device_memory import tensor_bytes
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers
 from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
@@ -58,7 +57,7 @@ class Blueprint:
     def build(self) -> CtcModel | SpeechLLM:
         """Build the model with random weights, in training mode, on torch's default device."""
         with _Answers(truth=False):  # torchaudio asks its filter banks whether one is empty
-            speech = build_encoder(self.config, self.ctc_classes)
+            speech = self.config.build_speech(self.ctc_classes)
         if self.llm is None:
             return speech.train()
         assert isinstance(self.config, SpeechLlmConfig)

@@ -99,7 +99,7 @@ class Recipe:
             arguments += [] if self.llm_file else ["--model.llm", self.llm or str(self.tiny_llm)]
             arguments += ["--run", str(self.run_folder)]
             arguments += [ENCODER, self.ckpt or str(self.stage_one.best)]
-            ablations = {"stride": self.stride, "lora_r": self.lora_r, "text_masking": self.masking}
+            ablations = {"bridge.stride": self.stride, "lora_r": self.lora_r, "text_masking": self.masking}
             arguments += [word for name, value in ablations.items() if value for word in (f"--model.{name}", value)]
         return [*arguments, *self.overrides]
 
@@ -178,7 +178,7 @@ def digest(*words: str) -> str:
 OF_RECIPE = {
     "--data.root": "root",
     "--model.llm": "llm",
-    "--model.stride": "stride",
+    "--model.bridge.stride": "stride",
     "--model.lora_r": "lora_r",
     "--model.text_masking": "masking",
 }

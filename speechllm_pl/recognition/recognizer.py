@@ -20,7 +20,6 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt, pad_tokens
 from speechllm_pl.models.config import DESCRIPTIONS, CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     is_quantized,
@@ -40,7 +39,7 @@ from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
 from speechllm_pl.storage.llm_files import llm_digest as digest_of
 from speechllm_pl.storage.llm_files import refuse_another_llm
-from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, wrong_settings
+from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, present_settings, wrong_settings
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 
 PREFIX = "model."
@@ -85,7 +84,7 @@ class Recognizer:
         """
         checkpoint = read_checkpoint(path)
         record, state = checkpoint[RECORD], checkpoint["state_dict"]
-        settings, kind = record["settings"], DESCRIPTIONS[record["stage"]]
+        settings, kind = present_settings(record["settings"]), DESCRIPTIONS[record["stage"]]
         if problem := wrong_settings(kind, settings, state):
             raise UserError(damaged(Path(path), problem))
         if llm is not None:
@@ -229,7 +228,7 @@ def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Rec
         UserError: the LLM cannot be loaded, or has another digest.
     """
     known = CtcTokenizer.from_bytes(tokenizer)
-    speech = build_encoder(config, known.vocab_size)
+    speech = config.build_speech(known.vocab_size)
     if not isinstance(config, SpeechLlmConfig):
         return Recognizer(speech, known)
     commit = llm_commit(config.llm, config.llm_revision)

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from inspect import isabstract
 from typing import Any, get_args
 
 from torch import Tensor
 
+from speechllm_pl.core.moved_settings import where_they_are_now
 from speechllm_pl.storage.consolidated import RECORD
 from speechllm_pl.storage.digests import DIGESTS, is_there
 
@@ -30,6 +32,9 @@ NEEDED = {"ctc": OF_BOTH, "llm": {**OF_BOTH, "llm": str, "llm_digest": str}}
 
 BESIDE_THE_DESCRIPTION = ("tokenizer", "llm_digest")
 """Settings that are no fields of the model's description."""
+
+ONLY_CHOICE = {"encoder": "ConformerConfig", "bridge": "ProjectorConfig"}
+"""Class of a part, where an earlier version did not name it."""
 
 TO_GO_ON = ("global_step", "loops", "lr_schedulers")
 """Entries that resuming requires: without them a run would begin again, with trained weights."""
@@ -82,6 +87,15 @@ def wrong_settings(config: type, settings: Mapping[str, Any], state: Mapping[str
     return next(_faults(described, config, largest), "")
 
 
+def present_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a record as this version writes them; earlier ones had no choice of encoder and bridge to name."""
+    present = where_they_are_now(settings)
+    for name, kind in ONLY_CHOICE.items():
+        if isinstance(value := present.get(name), dict) and "class_path" not in value:
+            present[name] = {"class_path": kind, "init_args": value}
+    return present
+
+
 def is_of_a_version(checkpoint: Mapping[str, Any]) -> bool:
     """Whether it names the version of Lightning that has written it, which Lightning checks first."""
     return re.match(r"\d+(\.\d+)+", str(checkpoint.get("pytorch-lightning_version"))) is not None
@@ -126,6 +140,8 @@ def _faults(settings: Mapping[str, Any], config: Any, largest: int, prefix: str 
     for name, value in settings.items():
         if name not in kinds:
             yield f"it has a setting {prefix}{name}, which is unknown"
+        elif isabstract(kind := kinds[name]) and isinstance(value, dict):
+            yield from _faults_of_choice(value, kind, largest, f"{prefix}{name}.")
         elif is_dataclass(kind := kinds[name]) and isinstance(value, dict):
             yield from _faults(value, kind, largest, f"{prefix}{name}.")
         elif not _is_of(value, kind):
@@ -133,6 +149,18 @@ def _faults(settings: Mapping[str, Any], config: Any, largest: int, prefix: str 
         elif kind is int and not 0 <= value <= largest and prefix != "spec_augment.":
             # each is a tensor's size, the number of blocks, or less
             yield f"its setting {prefix}{name} is {value}, which its weights are not of"
+
+
+def _faults_of_choice(chosen: Mapping[str, Any], base: Any, largest: int, prefix: str) -> Iterator[str]:
+    """Faults of a class and its settings, one of those derived from `base`."""
+    name, settings = chosen.get("class_path"), chosen.get("init_args")
+    found = [kind for kind in base.__subclasses__() if kind.__name__ == name]
+    if not found:
+        yield f"its setting {prefix}class_path cannot be {repr(name)[:40]}"
+    elif not isinstance(settings, dict):
+        yield f"its setting {prefix}init_args cannot be {repr(settings)[:40]}"
+    else:
+        yield from _faults(settings, found[0], largest, prefix)
 
 
 def _is_of(value: Any, kind: Any) -> bool:

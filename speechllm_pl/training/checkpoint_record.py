@@ -9,7 +9,8 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoints import RECORD, STAGES
 from speechllm_pl.storage.digests import damaged
-from speechllm_pl.storage.recorded import wrong_optimizer_state, wrong_progress
+from speechllm_pl.storage.recorded import present_settings, wrong_optimizer_state, wrong_progress
+from speechllm_pl.training.resumption import by_dotted_name
 
 OF_TRAINING = ("encoder.dropout", "spec_augment", "text_masking", "freeze_encoder", "ctc_weight")
 MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", *OF_TRAINING)
@@ -40,18 +41,13 @@ def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: s
         UserError: two settings differ; the message names the first. Settings of training alone and the LLM's path
             may differ, and the LLM itself is compared elsewhere.
     """
-    for key, value in _flat(ours).items():
-        found = _flat(theirs).get(key)
-        if key not in MAY_DIFFER and value != found:
+    found = dict(by_dotted_name(present_settings(theirs)))
+    for key, value in by_dotted_name(ours):
+        if not {key, key.split(".")[0]} & set(MAY_DIFFER) and value != found.get(key):
             raise UserError(
-                f"{whose} has {key} {found}, but this run {value}: give it the same, or train anew in another folder"
-                " (RUN=)"
+                f"{whose} has {key} {found.get(key)}, but this run {value}: give it the same, or train anew in another"
+                " folder (RUN=)"
             )
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    encoder = {f"encoder.{name}": value for name, value in settings["encoder"].items()}
-    return {**settings, **encoder, "encoder": None}
 
 
 def optimizer_name(optimizer: torch.optim.Optimizer) -> str:

@@ -1,4 +1,4 @@
-"""Stage 1: the conformer encoder, trained with CTC (`make pretrain-ctc`)."""
+"""Stage 1: the encoder, trained with CTC (`make pretrain-ctc`)."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.losses import WeightedTerm
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -56,7 +55,7 @@ class CtcPretraining(Stage):
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.model = build_encoder(self.config, self.tokenizer.vocab_size)
+            self.model = self.config.build_speech(self.tokenizer.vocab_size)
             self.recognizer = Recognizer(self.model, self.tokenizer)
             self.arrange(self.speech.layers)
 

@@ -1,6 +1,6 @@
 """Stage 2: the LLM learns to read the encoder's frames (`make finetune`)."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     decoder_layers,
@@ -38,7 +37,7 @@ from speechllm_pl.training.stage import Stage
 
 
 class LlmFinetuning(Stage):
-    """Trains projector, LoRA and, unless frozen, encoder and CTC head; the LLM itself stays as it is.
+    """Trains bridge, LoRA and, unless frozen, encoder and CTC head; the LLM itself stays as it is.
 
     Args:
         tokenizer: SentencePiece model of the CTC classes, the one of stage 1; the command line takes the one in
@@ -129,7 +128,7 @@ class LlmFinetuning(Stage):
         self.digest = llm_digest(self.config.llm, self.config.llm_revision)
         if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
             self.digest = self.trainer.strategy.broadcast(self.digest)
-        speech = build_encoder(config, self.tokenizer.vocab_size)
+        speech = config.build_speech(self.tokenizer.vocab_size)
         self.model = SpeechLLM(config, speech, llm, self.llm_tokenizer.special_tokens)
         self.recognizer = Recognizer(self.model, self.tokenizer, self.llm_tokenizer, self.prompt)
         self._tell_what_stays()
@@ -162,7 +161,7 @@ class LlmFinetuning(Stage):
         checkpoint = read_checkpoint(path, stage="ctc")
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
-        refuse_other_settings({"encoder": asdict(self.config.encoder)}, settings, f"checkpoint {path}")
+        refuse_other_settings({"encoder": self.config.record()["encoder"]}, settings, f"checkpoint {path}")
         Recognizer(self.speech, self.tokenizer).fill(checkpoint["state_dict"])
         rank_zero_info(f"encoder and CTC head from {path}")
 

@@ -82,10 +82,17 @@ def keep_former(path: Path, text: str) -> None:
 
 
 def changes(former: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Differences between two configurations, a line each, without the optimiser's settings."""
-    before, after = dict(_flat(former)), dict(_flat(ours))
+    """Differences between two configurations, a line each, without the optimiser's settings.
+
+    A class is no change where the former configuration holds its settings alone: earlier versions had no other.
+    """
+    before, after = dict(by_dotted_name(former)), dict(by_dotted_name(ours))
+    groups = {name.rpartition(".")[0] for name in before}
     lines = []
     for name in dict.fromkeys((*before, *after)):
+        group, _, last = name.rpartition(".")
+        if last == "class_path" and name not in before and group in groups:
+            continue
         old, new = before.get(name, "not set"), after.get(name, "not set")
         if old != new and name not in NOT_OF_TRAINING and not name.startswith(TOLD_BY_THE_OPTIMIZER):
             note = " (without effect: it is of a run's beginning)" if name in OF_THE_BEGINNING else ""
@@ -93,7 +100,7 @@ def changes(former: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _flat(settings: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+def by_dotted_name(settings: Any, name: str = "") -> Iterable[tuple[str, Any]]:
     """Settings by their dotted names, as on the command line."""
     if isinstance(settings, dict) and settings:
         inside: Iterable[tuple[Any, Any]] = settings.items()
@@ -103,7 +110,7 @@ def _flat(settings: Any, name: str = "") -> Iterable[tuple[str, Any]]:
         yield name, settings
         return
     for key, value in inside:
-        yield from _flat(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
+        yield from by_dotted_name(value, name if key == "init_args" else f"{name}.{key}".lstrip("."))
 
 
 def _shown(value: Any) -> str:

@@ -88,6 +88,12 @@ def test_the_names_of_sources_are_the_users() -> None:
     assert with_underscores(given) == [*given[:4], "--data.max_duration=3"]
 
 
+def test_options_of_earlier_versions_have_their_present_names() -> None:
+    given = ["fit", "--model.stride", "3", "--model.stride=3", "--model.strides", "--", "--model.stride"]
+    present = ["fit", "--model.bridge.stride", "3", "--model.bridge.stride=3", *given[4:]]
+    assert with_underscores(given) == present
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -20,7 +20,7 @@ CONF = ROOT / "conf"
 QLORA = CONF / "qlora.yaml"
 PLAIN_STEPS = (  # nothing at random, and a schedule that does not know when the run will end
     *("--model.text_masking", 0, "--model.spec_augment.freq_masks", 0, "--model.spec_augment.time_masks", 0),
-    *("--model.schedule.warmup_steps", 1, "--model.optimizer.lr", 0.01, "--model.stride", 3),
+    *("--model.schedule.warmup_steps", 1, "--model.optimizer.lr", 0.01, "--model.bridge.stride", 3),
 )
 
 

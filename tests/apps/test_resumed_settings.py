@@ -82,6 +82,17 @@ def test_a_run_that_goes_on_as_it_was_says_nothing(speechllm, small_config: Path
     assert not (tmp_path / "config.1.yaml").exists()
 
 
+def test_a_configuration_that_names_no_class_of_encoder_is_no_other(
+    speechllm, small_config: Path, begun: Path, told
+) -> None:
+    former = yaml.safe_load((begun / "config.yaml").read_text())
+    encoder = former["model"]["init_args"]["encoder"]
+    former["model"]["init_args"]["encoder"] = {**encoder["init_args"], "dropout": 0.25}
+    (begun / "config.yaml").write_text(yaml.safe_dump(former))
+    assert speechllm(*fit("pretrain_ctc", small_config, begun, *MORE)).status == 0
+    assert sorted(told()) == ["model.encoder.dropout 0.25 -> 0.0", "trainer.max_epochs 1 -> 2"]
+
+
 def test_what_is_refused_leaves_the_record_as_it_was(speechllm, small_config: Path, begun: Path) -> None:
     before = (begun / "config.yaml").read_text()
     done = speechllm(*fit("pretrain_ctc", small_config, begun, *MORE, "--model.encoder.num_blocks", 3))

@@ -75,7 +75,7 @@ def test_every_stage_data_size_and_trainer_compose(parser, stage: str, data: str
             assert config.last_checkpoints.every_minutes == 15
             if isinstance(config.trainer.val_check_interval, int):  # of which an epoch may have fewer batches
                 assert config.trainer.check_val_every_n_epoch is None
-            assert BLOCKS[size] in (None, config.model.init_args.encoder.num_blocks)
+            assert BLOCKS[size] in (None, config.model.init_args.encoder.init_args.num_blocks)
 
 
 @pytest.mark.parametrize("name", names("augment"))
@@ -112,7 +112,7 @@ def test_every_stage_and_size_instantiates(
     assert isinstance(made.data.llm_input, LlmInput) == (stage == "finetune")  # linked
     with torch.device("meta"):
         encoder = Conformer(model.config.encoder)
-    assert len(encoder.blocks) == config.fit.model.init_args.encoder.num_blocks
+    assert len(encoder.blocks) == config.fit.model.init_args.encoder.init_args.num_blocks
     optimizer = model.make_optimizer(list(encoder.parameters()))
     assert optimizer.param_groups[0]["lr"] == config.fit.model.init_args.optimizer.init_args.lr
     assert 0 < model.schedule.factor(0, 100.0) <= 1
@@ -144,8 +144,8 @@ def test_dotted_overrides_win_over_files(parser) -> None:
     arguments = ["--model.lora_r", "16", "--trainer.max_epochs", "3", "--data.max_duration", "7"]
     config = parser.parse_args([*configs("finetune"), *arguments, "--model.encoder.num_blocks", "5"]).fit
     assert config.model.init_args.lora_r == 16
-    assert config.model.init_args.encoder.num_blocks == 5
-    assert config.model.init_args.encoder.dim == 128  # the rest of the group stays
+    assert config.model.init_args.encoder.init_args.num_blocks == 5
+    assert config.model.init_args.encoder.init_args.dim == 128  # the rest of the group stays
     assert config.trainer.max_epochs == 3
     assert config.data.max_duration == 7
 
@@ -174,17 +174,43 @@ def test_another_optimizer_by_class_path(parser) -> None:
     assert (chosen.class_path, chosen.init_args.lr) == ("torch.optim.SGD", 0.25)
 
 
+def test_encoder_and_bridge_are_chosen_by_class(parser) -> None:
+    chosen = ["--model.encoder", "ConformerConfig", "--model.encoder.dim", "64", "--model.bridge", "ProjectorConfig"]
+    model = parser.parse_args([*configs("finetune"), *chosen, "--model.bridge.stride", "6"]).fit.model.init_args
+    assert model.encoder.class_path == "speechllm_pl.models.encoders.ConformerConfig"
+    assert (model.encoder.init_args.dim, model.encoder.init_args.num_blocks) == (64, 8)
+    assert model.bridge.class_path == "speechllm_pl.models.bridges.ProjectorConfig"
+    assert model.bridge.init_args.stride == 6
+
+
+@pytest.mark.parametrize("part", ["encoder", "bridge"])
+def test_what_is_no_encoder_or_bridge_is_refused(speechllm, part: str) -> None:
+    for other in ("Nope", "torch.nn.Linear", "null", "3"):
+        assert part in speechllm(*configs("finetune"), f"--model.{part}", other).error()
+
+
+def test_the_stride_is_read_where_earlier_versions_had_it(speechllm, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: {init_args: {stride: 6}}\n")
+    mine = ("--config", tmp_path / "mine.yaml")
+    for arguments, stride in ((mine, 6), (("--model.stride", 2), 2), (("--model.stride=2",), 2), ((*mine, *mine), 6)):
+        status, out, _ = speechllm(*configs("finetune"), *arguments, "--print_config")
+        assert status == 0
+        settings = yaml.safe_load(out)["model"]["init_args"]
+        assert settings["bridge"]["init_args"] == {"stride": stride}
+        assert "stride" not in settings
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_printed_config_is_itself_a_config(parser, speechllm, stage: str, tmp_path: Path) -> None:
     status, out, _ = speechllm(
         *configs(stage), "--model.encoder.dropout", "0.375", "--run", "runs/here", "--print_config"
     )
     assert status == 0
-    assert yaml.safe_load(out)["model"]["init_args"]["encoder"]["dropout"] == 0.375
+    assert yaml.safe_load(out)["model"]["init_args"]["encoder"]["init_args"]["dropout"] == 0.375
     printed = tmp_path / "config.yaml"
     printed.write_text(out)
     again = parser.parse_args(["fit", "--config", str(printed)]).fit
-    assert again.model.init_args.encoder.dropout == 0.375
+    assert again.model.init_args.encoder.init_args.dropout == 0.375
     assert again.run == "runs/here"
     status, repeated, _ = speechllm("fit", "--config", str(printed), "--print_config")
     assert (status, yaml.safe_load(repeated)) == (0, yaml.safe_load(out))
@@ -200,7 +226,7 @@ def test_the_printed_config_is_itself_a_config(parser, speechllm, stage: str, tm
         (["--trainer.max_epoch", "3"], "trainer.max_epochs"),  # no abbreviation is taken for the whole
         (["--trainer.devcies=2"], "trainer.devices"),
         (["--dta.root", "x"], "data.root"),
-        (["--model.encoder.dimm", "3"], "encoder.dim"),
+        (["--model.encoder.dimm", "3"], "dim"),
         (["--model.optimizer.lrr", "3"], "lr"),
         (["--model.schedule.warm_share", "0.3"], "warmup_share"),
         (["--runn", "x"], "run"),
@@ -240,7 +266,7 @@ def test_a_misspelt_key_in_a_file_is_refused_with_the_nearest_name(
         (["fit"], "data.root"),
         (["fit", "--config", "conf/nosuch.yaml"], "conf/nosuch.yaml"),
         ([*configs("finetune"), "--trainer.max_epochs", "many"], "trainer.max_epochs"),
-        ([*configs("finetune"), "--model.stride", "two"], "stride"),
+        ([*configs("finetune"), "--model.bridge.stride", "two"], "stride"),
         ([*configs("finetune"), "--model", "Nope"], "Nope"),
     ],
     ids=lambda value: value if isinstance(value, str) else value[-1],

@@ -19,6 +19,7 @@ from speechllm_pl.data.augmentation import PerturbSpeed
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.data.positions import LlmInput, count_tokens
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
@@ -127,7 +128,7 @@ def stage_2(ctc_tokenizer: CtcTokenizer, llm_folder: Path) -> Callable[..., LlmF
 def test_positions_are_those_that_the_prompt_builder_fills(
     corpus: Path, stage_2: Callable[..., LlmFinetuning], stride: int, instruction: str
 ) -> None:
-    module = stage_2(stride=stride, instruction=instruction)
+    module = stage_2(bridge=ProjectorConfig(stride), instruction=instruction)
     module.configure_model()
     data = SpeechDataModule(str(corpus), max_duration=6.0, num_buckets=3, max_tokens=90)
     data.llm_input = module.llm_input
@@ -182,7 +183,7 @@ def test_utterances_beyond_the_llms_positions_are_left_out_and_told(
     expected = {cut.id: taken(cut.duration, cut.supervisions[0].text) for cut in cuts}
     limit = sorted(expected.values())[-3]  # of the three longest, one just fits
     data = SpeechDataModule(str(corpus), max_duration=6.0, num_buckets=3, max_tokens=max_tokens)
-    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(limit), stride=1).llm_input
+    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(limit), bridge=ProjectorConfig(1)).llm_input
     kept = {id_ for id_, positions in expected.items() if positions <= limit}
     heard = [id_ for batch in data.train_dataloader() for id_ in batch.ids]
     assert len(heard) == len(set(heard))
@@ -190,7 +191,7 @@ def test_utterances_beyond_the_llms_positions_are_left_out_and_told(
     told = [record.message for record in caplog.records if "left out" in record.message]
     assert told == [
         f"left out {8 - len(kept)} of 8 training utterances that take more than the LLM's {limit} positions,"
-        f" the longest {max(expected.values())}: give a longer --model.stride, or cut them"
+        f" the longest {max(expected.values())}: give a longer --model.bridge.stride, or cut them"
     ]
 
 
@@ -198,7 +199,7 @@ def test_an_llm_that_has_positions_for_no_utterance_is_refused(
     corpus: Path, ctc_tokenizer: CtcTokenizer, short_llm: Callable[[int], str]
 ) -> None:
     data = SpeechDataModule(str(corpus))
-    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(3), stride=1).llm_input
+    data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(3), bridge=ProjectorConfig(1)).llm_input
     with pytest.raises(
         UserError, match=r"every training utterance takes more than the LLM's 3 positions, the shortest"
     ):
@@ -212,7 +213,9 @@ def test_what_augmentation_adds_counts_as_positions(
     longest = max(taken(cut.duration, cut.supervisions[0].text) for cut in cuts)
     for augmentations, left_out in ((), 0), ([PerturbSpeed(factors=(0.5,))], 1):
         data = SpeechDataModule(str(corpus), augmentations=augmentations)
-        data.llm_input = LlmFinetuning(ctc_tokenizer, llm=short_llm(longest + len(augmentations)), stride=1).llm_input
+        data.llm_input = LlmFinetuning(
+            ctc_tokenizer, llm=short_llm(longest + len(augmentations)), bridge=ProjectorConfig(1)
+        ).llm_input
         assert (len(data.cuts("train")) < 8) == bool(left_out)
 
 
@@ -227,7 +230,7 @@ def test_without_a_limit_no_transcript_is_tokenised_for_it(corpus: Path) -> None
 def test_auto_is_what_so_many_seconds_of_speech_take(stage_2: Callable[..., LlmFinetuning], corpus: Path) -> None:
     for stride, embeddings in ((1, 1000), (3, 334)):
         data = SpeechDataModule(str(corpus), max_duration=80.0, max_tokens="auto")
-        data.llm_input = stage_2(stride=stride).llm_input
+        data.llm_input = stage_2(bridge=ProjectorConfig(stride)).llm_input
         positions = data.buckets("train").positions
         assert positions is not None
         assert positions.most == pytest.approx(embeddings + 5 * 80, abs=1)
@@ -255,7 +258,7 @@ def test_tokenizers_have_digests_of_their_own(stage_2: Callable[..., LlmFinetuni
 
 def test_numpy_and_the_encoder_agree_on_embeddings(stage_2: Callable[..., LlmFinetuning]) -> None:
     seconds = np.random.default_rng(0).uniform(0.01, 30, 200).astype(np.float32)
-    module = stage_2(stride=2)
+    module = stage_2(bridge=ProjectorConfig(2))
     module.configure_model()
     found = module.llm_input.audio(seconds)
     for each, embeddings in zip(seconds[:20].tolist(), found[:20].tolist(), strict=True):

@@ -123,9 +123,9 @@ def _edited(draw: random.Random, whole: Path, path: Path) -> Bad:
         record = found.get(RECORD)
         settings = record.get("settings") if isinstance(record, dict) else None
         encoder = settings.get("encoder") if isinstance(settings, dict) else None
-        places = [
-            each for each in (found, found.get("state_dict"), record, settings, encoder) if isinstance(each, dict)
-        ]
+        size = encoder.get("init_args") if isinstance(encoder, dict) else None
+        parts = (found, found.get("state_dict"), record, settings, encoder, size)
+        places = [each for each in parts if isinstance(each, dict)]
         place = draw.choice([place for place in places if place] or [{"": 0}])
         name = draw.choice([*place, *place, "unknown"])
         if draw.random() < 0.2:

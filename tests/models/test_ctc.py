@@ -3,7 +3,6 @@
 import torch
 
 from speechllm_pl.models.config import CtcConfig
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 
 
@@ -11,7 +10,7 @@ def test_logits_are_the_fp32_product_of_the_frames_where_autocast_computes_in_bf
     small_encoder: ConformerConfig,
 ) -> None:
     torch.manual_seed(0)
-    model = build_encoder(CtcConfig(encoder=small_encoder), 20).eval()
+    model = CtcConfig(encoder=small_encoder).build_speech(20).eval()
     waveforms, lengths = 0.1 * torch.randn(2, 12_000), torch.tensor([12_000, 7_000])
     with torch.autocast("cpu", torch.bfloat16):
         logits, _ = model(waveforms, lengths)

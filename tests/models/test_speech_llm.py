@@ -11,8 +11,8 @@ from transformers import BloomConfig, BloomForCausalLM
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import pad_tokens
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens, load_llm
 from speechllm_pl.models.losses import Tokens
@@ -27,7 +27,7 @@ INSTRUCTIONS = [[], [7, 8], [9], [], [10, 10, 4], [5], [], [6]]
 def build(llm: nn.Module, encoder: ConformerConfig, **options) -> SpeechLLM:
     torch.manual_seed(0)
     config = SpeechLlmConfig(llm="random", encoder=encoder, **options)
-    return SpeechLLM(config, build_encoder(config, 20), llm, SpecialTokens(bos=1, eos=2, unk=3))
+    return SpeechLLM(config, config.build_speech(20), llm, SpecialTokens(bos=1, eos=2, unk=3))
 
 
 def audio_batch() -> tuple[Tensor, Tensor]:
@@ -279,7 +279,7 @@ def test_a_longer_stride_gives_proportionally_fewer_embeddings(
 ) -> None:
     counts = []
     for stride in (1, 2, 3, 6, 12):
-        model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0, stride=stride).eval()
+        model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0, bridge=ProjectorConfig(stride)).eval()
         audio = model.listen(*audio_batch())
         assert audio.lengths.tolist() == [-(-n // stride) for n in audio.frames.tolist()]
         counts.append(int(audio.lengths.sum()))

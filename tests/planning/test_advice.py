@@ -5,6 +5,7 @@ from dataclasses import replace
 from test_estimate import BLUEPRINT, SETUP
 
 from speechllm_pl.core.device_memory import GIB
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.planning.advice import largest_batch, remedies
 from speechllm_pl.planning.estimate import Gpu, estimate, needed
 
@@ -21,7 +22,9 @@ def test_every_remedy_lowers_the_memory_of_a_run_that_fills_it() -> None:
 
 
 def test_what_is_on_already_is_not_advised() -> None:
-    best = replace(SETUP, blueprint=BLUEPRINT.changed(stride=3), checkpointing=True, sharding="fsdp", gpus=8)
+    best = replace(
+        SETUP, blueprint=BLUEPRINT.changed(bridge=ProjectorConfig(3)), checkpointing=True, sharding="fsdp", gpus=8
+    )
     assert [remedy.what.split()[0] for remedy in remedies(best)] == ["--data.max_duration"]
 
 

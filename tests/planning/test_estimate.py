@@ -7,6 +7,7 @@ import torch
 from transformers import LlamaConfig
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.muon_adamw import MuonAdamW
@@ -29,7 +30,7 @@ CONFIG = SpeechLlmConfig(
     encoder=ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256),
     llm="random",
     llm_dtype="bfloat16",
-    stride=1,
+    bridge=ProjectorConfig(1),
     ctc_weight=0.0,
 )
 BLUEPRINT = Blueprint(CONFIG, ctc_classes=40, llm=LLM)

@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, weighted_sum
@@ -28,7 +29,7 @@ CONFIG = SpeechLlmConfig(
     encoder=ConformerConfig(dim=96, num_blocks=6, num_heads=2, ffn_dim=256),
     llm="random",
     llm_dtype="bfloat16",
-    stride=1,
+    bridge=ProjectorConfig(1),
     ctc_weight=0.0,
 )
 BLUEPRINT = Blueprint(CONFIG, ctc_classes=40, llm=LLM)
@@ -40,7 +41,7 @@ SHAPE = StepShape(seconds=6, utterances=2)
     [
         replace(BLUEPRINT, llm=None),
         BLUEPRINT,
-        BLUEPRINT.changed(llm_dtype="float32", stride=3, alignment_weight=1.0, ctc_weight=1.0),
+        BLUEPRINT.changed(llm_dtype="float32", bridge=ProjectorConfig(3), alignment_weight=1.0, ctc_weight=1.0),
         replace(BLUEPRINT, llm=BloomConfig(hidden_size=128, n_layer=6, n_head=4, vocab_size=500)),
     ],
     ids=["stage 1", "llama", "llama fp32, all losses", "bloom"],
@@ -150,7 +151,7 @@ def test_longer_utterances_more_of_them_and_shorter_strides_take_more(kernels: s
 
     assert cost(6, 4) > 1.6 * cost(6, 2)
     assert cost(12, 2) > 1.6 * cost(6, 2)
-    assert cost(6, 2, BLUEPRINT.changed(stride=3)) < cost(6, 2)
+    assert cost(6, 2, BLUEPRINT.changed(bridge=ProjectorConfig(3))) < cost(6, 2)
 
 
 def test_a_gpus_attention_takes_no_square_of_the_length() -> None:

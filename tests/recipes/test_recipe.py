@@ -70,13 +70,13 @@ def test_an_llm_of_the_configuration_is_given_as_its_file(name: str) -> None:
 
 
 def test_ablations_become_overrides_with_a_run_folder_of_their_own_and_are_empty_by_default() -> None:
-    given = Recipe("finetune", stride="6", lora_r="0", masking="0.125", overrides=("--model.stride", "3"))
+    given = Recipe("finetune", stride="6", lora_r="0", masking="0.125", overrides=("--model.bridge.stride", "3"))
     line = " ".join(given.fit_arguments)
-    assert line.endswith("--model.stride 6 --model.lora_r 0 --model.text_masking 0.125 --model.stride 3")
+    assert line.endswith("--model.bridge.stride 6 --model.lora_r 0 --model.text_masking 0.125 --model.bridge.stride 3")
     named = replace(given, overrides=()).run_folder
     assert named == Path("runs/finetune/spoken_numbers-tiny-stride6-r0-masking0.125")
     plain = Recipe("finetune").fit_arguments
-    assert not {"--model.stride", "--model.lora_r", "--model.text_masking"} & set(plain)
+    assert not {"--model.bridge.stride", "--model.lora_r", "--model.text_masking"} & set(plain)
 
 
 def test_augmentation_is_one_more_file_and_names_the_run() -> None:

@@ -9,7 +9,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.config import SpeechLlmConfig
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens
 from speechllm_pl.models.losses import Tokens
@@ -49,7 +48,7 @@ def chain(steps: dict[int, int], positions: int = 2048) -> LlamaForCausalLM:
 def hypotheses(llm: PreTrainedModel, frames: list[int], tokenizer: LlmTokenizer, **options: Any):
     encoder = ConformerConfig(dim=8, num_blocks=1, num_heads=1, ffn_dim=8)
     config = SpeechLlmConfig(llm="chain", encoder=encoder, lora_r=0)
-    model = SpeechLLM(config, build_encoder(config, 4), llm, SpecialTokens(BOS, EOS, unk=3)).eval()
+    model = SpeechLLM(config, config.build_speech(4), llm, SpecialTokens(BOS, EOS, unk=3)).eval()
     encoded = torch.randn(len(frames), max(frames), 8)
     embeddings = torch.randn(len(frames), max(frames), SIZE)
     lengths = torch.tensor(frames)

@@ -13,13 +13,18 @@ import torch
 from test_checkpoints import ctc_file, llm_file, wide_llm  # noqa: F401 (fixtures)
 
 from speechllm_pl.apps.main import main
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.bridges import ProjectorConfig
+from speechllm_pl.models.encoders import ConformerConfig
+from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer
-from speechllm_pl.storage.checkpoints import RECORD, by_steps, read_checkpoint
+from speechllm_pl.storage.checkpoints import RECORD, by_steps, read_checkpoint, read_record, write_file
 from speechllm_pl.storage.consolidated import save_consolidated
 from speechllm_pl.storage.shards import MODEL, RECORD_FILE, save_shards
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 Edit = Callable[[dict[str, Any]], Any]
 CONF = Path(__file__).parents[2] / "conf"
@@ -31,6 +36,10 @@ def setting(name: str, value: Any) -> Edit:
 
 
 def size(name: str, value: Any) -> Edit:
+    return lambda found: found[RECORD]["settings"]["encoder"]["init_args"].update({name: value})
+
+
+def choice(name: str, value: Any) -> Edit:
     return lambda found: found[RECORD]["settings"]["encoder"].update({name: value})
 
 
@@ -77,6 +86,9 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "absurd width": (size("dim", 10**9), "dim is 1000000000, which its weights are not of"),
     "absurd depth": (size("num_blocks", 10**9), "num_blocks is 1000000000, which its weights are not of"),
     "no heads": (size("num_heads", 0), "num_heads 0 must be at least 1"),
+    "unknown encoder": (choice("class_path", "os.system"), "encoder.class_path cannot be 'os.system'"),
+    "class a list": (choice("class_path", [1]), r"encoder.class_path cannot be \[1\]"),
+    "sizes a list": (choice("init_args", [1]), r"encoder.init_args cannot be \[1\]"),
     "negative width": (size("ffn_dim", -8), "ffn_dim is -8"),
     "another width": (size("ffn_dim", 40), "has the shape .* but its settings make it"),
 }
@@ -129,7 +141,10 @@ def test_settings_of_stage_two_are_looked_at(llm_file: Path, name: str, value: A
     [
         (lambda record: record.update(stage="tts"), "stage is 'tts', which is unknown"),
         (lambda record: record.pop("settings"), "is not a checkpoint of this project, or is damaged"),
-        (lambda record: record["settings"]["encoder"].update(dim=10**9), "dim is 1000000000, which its weights"),
+        (
+            lambda record: record["settings"]["encoder"]["init_args"].update(dim=10**9),
+            "dim is 1000000000, which its weights",
+        ),
         (lambda record: record["settings"].pop("encoder"), "lacks the setting encoder"),
     ],
 )
@@ -154,6 +169,58 @@ def test_settings_of_an_earlier_version_may_be_fewer(llm_file: Path) -> None:  #
         del found[RECORD]["skipped_steps"]
 
     assert Recognizer.load(edited(llm_file, age)).stage == "llm"
+
+
+def without_choice(found: dict[str, Any]) -> None:
+    """Settings as they were when there was one encoder, and one bridge with one setting."""
+    settings = found[RECORD]["settings"]
+    settings["encoder"] = settings["encoder"]["init_args"]
+    if bridge := settings.pop("bridge", None):
+        settings["stride"] = bridge["init_args"]["stride"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed")  # one process is enough
+@pytest.mark.parametrize("kind", ["file", "shards", "folder"])
+def test_a_checkpoint_is_read_that_names_no_class_of_encoder_and_bridge(
+    llm_file: Path,  # noqa: F811
+    ctc_tokenizer: CtcTokenizer,
+    small_encoder: ConformerConfig,
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    found, path = torch.load(llm_file, weights_only=True), tmp_path / "former.ckpt"
+    without_choice(found)
+    if kind == "folder":
+        save_consolidated(path, found[RECORD], found["state_dict"])
+    elif kind == "shards":
+        save_shards(path, {RECORD: found[RECORD]}, {MODEL + name: value for name, value in found["state_dict"].items()})
+    else:
+        write_file(found, path)
+    model = Recognizer.load(path).model
+    assert isinstance(model, SpeechLLM)
+    assert (model.config.bridge, model.config.encoder) == (ProjectorConfig(3), small_encoder)
+    settings = {"llm": model.config.llm, "encoder": small_encoder, "alignment_weight": 0.5, "instruction": "{language}"}
+    resumed = read_record(path) if kind == "shards" else read_checkpoint(path)
+    module = LlmFinetuning(ctc_tokenizer, bridge=ProjectorConfig(3), **settings)
+    module.configure_model()
+    module.on_load_checkpoint(resumed)
+    other = LlmFinetuning(ctc_tokenizer, bridge=ProjectorConfig(2), **settings)
+    with pytest.raises(UserError, match=r"has bridge\.stride 3, but this run 2"):
+        other.on_load_checkpoint(resumed)
+
+
+def test_an_encoder_of_an_earlier_checkpoint_begins_stage_two(
+    ctc_file: Path,  # noqa: F811
+    ctc_tokenizer: CtcTokenizer,
+    small_encoder: ConformerConfig,
+    llm_folder: Path,
+) -> None:
+    path = str(edited(ctc_file, without_choice))
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, encoder_checkpoint=path)
+    module.configure_model()
+    module.load_encoder()
+    weights = module.speech.state_dict()["encoder.norm.weight"]
+    assert torch.equal(weights, torch.load(path, weights_only=True)["state_dict"][WEIGHT])
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed")  # one process is enough

@@ -1,23 +1,43 @@
 """Projection of encoder frames to the LLM's width: n frames become one vector (arXiv 2307.11795, section 3.1)."""
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
-from speechllm_pl.models.bridges.protocol import Bridge
+from speechllm_pl.models.bridges.protocol import Bridge, BridgeConfig
+
+
+@dataclass(frozen=True)
+class ProjectorConfig(BridgeConfig):
+    """Size of the projector.
+
+    Attributes:
+        stride: encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: the paper's 80 to 960 ms).
+    """
+
+    stride: int = 3
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise UserError(f"stride {self.stride}: stack at least one encoder frame (1 gives 80 ms, 3 gives 240 ms)")
+
+    def build(self, dim: int, llm_dim: int) -> "Projector":
+        return Projector(dim, llm_dim, self.stride)
+
+    def embedding_lengths(self, frames: Tensor) -> Tensor:
+        return stacked(frames, self.stride)
 
 
 class Projector(Bridge):
     """Stack `stride` consecutive frames of `dim` into one of `stride * dim`, then project it linearly.
 
-    A last incomplete stack is filled with zeros, so no frame is lost. Strides 1, 2, 3, 6 and 12 give the
-    paper's 80, 160, 240, 480 and 960 ms.
+    A last incomplete stack is filled with zeros, so no frame is lost.
     """
 
-    def __init__(self, dim: int, llm_dim: int, stride: int = 1):
+    def __init__(self, dim: int, llm_dim: int, stride: int):
         super().__init__()
-        if stride < 1:
-            raise UserError(f"stride {stride}: stack at least one encoder frame (1 gives 80 ms, 3 gives 240 ms)")
         self.stride = stride
         self.linear = nn.Linear(stride * dim, llm_dim)
 

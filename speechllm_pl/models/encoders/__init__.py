@@ -1,1 +1,8 @@
-"""Speech encoders: waveforms in, frames and CTC logits out, by the interface of `models/ctc.py`."""
+"""Speech encoders: waveforms in, frames and CTC logits out, by the interface of `models/ctc.py`.
+
+`model.encoder` of a configuration names one of the descriptions below; a new one is added here.
+"""
+
+from speechllm_pl.models.encoders.conformer import ConformerConfig
+
+__all__ = ["ConformerConfig"]

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from speechllm_pl.core.audio.units import FRAME_SECONDS
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import halved, length_mask
-from speechllm_pl.models.ctc import CtcHead, CtcModel
+from speechllm_pl.models.ctc import CtcHead, CtcModel, EncoderConfig
 from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
 
 
 @dataclass(frozen=True)
-class ConformerConfig:
-    """The encoder's size. The defaults are the paper's 18 blocks.
+class ConformerConfig(EncoderConfig):
+    """Size of the conformer. The defaults are the paper's 18 blocks.
 
     Attributes:
         num_bins: filter bank bins.
@@ -50,6 +50,12 @@ class ConformerConfig:
         if self.kernel_size % 2 == 0:
             raise UserError(f"encoder: kernel_size {self.kernel_size} must be odd, so that a frame has a centre")
 
+    def build(self, spec_augment: SpecAugmentConfig, vocab_size: int) -> "ConformerCtc":
+        return ConformerCtc(self, spec_augment, vocab_size)
+
+    def frame_lengths(self, samples: Tensor) -> Tensor:
+        return Conformer.output_lengths(FilterBank.num_frames(samples))
+
 
 class ConformerCtc(CtcModel):
     """Filter banks, SpecAugment, conformer and CTC head."""
@@ -57,16 +63,12 @@ class ConformerCtc(CtcModel):
     seconds_per_frame = FRAME_SECONDS
 
     def __init__(self, encoder: ConformerConfig, spec_augment: SpecAugmentConfig, vocab_size: int):
-        super().__init__(encoder, spec_augment, vocab_size)
+        super().__init__()
         self.dim = encoder.dim
         self.features = FilterBank(encoder.num_bins)
         self.augment = SpecAugment(spec_augment)
         self.encoder = Conformer(encoder)
         self.head = CtcHead(encoder.dim, vocab_size)
-
-    @staticmethod
-    def frame_lengths(samples: Tensor) -> Tensor:
-        return Conformer.output_lengths(FilterBank.num_frames(samples))
 
     @property
     def layers(self) -> nn.ModuleList:

@@ -10,14 +10,13 @@ from speechllm_pl.analysis.data.transcript_scores import transcript_scores
 from speechllm_pl.core.ctc_tokenizer import ctc_collapse
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.config import CtcConfig
-from speechllm_pl.models.encoders.build import build_encoder
 from speechllm_pl.recognition.recognizer import Recognizer
 
 
 @pytest.fixture
 def recognizer(ctc_tokenizer, small_encoder):
     torch.manual_seed(0)
-    model = build_encoder(CtcConfig(encoder=small_encoder), ctc_tokenizer.vocab_size).eval()
+    model = CtcConfig(encoder=small_encoder).build_speech(ctc_tokenizer.vocab_size).eval()
     return Recognizer(model, ctc_tokenizer)
 
 

@@ -14,6 +14,7 @@ from speechllm_pl.apps.program_options import ReportOptions
 from speechllm_pl.apps.report import report, suitable
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score, table
+from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 SECTIONS = ["results", "transcripts", "alignment", "training", "reproduce"]
@@ -223,7 +224,7 @@ def test_the_utterance_to_align_is_the_first_of_middling_length_or_else_the_long
 def stage2(run, ctc_tokenizer, llm_folder, small_encoder):
     """A stage-2 checkpoint of random weights in the run."""
     torch.manual_seed(0)
-    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, stride=2)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, bridge=ProjectorConfig(2))
     module.configure_model()
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

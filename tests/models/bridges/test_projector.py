@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.models.bridges.projector import Projector
+from speechllm_pl.models.bridges.projector import Projector, ProjectorConfig
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 6, 12])
@@ -32,4 +32,4 @@ def test_no_frame_of_a_shorter_utterance_is_lost_in_a_batch() -> None:
 
 def test_a_stride_below_one_is_refused() -> None:
     with pytest.raises(UserError, match="stride 0"):
-        Projector(4, 5, 0)
+        ProjectorConfig(0)
