@@ -80,13 +80,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def train_tokenizer(sentences: Sequence[str], vocab_size: int) -> CtcTokenizer:
+def train_tokenizer(sentences: Sequence[str], vocab_size: int, model_type: str = "unigram") -> CtcTokenizer:
     """A SentencePiece model of a few sentences."""
     writer = io.BytesIO()
     SentencePieceTrainer.Train(
         sentence_iterator=iter(sentences),
         model_writer=writer,
         vocab_size=vocab_size,
+        model_type=model_type,
         hard_vocab_limit=False,
         character_coverage=1.0,
         normalization_rule_name="identity",
@@ -101,7 +102,7 @@ def train_tokenizer(sentences: Sequence[str], vocab_size: int) -> CtcTokenizer:
 
 @pytest.fixture(scope="session")
 def ctc_tokenizer() -> CtcTokenizer:
-    """A SentencePiece model of the corpus: every word is a piece."""
+    """A SentencePiece model of the corpus."""
     return train_tokenizer(SPLITS["train"] * 10, 40)
 
 

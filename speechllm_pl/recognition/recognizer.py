@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,6 +46,21 @@ PREFIX = "model."
 """Prefix of the names of a model's tensors in a checkpoint."""
 
 
+class Heard(NamedTuple):
+    """What encoder and CTC head make of B utterances."""
+
+    logits: Tensor  # (B, T, V) of the CTC head
+    frames: Tensor  # (B,) real frames
+    hypotheses: list[Hypothesis]  # by greedy CTC decoding
+    audio: Audio | None  # what the LLM is given, in stage 2
+
+    def rows(self, places: Sequence[int]) -> "Heard":
+        """Select some of the utterances."""
+        rows = torch.tensor(places, device=self.frames.device)
+        audio = None if self.audio is None else Audio(*(part[rows] for part in self.audio))
+        return Heard(self.logits[rows], self.frames[rows], [self.hypotheses[place] for place in places], audio)
+
+
 class Recognizer:
     """Waveforms in, hypotheses out.
 
@@ -54,6 +69,9 @@ class Recognizer:
         tokenizer: tokenizer of the CTC classes.
         llm_tokenizer, prompt: needed in stage 2.
         precision: precision of the training.
+
+    Attributes:
+        longest_seconds: the longest utterance of the training, if that is known.
     """
 
     def __init__(
@@ -69,6 +87,7 @@ class Recognizer:
         self.llm_tokenizer = llm_tokenizer
         self.prompt = prompt
         self.precision: Precision = precision
+        self.longest_seconds: float | None = None
 
     @classmethod
     def load(cls, path: str | Path, llm: str | None = None, device: str | torch.device = "cpu") -> "Recognizer":
@@ -95,6 +114,7 @@ class Recognizer:
         except UserError as error:
             raise UserError(f"checkpoint {path}: {error}") from error
         recognizer.precision = record.get("precision", recognizer.precision)
+        recognizer.longest_seconds = record.get("longest_seconds")
         recognizer.fill(state)
         try:
             recognizer.model.eval().to(device)
@@ -183,37 +203,65 @@ class Recognizer:
             all_ended: receives whether all texts of this batch have ended, and returns whether to stop. Ranks that
                 share an LLM's weights must continue until the last one has ended.
         """
-        if not isinstance(self.model, SpeechLLM) or not options.asks_llm:
+        heard = self.hear(waveforms, lengths, options)
+        if heard.audio is None:
+            return {"ctc": heard.hypotheses}
+        return {"ctc": heard.hypotheses, "llm": self.write(heard, languages, options, all_ended)}
+
+    @torch.no_grad()
+    def hear(
+        self,
+        waveforms: Tensor,
+        lengths: Tensor,
+        options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+    ) -> Heard:
+        """Run the encoder and the CTC head; arguments as of `transcribe`."""
+        if isinstance(self.model, SpeechLLM) and options.asks_llm:
+            audio = self.model.listen(waveforms, lengths)
+            logits, frames = self.speech.head(audio.encoded), audio.frames
+        else:
+            audio = None
             logits, frames = self.speech(waveforms, lengths)
-            if options.decoder == "ctc-beam":
-                ngram = (options.ngram, options.ngram_weight)
-                return {"ctc": ctc_beam_search(logits, frames, self.tokenizer, options.num_beams, *ngram)}
-            return {"ctc": greedy_ctc(logits, frames, self.tokenizer)}
+        if options.decoder == "ctc-beam":
+            ngram = (options.ngram, options.ngram_weight)
+            found = ctc_beam_search(logits, frames, self.tokenizer, options.num_beams, *ngram)
+        else:
+            found = greedy_ctc(logits, frames, self.tokenizer)
+        return Heard(logits, frames, found, audio)
+
+    @torch.no_grad()
+    def write(
+        self,
+        heard: Heard,
+        languages: Sequence[str],
+        options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
+        all_ended: Callable[[bool], bool] = bool,
+    ) -> list[Hypothesis]:
+        """Ask the LLM of stage 2; arguments as of `transcribe`."""
+        assert isinstance(self.model, SpeechLLM)
         assert self.llm_tokenizer is not None
-        audio = self.model.listen(waveforms, lengths)
-        logits = self.speech.head(audio.encoded)
-        heard = greedy_ctc(logits, audio.frames, self.tokenizer)
-        written = [replace(each, num_tokens=0) for each in heard]  # no token of the LLM
-        doubtful = list(range(len(heard)))
+        written = [replace(each, num_tokens=0) for each in heard.hypotheses]  # no token of the LLM
+        doubtful = list(range(len(written)))
         if options.accept_entropy is not None:
-            entropies = largest_entropies(logits, audio.frames).tolist()
+            entropies = largest_entropies(heard.logits, heard.frames).tolist()
             doubtful = [row for row in doubtful if not entropies[row] <= options.accept_entropy]  # also NaN
         if doubtful:
-            part = Audio(*(values[doubtful] for values in audio))
+            part = heard.rows(doubtful)
+            assert part.audio is not None
             found = generate(
                 self.model,
-                part,
+                part.audio,
                 self.instruction([languages[row] for row in doubtful]),
                 self.llm_tokenizer,
                 options,
                 all_ended,
-                drafts=[heard[row].text for row in doubtful],
+                drafts=[each.text for each in part.hypotheses],
             )
             if options.ctc_weight:
-                found = jointly_ranked(found, logits[doubtful], part.frames, self.tokenizer, options.ctc_weight)
+                found = jointly_ranked(found, part.logits, part.frames, self.tokenizer, options.ctc_weight)
             for row, hypothesis in zip(doubtful, found, strict=True):
                 written[row] = hypothesis
-        return {"ctc": heard, "llm": written}
+        return written
 
 
 def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Recognizer:

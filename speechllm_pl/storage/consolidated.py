@@ -49,7 +49,7 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
             settings["llm_digest"] = llm_digest(str(partial / LLM))
         tokenizer = record["settings"]["tokenizer"]
         (partial / TOKENIZER).write_bytes(tokenizer)
-        kept = {key: record[key] for key in ("stage", "precision", "languages") if key in record}
+        kept = {key: record[key] for key in ("stage", "precision", "languages", "longest_seconds") if key in record}
         tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
         save_file(tensors, partial / WEIGHTS)
         digests = digests_of(_digested({**kept, "settings": {**settings, "tokenizer": tokenizer}}, tensors))

@@ -23,7 +23,7 @@ OF_CHECKPOINT = {
 }
 """Types of a checkpoint's entries beside its record and its tensors; any of them may be missing."""
 
-OF_RECORD = {"settings": dict, "precision": str, "languages": list, "skipped_steps": int}
+OF_RECORD = {"settings": dict, "precision": str, "languages": list, "longest_seconds": float, "skipped_steps": int}
 """Types of a record's entries beside the stage; all but the settings may be missing."""
 
 OF_BOTH = {"tokenizer": bytes, "encoder": dict}

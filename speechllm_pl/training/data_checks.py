@@ -76,7 +76,9 @@ class DataChecks(L.Callback):
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if (data := data_of(trainer)) is not None:
-            checkpoint.setdefault(RECORD, {})["languages"] = data.mixture.cuts.language_codes
+            cuts, record = data.mixture.cuts, checkpoint.setdefault(RECORD, {})
+            record["languages"] = cuts.language_codes
+            record["longest_seconds"] = float(cuts.durations.max(initial=0))
 
 
 def _refuse_other_data(data: SpeechDataModule, checkpoint: dict[str, Any]) -> None:

@@ -1,0 +1,61 @@
+"""Judge by what the CTC head heard whether the LLM's text can be what was said.
+
+An LLM writes fluent text whatever it hears. The CTC head is bound to the frames: it may misspell, but it neither loops
+nor goes on in silence. Where both disagree strongly the LLM is asked again, and then the CTC head is believed.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+from rapidfuzz.distance import Levenshtein
+
+from speechllm_pl.recognition.hypothesis import Hypothesis
+
+
+@dataclass(frozen=True)
+class GuardLimits:
+    """Limits beyond which a text is not believed.
+
+    Attributes:
+        compression_ratio: bytes of the text over those that zlib leaves; repetitive text has a higher ratio (2.4 as in
+            openai/whisper).
+        compressed_characters: length below which texts are not judged by compression.
+        length_ratio: characters of the longer text over those of the shorter one.
+        slack_characters: added to both lengths, so that short texts may differ.
+        disagreement: edit distance of both texts over the longer one's length, in characters.
+    """
+
+    compression_ratio: float = 2.4
+    compressed_characters: int = 80
+    length_ratio: float = 2.0
+    slack_characters: int = 8
+    disagreement: float = 0.75
+
+
+def objection(text: Hypothesis, heard: Hypothesis, limits: GuardLimits = GuardLimits()) -> str:
+    """Say why a text of the LLM is not believed; empty if it is.
+
+    Args:
+        text: hypothesis of the LLM.
+        heard: hypothesis of the CTC head for the same audio.
+    """
+    if not heard.text:
+        return "the CTC head heard nothing" if text.text else ""
+    if text.looped:
+        return "the LLM's text ran into a loop"
+    if text.truncated:
+        return "the LLM's text did not end"
+    if _compression_ratio(text.text) > limits.compression_ratio and len(text.text) >= limits.compressed_characters:
+        return "the LLM's text repeats itself"
+    lengths = sorted((len(text.text) + limits.slack_characters, len(heard.text) + limits.slack_characters))
+    if lengths[1] > limits.length_ratio * lengths[0]:
+        shorter = len(text.text) < len(heard.text)
+        return f"the LLM's text is too {'short' if shorter else 'long'} for what the CTC head heard"
+    if Levenshtein.normalized_distance(text.text, heard.text) > limits.disagreement:
+        return "the LLM's text has little in common with what the CTC head heard"
+    return ""
+
+
+def _compression_ratio(text: str) -> float:
+    content = text.encode()
+    return len(content) / len(zlib.compress(content)) if content else 1.0

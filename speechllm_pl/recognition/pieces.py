@@ -1,0 +1,190 @@
+"""Divide a recording of any length into pieces as long as what a model was trained on.
+
+A piece ends in a pause: at the CTC head's blanks, where it is quiet. A long pause becomes a silent piece of its own, so
+that the LLM is never given long silences. Where there is no pause, neighbours overlap and are joined by word times.
+Audio is forgotten when its piece has been handed on: memory does not grow with the recording.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in, seconds_of
+from speechllm_pl.core.ctc_tokenizer import BLANK
+from speechllm_pl.recognition.word_times import Word
+
+PAUSE_SECONDS = 0.24
+"""Shortest pause, three frames of 80 ms; stops inside a word are shorter."""
+
+LONG_PAUSE_SECONDS = 0.8
+"""Pause that ends a piece of any length: what was trained on was divided at such pauses."""
+
+MARGIN_SECONDS = 0.3
+"""How much of a long pause stays with the speech on either side."""
+
+LEAST_SHARE = 0.5
+"""Share of the longest piece after which a piece may end in a short pause."""
+
+QUIET = 0.1
+"""Power of a pause, as a share of the mean."""
+
+OVERLAP_SECONDS = 2.0
+"""Length that two pieces share where there is no pause."""
+
+AGREE_SECONDS = 0.3
+"""Largest difference between the times of one word in two pieces."""
+
+Stretch = tuple[int, int]
+"""First sample of a pause and the one after its last."""
+
+
+@dataclass(frozen=True)
+class AudioPiece:
+    """A stretch of a recording.
+
+    Attributes:
+        samples: `(N,)` at 16 kHz.
+        start: number of its first sample in the recording.
+        overlap_seconds: length at its beginning that the piece before it holds as well.
+        silent: the CTC head hears nothing in it.
+    """
+
+    samples: np.ndarray
+    start: int
+    overlap_seconds: float = 0.0
+    silent: bool = False
+
+    @property
+    def start_seconds(self) -> float:
+        return seconds_of(self.start)
+
+    @property
+    def end_seconds(self) -> float:
+        return seconds_of(self.start + len(self.samples))
+
+
+def pieces(
+    chunks: Iterable[np.ndarray],
+    log_probs_of: Callable[[np.ndarray], Tensor],
+    longest_seconds: float,
+    seconds_per_frame: float,
+) -> Iterator[AudioPiece]:
+    """Divide a recording.
+
+    Args:
+        chunks: its samples at 16 kHz in order, `(n,)` each, of any lengths.
+        log_probs_of: function of the CTC head from `(N,)` samples to `(T, V)`.
+        longest_seconds: longest piece.
+        seconds_per_frame: of the CTC head.
+
+    Yields:
+        Pieces that cover the recording in order. A recording that is no longer than the longest piece is one, and one
+        without samples has one without samples.
+    """
+    longest = samples_in(longest_seconds)
+    overlap = min(samples_in(OVERLAP_SECONDS), longest // 4)
+    per_frame = round(seconds_per_frame * SAMPLING_RATE)
+    held, start, shared = np.zeros(0, np.float32), 0, 0
+    for chunk in chunks:
+        held = np.concatenate([held, chunk])
+        while len(held) > longest:
+            window = held[:longest]
+            pauses = _pauses(log_probs_of(window), window, per_frame)
+            ends = _ends_in_long_pauses(pauses, longest) or _end_in_a_pause(pauses, longest)
+            yield from _divided(held, ends or [longest], start, shared, pauses)
+            shared = 0 if ends else overlap
+            done = ends[-1] if ends else longest - overlap
+            held, start = held[done:], start + done
+    pauses = _pauses(log_probs_of(held), held, per_frame) if start and len(held) else []
+    yield from _divided(held, [*_ends_in_long_pauses(pauses, len(held)), len(held)], start, shared, pauses)
+
+
+def _divided(
+    samples: np.ndarray, ends: Sequence[int], start: int, shared: int, pauses: Sequence[Stretch]
+) -> Iterator[AudioPiece]:
+    """Copy pieces of `samples` that end at `ends`; the first sample is number `start` of the recording."""
+    first = 0
+    for end in ends:
+        silent = any(pause[0] <= first and end <= pause[1] for pause in pauses)
+        overlap = seconds_of(shared) if first == 0 else 0.0
+        yield AudioPiece(samples[first:end].copy(), start + first, overlap, silent)
+        first = end
+
+
+def _pauses(log_probs: Tensor, samples: np.ndarray, per_frame: int) -> list[Stretch]:
+    """Find the stretches in which the CTC head's best class is the blank, and if there are such ones, that are quiet.
+
+    Blanks also stand between the pieces of a word, which is not quiet.
+    """
+    blank = (log_probs.argmax(-1) == BLANK).numpy()
+    power = np.array([np.square(samples[n * per_frame : (n + 1) * per_frame]).mean() for n in range(len(blank))])
+    quiet = power <= QUIET * power.mean()
+    if blank.all():
+        return [(0, len(samples))]
+    for flags in (blank & quiet, blank):
+        edges = np.flatnonzero(np.diff(np.r_[False, flags, False]))
+        found = [
+            (int(first) * per_frame, len(samples) if end == len(flags) else int(end) * per_frame)
+            for first, end in edges.reshape(-1, 2)
+            if (end - first) * per_frame >= samples_in(PAUSE_SECONDS)
+        ]
+        if found:
+            return found
+    return []
+
+
+def _ends_in_long_pauses(pauses: Sequence[Stretch], length: int) -> list[int]:
+    """Ends of pieces in the long pauses, which are their own pieces if they are longer than their margins."""
+    margin, ends = samples_in(MARGIN_SECONDS), []
+    for first, end in pauses:
+        if end - first < samples_in(LONG_PAUSE_SECONDS):
+            continue
+        if first == 0 or end == length:
+            ends.append(end - margin if first == 0 else first + margin)
+        elif end - first < 3 * margin:
+            ends.append((first + end) // 2)
+        else:
+            ends += [first + margin, end - margin]
+    return [] if pauses == [(0, length)] else ends
+
+
+def _end_in_a_pause(pauses: Sequence[Stretch], length: int) -> list[int]:
+    """The middle of the longest pause after `LEAST_SHARE` of `length`; none if there is no pause."""
+    late = [pause for pause in pauses if sum(pause) >= 2 * LEAST_SHARE * length]
+    first, end = max(late, key=lambda pause: pause[1] - pause[0], default=(0, 0))
+    if (first, end) == (0, length):
+        return [length]
+    return [(first + end) // 2] if end else []
+
+
+def seam(before: Sequence[Word], after: Sequence[Word], start_seconds: float, end_seconds: float) -> tuple[int, int]:
+    """Find where to join the words of two pieces that overlap, so that none is doubled and none lost.
+
+    They are joined behind the word that both have at the same time, of several at the one nearest the middle of the
+    overlap; without such a word, at the middle itself.
+
+    Args:
+        before, after: words of either piece, with their times in the recording.
+        start_seconds, end_seconds: the overlap, which is the end of one and the beginning of the other.
+
+    Returns:
+        Numbers of words to keep of `before`, and to leave out of `after`.
+    """
+    middle = (start_seconds + end_seconds) / 2
+    common = [
+        (abs(one.start_seconds - middle), i, j)
+        for i, one in enumerate(before)
+        for j, other in enumerate(after)
+        if one.text == other.text
+        and abs(one.start_seconds - other.start_seconds) <= AGREE_SECONDS
+        and start_seconds <= one.start_seconds <= end_seconds
+    ]
+    if common:
+        _, i, j = min(common)
+        return i + 1, j + 1
+    kept, left_out = (
+        sum(word.start_seconds + word.end_seconds < 2 * middle for word in words) for words in (before, after)
+    )
+    return kept, left_out

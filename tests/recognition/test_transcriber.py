@@ -1,0 +1,285 @@
+"""Recordings of any length become transcripts: no word lost, doubted texts replaced, batches change nothing."""
+
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import RATE, WORDS, speak
+from tones import Llm, ToneRecognizer, sentences, with_pauses
+
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.recognition.decoding_options import DecodingOptions
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.transcriber import MOST_BATCHES, Source, Transcriber
+from speechllm_pl.recognition.transcript import Transcript
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
+
+LONGEST = 6.0  # seconds
+
+
+@pytest.fixture
+def tones() -> ToneRecognizer:
+    return ToneRecognizer(longest_seconds=LONGEST)
+
+
+def transcripts(recognizer: Recognizer, *recordings: np.ndarray, **options) -> list[Transcript]:
+    sources = [Source(str(number), np.array_split(samples, 7)) for number, samples in enumerate(recordings)]
+    with recognizer.decoding():
+        found = list(Transcriber(recognizer, **options).transcripts(sources))
+    assert all(isinstance(each, Transcript) for each in found)
+    return found  # type: ignore[return-value]
+
+
+def check(transcript: Transcript, samples: np.ndarray) -> None:
+    """The pieces cover the recording, and the words' times never decrease and stay inside their pieces."""
+    assert transcript.seconds == pytest.approx(len(samples) / RATE)
+    assert transcript.pieces[0].start_seconds == 0
+    assert transcript.pieces[-1].end_seconds == transcript.seconds
+    for piece, following in itertools.pairwise(transcript.pieces):
+        assert piece.start_seconds < following.start_seconds <= piece.end_seconds
+    times = [time for word in transcript.words for time in (word.start_seconds, word.end_seconds)]
+    assert times == sorted(times)
+    for piece in transcript.pieces:
+        assert all(piece.start_seconds <= word.start_seconds <= piece.end_seconds for word in piece.words)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_long_recording_has_the_text_of_its_utterances(tones: ToneRecognizer, seed: int) -> None:
+    texts = sentences(30, seed)
+    samples = with_pauses(texts, seed)
+    (found,) = transcripts(tones, samples)
+    assert found.text == " ".join(texts)
+    check(found, samples)
+    assert tones.longest_heard <= LONGEST * RATE
+    assert {piece.decoded_by for piece in found.pieces} == {"llm", "silence"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_speech_without_a_pause_is_neither_doubled_nor_lost(tones: ToneRecognizer, seed: int) -> None:
+    texts = sentences(40, seed)
+    samples = speak(" ".join(texts))
+    (found,) = transcripts(tones, samples)
+    assert len(samples) > 5 * LONGEST * RATE
+    assert found.text == " ".join(texts)
+    check(found, samples)
+
+
+def test_times_are_those_of_the_tones(tones: ToneRecognizer) -> None:
+    texts = sentences(20, 1)
+    samples = with_pauses(texts, 1)
+    (found,) = transcripts(tones, samples)
+    starts, at = [], 0
+    sound = np.abs(samples) > 0
+    for _ in found.words:
+        at += int(np.argmax(sound[at:]))  # its first sample but one, which is zero
+        starts.append(at / RATE)
+        at += int(0.3 * RATE) + 10
+    errors = [abs(word.start_seconds - start) for word, start in zip(found.words, starts, strict=True)]
+    assert max(errors) <= 0.081
+    assert all(word.confidence > 0.9 for word in found.words)
+
+
+def test_a_recording_within_the_limit_is_one_piece(tones: ToneRecognizer) -> None:
+    samples = np.concatenate([speak("one two"), np.zeros(2 * RATE, np.float32), speak("three")])
+    (found,) = transcripts(tones, samples)
+    assert [piece.text for piece in found.pieces] == ["one two three"]
+
+
+@pytest.mark.parametrize("batch_seconds", [1.0, 7.0, 500.0])
+def test_neither_batches_nor_order_change_a_transcript(tones: ToneRecognizer, batch_seconds: float) -> None:
+    recordings = [with_pauses(sentences(1 + 5 * (seed % 3), seed), seed) for seed in range(12)]
+    alone = [transcripts(tones, samples)[0] for samples in recordings]
+    assert transcripts(tones, *recordings, batch_seconds=batch_seconds) == alone
+    assert transcripts(tones, *recordings[::-1], batch_seconds=batch_seconds) == alone[::-1]
+
+
+def test_batches_hold_pieces_of_like_length_and_no_more_than_was_said(tones: ToneRecognizer) -> None:
+    transcripts(tones, *[speak(text) for text in sentences(200, 0)], batch_seconds=20.0)
+    words = [[len(text.split()) for text in batch] for batch in tones.batches]
+    assert all((0.05 + 0.35 * max(batch)) * len(batch) <= 20.0 for batch in words)
+    assert len(words[0]) < 20  # the first are decoded at once
+    assert sum(max(batch) * len(batch) for batch in words) <= 1.15 * sum(map(sum, words))
+
+
+def test_texts_are_there_before_all_is_read(tones: ToneRecognizer) -> None:
+    read = 0
+
+    def sources() -> Iterator[Source]:
+        nonlocal read
+        for text in sentences(100, 0):
+            read += 1
+            yield Source(text, [speak(text)])
+
+    first = next(iter(Transcriber(tones, batch_seconds=4.0).transcripts(sources())))
+    assert isinstance(first, Transcript)
+    assert read <= 10
+
+
+def test_memory_does_not_grow_with_the_length(tones: ToneRecognizer) -> None:
+    part = with_pauses(sentences(8, 0), 0, most=1.0)
+    transcriber = Transcriber(tones, batch_seconds=2.0)
+    peaks, times = [], 4 * MOST_BATCHES * 2 * RATE // len(part)
+    for count in (times, 5 * times):
+        tracemalloc.start()
+        (found,) = transcriber.transcripts([Source("long", itertools.repeat(part, count))])
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert isinstance(found, Transcript)
+        assert found.seconds == pytest.approx(count * len(part) / RATE)
+    words = 1000 * len(found.words)  # which are kept: a thousand bytes each is generous
+    assert peaks[1] <= 1.1 * peaks[0] + words
+    assert words < 4 * count * part.nbytes / 10
+
+
+# silence
+
+
+SILENT = {
+    "silence": np.zeros(60 * RATE, np.float32),
+    "noise": 0.1 * np.random.default_rng(0).standard_normal(60 * RATE).astype(np.float32),
+    "a tone that is no word": np.sin(2 * np.pi * 1000 * np.arange(60 * RATE) / RATE).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+@pytest.mark.parametrize("seconds", [3, 60])
+def test_where_the_ctc_head_hears_nothing_nothing_is_said(kind: str, seconds: int) -> None:
+    recognizer = ToneRecognizer(lambda *_: Hypothesis("thank you for watching"), LONGEST)
+    samples = SILENT[kind][: seconds * RATE]
+    (found,) = transcripts(recognizer, samples)
+    assert (found.text, found.words, found.decoded_by) == ("", (), "silence")
+    assert recognizer.batches == []  # the LLM is not even asked
+    check(found, samples)
+
+
+@pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(1, np.float32)])
+def test_next_to_nothing_is_a_transcript_without_words(tones: ToneRecognizer, samples: np.ndarray) -> None:
+    (found,) = transcripts(tones, samples)
+    assert found.text == ""
+    assert found.seconds == len(samples) / RATE
+
+
+# the guard
+
+HEARD = "one two three four five six"
+
+
+def decided(llm: Llm, **options) -> tuple[str, str, str]:
+    """Text of one piece, by what it was decoded, and why."""
+    (found,) = transcripts(ToneRecognizer(llm), speak(HEARD), **options)
+    (piece,) = found.pieces
+    assert [word.text for word in piece.words] == piece.text.split()
+    return piece.text, piece.decoded_by, piece.remark
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (Hypothesis("one " * 30, truncated=True, looped=True), "loop"),
+        (Hypothesis("two three", truncated=True), "did not end"),
+        (Hypothesis("yes"), "too short"),
+        (Hypothesis(" ".join(["thank you for watching"] * 3)), "too long"),
+        (Hypothesis("subtitles by a volunteer"), "little in common"),
+    ],
+)
+def test_a_doubted_text_is_asked_for_again_and_then_the_ctc_head_is_believed(written: Hypothesis, why: str) -> None:
+    def stubborn(heard: str, options: DecodingOptions) -> Hypothesis:
+        return written
+
+    def penitent(heard: str, options: DecodingOptions) -> Hypothesis:
+        return written if options.decoder == "greedy" else Hypothesis(heard.replace("two", "too"))
+
+    text, decoded_by, remark = decided(stubborn)
+    assert (text, decoded_by) == (HEARD, "ctc")
+    assert why in remark
+    text, decoded_by, remark = decided(penitent)
+    assert (text, decoded_by) == (HEARD.replace("two", "too"), "llm-retried")
+    assert why in remark
+    text, decoded_by, remark = decided(stubborn, limits=None)
+    assert (text, decoded_by) == (written.text, "llm")
+    assert bool(remark) == written.truncated
+
+
+def test_only_doubted_texts_are_asked_for_again() -> None:
+    def forgetful(heard: str, options: DecodingOptions) -> Hypothesis:
+        forgotten = "six" in heard and options.decoder == "greedy"
+        return Hypothesis("" if forgotten else heard)
+
+    recognizer = ToneRecognizer(forgetful)
+    texts = ["one two three four five", HEARD, "two one four three five"]
+    found = transcripts(recognizer, *map(speak, texts))
+    assert [each.text for each in found] == texts
+    assert [each.decoded_by for each in found] == ["llm", "llm-retried", "llm"]
+    assert recognizer.batches[1:] == [[HEARD]]
+
+
+# errors
+
+
+def test_a_recording_with_an_error_has_it_in_its_place(tones: ToneRecognizer) -> None:
+    def broken() -> Iterator[np.ndarray]:
+        for _ in range(20):
+            yield speak("one two")
+        raise UserError("the tape is torn")
+
+    sources = [Source("a", [speak("one")]), Source("b", broken()), Source("c", [speak("two")])]
+    first, error, last = Transcriber(tones).transcripts(sources)
+    assert isinstance(first, Transcript)
+    assert isinstance(last, Transcript)
+    assert (first.text, str(error), last.text) == ("one", "the tape is torn", "two")
+
+
+def test_text_from_logits_that_are_not_finite_is_an_error() -> None:
+    def broken(heard: str, options: DecodingOptions) -> Hypothesis:
+        return Hypothesis(heard, log_probability=float("nan") if "six" in heard else -1.0)
+
+    sources = [Source(f"file {number}", [speak(word)]) for number, word in enumerate(("five", "six", "seven"))]
+    first, error, last = Transcriber(ToneRecognizer(broken)).transcripts(sources)
+    assert isinstance(error, UserError)
+    assert "the llm logits of 1 recordings are not finite" in str(error)
+    assert "file 1" in str(error)
+    assert isinstance(first, Transcript)
+    assert isinstance(last, Transcript)
+
+
+# a model
+
+
+def test_without_the_guard_a_model_says_what_it_says_alone(
+    ctc_tokenizer: CtcTokenizer, llm_folder: Path, small_encoder: ConformerConfig
+) -> None:
+    torch.manual_seed(3)
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder)
+    module.configure_model()
+    recognizer = module.recognizer
+    recognizer.model.eval()
+    recordings = [speak(text) for text in sentences(9, 4)]
+    alone = []
+    with recognizer.decoding():
+        for samples in recordings:
+            found = recognizer.transcribe(torch.from_numpy(samples)[None], torch.tensor([len(samples)]), ["und"])
+            alone.append(found["llm"][0].text)
+    assert len({*alone}) > 1
+    found = transcripts(recognizer, *recordings, limits=None, longest_seconds=30.0)
+    assert [each.text for each in found] == alone
+    guarded = transcripts(recognizer, *recordings, longest_seconds=30.0)
+    assert {each.decoded_by for each in guarded} <= {"ctc", "silence", "llm-retried"}  # it has learned nothing
+
+
+def test_a_piece_is_as_long_as_the_trainings_longest_utterance_unless_another_length_is_given(
+    tones: ToneRecognizer,
+) -> None:
+    samples = speak(" ".join(WORDS * 5))
+    for options, longest in (({}, LONGEST), ({"longest_seconds": 4.0}, 4.0)):
+        (found,) = transcripts(tones, samples, **options)
+        assert max(piece.end_seconds - piece.start_seconds for piece in found.pieces) == pytest.approx(longest)
+    tones.longest_seconds = None
+    (found,) = transcripts(tones, samples)
+    assert len(found.pieces) == 1

@@ -1,0 +1,83 @@
+"""Word times agree with a search over all alignments, stay inside the audio, and are never invented."""
+
+from itertools import groupby, product
+from math import exp
+
+import pytest
+import torch
+
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.recognition.word_times import word_times
+
+SECONDS_PER_FRAME = 0.08
+
+
+def frames(tokenizer: CtcTokenizer, seed: int, length: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(length, tokenizer.vocab_size, generator=generator).mul(3).log_softmax(-1)
+
+
+def best_path(log_probs: torch.Tensor, pieces: list[int]) -> tuple[int, ...]:
+    """Of all paths that collapse to the pieces the likeliest one."""
+    classes = sorted({0, *pieces})
+    paths = (p for p in product(classes, repeat=len(log_probs)) if [k for k, _ in groupby(p) if k] == pieces)
+    return max(paths, key=lambda path: sum(float(log_probs[t, k]) for t, k in enumerate(path)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_times_are_those_of_the_likeliest_of_all_paths(letters: CtcTokenizer, seed: int) -> None:
+    log_probs = frames(letters, seed, 7)
+    text = "a b"
+    pieces = [letters.encode(word) for word in text.split()]
+    path = best_path(log_probs, [piece for word in pieces for piece in word])
+    runs, at = [], 0  # (class, first frame, end) of each run of the path
+    for label, members in groupby(path):
+        count = len(list(members))
+        runs.append((label, at, at + count))
+        at += count
+    spoken = [run for run in runs if run[0]]
+    found = word_times(log_probs, text, letters, SECONDS_PER_FRAME, 7 * SECONDS_PER_FRAME)
+    for word, own in zip(found, pieces, strict=True):
+        mine, spoken = spoken[: len(own)], spoken[len(own) :]
+        assert word.aligned
+        assert word.start_seconds == pytest.approx(mine[0][1] * SECONDS_PER_FRAME)
+        assert word.end_seconds == pytest.approx(mine[-1][2] * SECONDS_PER_FRAME)
+        means = [sum(float(log_probs[t, k]) for t in range(first, end)) / (end - first) for k, first, end in mine]
+        assert word.confidence == pytest.approx(exp(sum(means) / len(means)), rel=1e-4)
+
+
+def test_a_word_that_cannot_be_spelled_has_the_times_of_its_gap(letters: CtcTokenizer) -> None:
+    log_probs = frames(letters, 1, 20)
+    first, strange, last = word_times(log_probs, "a žžž b", letters, SECONDS_PER_FRAME, 1.6)
+    assert (first.aligned, strange.aligned, last.aligned) == (True, False, True)
+    assert (strange.start_seconds, strange.end_seconds) == (first.end_seconds, last.start_seconds)
+    assert strange.confidence == 0.0
+
+
+def test_what_can_be_spelled_of_a_word_is_aligned(letters: CtcTokenizer) -> None:
+    log_probs = frames(letters, 2, 20)
+    whole = word_times(log_probs, "ab c", letters, SECONDS_PER_FRAME, 1.6)
+    (strange, _) = word_times(log_probs, "ažb c", letters, SECONDS_PER_FRAME, 1.6)
+    assert strange.text == "ažb"
+    assert (strange.start_seconds, strange.end_seconds) == (whole[0].start_seconds, whole[0].end_seconds)
+
+
+def test_words_that_need_more_frames_than_there_are_have_none_of_their_own(letters: CtcTokenizer) -> None:
+    found = word_times(frames(letters, 3, 2), "abc abc", letters, SECONDS_PER_FRAME, 0.13)
+    assert [(word.start_seconds, word.end_seconds, word.aligned) for word in found] == [(0.0, 0.13, False)] * 2
+
+
+def test_without_words_or_frames_there_is_nothing(letters: CtcTokenizer) -> None:
+    assert word_times(frames(letters, 4, 5), "", letters, SECONDS_PER_FRAME, 0.4) == []
+    (word,) = word_times(frames(letters, 4, 0), "a", letters, SECONDS_PER_FRAME, 0.0)
+    assert not word.aligned
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_times_never_decrease_and_stay_inside_the_audio(letters: CtcTokenizer, seed: int) -> None:
+    seconds = 2.43  # the last frame reaches beyond it
+    found = word_times(frames(letters, seed, 31), "ž ab aa ž c ab ž", letters, SECONDS_PER_FRAME, seconds)
+    times = [time for word in found for time in (word.start_seconds, word.end_seconds)]
+    assert times == sorted(times)
+    assert times[0] >= 0
+    assert times[-1] <= seconds
