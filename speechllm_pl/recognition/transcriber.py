@@ -33,6 +33,7 @@ LONGEST_SECONDS = 30.0
 MOST_BATCHES = 8
 """Batches that are read ahead and sorted by length. The first is decoded alone, so that its texts are there soon."""
 
+CTC = DecodingOptions(decoder="ctc")
 RETRY = DecodingOptions(decoder="beam", ctc_weight=0.5)
 """Search for a text in the place of one that is not believed: of several the one that fits the audio, too."""
 
@@ -144,13 +145,13 @@ class Transcriber:
 
     def _log_probs(self, samples: np.ndarray) -> Tensor:
         """`(T, V)` log probabilities of the CTC head for `(N,)` samples."""
-        return self._hear([samples]).logits[0].log_softmax(-1).cpu()
+        return self._hear([samples], CTC).logits[0].log_softmax(-1).cpu()
 
-    def _hear(self, recordings: Sequence[np.ndarray]) -> Heard:
+    def _hear(self, recordings: Sequence[np.ndarray], options: DecodingOptions) -> Heard:
         device = self.recognizer.device
         waveforms = pad_sequence([torch.from_numpy(samples) for samples in recordings], batch_first=True)
         lengths = torch.tensor([len(samples) for samples in recordings])
-        return self.recognizer.hear(waveforms.to(device), lengths.to(device))
+        return self.recognizer.hear(waveforms.to(device), lengths.to(device), options)
 
     def _batches(self, parts: Iterable[_Part]) -> Iterator[list[_Part]]:
         """Group parts of similar lengths, reading a growing number of batches ahead."""
@@ -180,7 +181,7 @@ class Transcriber:
 
     def _decode(self, batch: list[_Part], language: str) -> None:
         """Give each part of a batch its result, or its recording an error."""
-        heard = self._hear([part.samples for part in batch])
+        heard = self._hear([part.samples for part in batch], self.options)
         texts = self._texts(heard, language)
         log_probs = heard.logits.log_softmax(-1).cpu()
         for part, text, row, frames in zip(batch, texts, log_probs, heard.frames.tolist(), strict=True):

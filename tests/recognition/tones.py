@@ -57,7 +57,7 @@ class ToneRecognizer(Recognizer):
         self.longest_heard = 0
         self.classes = torch.tensor(tokenizer.encode(" ".join(WORDS)))
 
-    def hear(self, waveforms: Tensor, lengths: Tensor) -> Heard:
+    def hear(self, waveforms: Tensor, lengths: Tensor, options: DecodingOptions = DecodingOptions()) -> Heard:  # noqa: B008
         self.longest_heard = max(self.longest_heard, waveforms.shape[1])
         missing = -waveforms.shape[1] % FRAME
         frames = nn.functional.pad(waveforms, (0, missing)).unflatten(1, (-1, FRAME))  # (B, T, FRAME)
