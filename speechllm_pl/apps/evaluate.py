@@ -208,11 +208,17 @@ def score_table(scores: dict[str, Any]) -> str:
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
             f"; {_unread(entry)} not read"
             + ("" if factor is None else f"; real-time factor {factor:.3f} ({_where(entry)})")
-            + (f"; {entry['llm_passes']:.1f} passes of the LLM an utterance" if "llm_passes" in entry else "")
+            + (f"; {_how(entry)}" if "llm_passes" in entry else "")
         )
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
     lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")
     return "\n".join(lines)
+
+
+def _how(entry: dict[str, Any]) -> str:
+    """Search of an LLM's texts, as `beam, CTC weight 0.3, 7.5 passes of the LLM an utterance`."""
+    weight = f", CTC weight {entry['ctc_weight']:g}" if entry["ctc_weight"] else ""
+    return f"{entry['decoder']}{weight}, {entry['llm_passes']:.1f} passes of the LLM an utterance"
 
 
 def _where(entry: dict[str, Any]) -> str:

@@ -10,6 +10,9 @@ from speechllm_pl.recipes.programs import Programs
 from speechllm_pl.recipes.recipe import BEST, Recipe
 from speechllm_pl.recipes.steps import Step
 
+JOINT = ("--decoder", "beam", "--ctc_weight", "0.3")
+"""Decoding of experiments: the LLM and the CTC head choose the text together."""
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -47,7 +50,7 @@ class Experiment:
         checkpoints = [self.folder / stage / BEST for stage in ("pretrain_ctc", "finetune")]
         trainer = "single" if self.recipe.trainer == "cpu" else self.recipe.trainer
         # On CPUs one process has scored a small test set before a second one has started.
-        step = self.programs.evaluate(checkpoints, self.cuts, str(self.folder), trainer, self.max_wer)
+        step = self.programs.evaluate(checkpoints, self.cuts, str(self.folder), trainer, self.max_wer, JOINT)
         return replace(step, makes=self.folder / "scores.json", needs=(self.stage_two,))
 
     @cached_property
@@ -55,7 +58,7 @@ class Experiment:
         """Step that transcribes three recordings of the test set: the first, another one, the last."""
         audio, makes = shlex.quote(str(self.preparation.folder / "audio" / "test")), self.folder / "transcripts.txt"
         recordings = f"$(find {audio} -name '*.flac' | sort | sed -n '1p;25p;$p')"
-        step = self.programs.speechllm("transcribe", "--checkpoint", str(self.folder / "finetune" / BEST))
+        step = self.programs.speechllm("transcribe", "--checkpoint", str(self.folder / "finetune" / BEST), *JOINT)
         written, partial = shlex.quote(str(makes)), shlex.quote(f"{makes}.partial")
         line = f"{step.line} {recordings} | tee {partial} && mv {partial} {written}"
         return replace(step, line=line, makes=makes, needs=(self.stage_two,))

@@ -34,7 +34,7 @@ def test_evaluate_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path, 
         )
         assert outcome.status == 0, outcome.err
         scores[decoder] = json.loads((output / "scores.json").read_text())["llm"]
-        assert f"{scores[decoder]['llm_passes']:.1f} passes of the LLM an utterance" in outcome.out
+        assert f"; {decoder}, {scores[decoder]['llm_passes']:.1f} passes of the LLM an utterance" in outcome.out
     texts = [(tmp_path / decoder / "hypotheses.jsonl").read_text() for decoder in scores]
     assert texts[0] == texts[1]
     assert [entry["decoder"] for entry in scores.values()] == ["greedy", "speculative"]
