@@ -13,6 +13,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.ctc import CtcModel
+from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.training.error_rates import PooledErrorRates, summary_line
@@ -87,8 +88,9 @@ class Validated(Placed):
         self.end_decoding()
 
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
-        """Return one hypothesis per utterance from each of `systems`."""
-        return self.recognizer.transcribe(batch.waveforms, batch.lengths, batch.languages, all_ended=self.all_ended)
+        """Return one hypothesis per utterance from each of `systems`: the texts of greedy search."""
+        options = DecodingOptions("greedy" if self.in_lockstep else "speculative")  # drafts differ in their passes
+        return self.recognizer.transcribe(batch.waveforms, batch.lengths, batch.languages, options, self.all_ended)
 
     def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """Recognise a batch, and add its errors to those of `pooled_rates`."""

@@ -12,6 +12,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.schedules import OneCycle
+from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
@@ -53,7 +54,7 @@ def transcripts_are_exact(checkpoint: Path, corpus: Path) -> None:
     module = Recognizer.load(checkpoint)
     cuts = SpeechDataModule(str(corpus)).cuts("train")
     recognized = recognize(module, cuts, max_duration=4.0)
-    for system in module.systems:
+    for system in module.systems(DecodingOptions()):
         texts = [hypothesis.text for hypothesis in recognized.hypotheses(system)]
         expected = recognized.texts
         assert texts == expected
