@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from data_prep.corpora.transcripts import read_transcripts
 from data_prep.machinery.command_line import at_least_one, run
-from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.storage.tokenizers import read_tokenizer
 from speechllm_pl.storage.whole_file import replace_atomically
 
 BEGIN, END = "<s>", "</s>"
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="File to write, for example data/mine/ngram.arpa.")
     args = parser.parse_args()
 
-    tokenizer = CtcTokenizer.from_file(args.tokenizer)
+    tokenizer = read_tokenizer(args.tokenizer)
     names = tokenizer.pieces
     texts = [text for _, text in read_transcripts(args.manifest)]
     if not texts:

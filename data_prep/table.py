@@ -27,11 +27,11 @@ from data_prep.corpora.manifest_writer import prepare
 from data_prep.corpora.strange_characters import StrangeCharacters
 from data_prep.corpora.table_rows import TABLE_SUFFIXES, Row, read_table
 from data_prep.machinery.command_line import add_standard_arguments, program_parser, run
-from speechllm_pl.core.audio.folders import AUDIO_SUFFIXES
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.text import normalize
+from speechllm_pl.storage.folders import AUDIO_SUFFIXES
 
 SPLIT_NAMES: Mapping[str, str] = {split: split for split in SPLITS} | {
     "training": "train",

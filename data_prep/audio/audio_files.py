@@ -13,8 +13,8 @@ import numpy as np
 import soundfile
 
 from data_prep.audio.checks import Rejected, check_one_frame
-from speechllm_pl.core.audio.containers import broken_promise
 from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.storage.containers import broken_promise
 from speechllm_pl.storage.whole_file import write_whole
 
 NEEDS_FFMPEG = {".m4a", ".m4b", ".mp4", ".aac", ".wma", ".webm"}

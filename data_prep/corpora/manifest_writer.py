@@ -26,7 +26,7 @@ from data_prep.machinery.command_line import Refused
 from data_prep.machinery.pieces import compressed, join_files, write_piece
 from data_prep.machinery.processes import parallel_map
 from speechllm_pl.core.errors import UserError, printable
-from speechllm_pl.core.progress import progress_bar
+from speechllm_pl.storage.progress import progress_bar
 from speechllm_pl.storage.whole_file import replace_atomically
 
 PIECE = 20_000

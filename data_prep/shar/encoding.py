@@ -15,14 +15,14 @@ from lhotse.cut import Cut
 from lhotse.serialization import deserialize_item
 
 from data_prep.audio.checks import Rejected, check_samples
-from speechllm_pl.core.audio.containers import broken_promise
-from speechllm_pl.core.audio.folders import no_file
 from speechllm_pl.core.audio.resampling import steady
-from speechllm_pl.core.audio.sampling_rates import false_rate, rate_of_files
+from speechllm_pl.core.audio.sampling_rates import rate_of_files
 from speechllm_pl.core.audio.sources import unsafe_source
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.cut_fields import wrong_field
 from speechllm_pl.core.errors import in_one_line
+from speechllm_pl.storage.containers import broken_promise, false_rate
+from speechllm_pl.storage.folders import no_file
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers

@@ -24,8 +24,8 @@ from data_prep.shar.workers import counting_pool, run_counted
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.cut_fields import refuse_repeated
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.storage import shar_index as shar
+from speechllm_pl.storage.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _plan(manifest: Path, settings: Settings) -> shar.Plan:
         inputs.append(digest.hexdigest()[:32])
     if not ids:
         raise UserError(f"manifest {manifest} has no cuts")
-    refuse_repeated(np.frombuffer(ids, np.int64), manifest)
+    refuse_repeated(np.frombuffer(ids, np.int64), str(manifest))
     return shar.Plan(len(ids), settings.to_dict(), inputs)
 
 

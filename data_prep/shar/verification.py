@@ -12,8 +12,8 @@ from tqdm import tqdm
 from data_prep.machinery.processes import parallel_map
 from data_prep.shar.shard_writer import quarantine
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.storage import shar_index as shar
+from speechllm_pl.storage.progress import progress_bar
 
 
 def finish_once(output: Path, jobs: int) -> None:

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from data_prep.tiny_llm.noisy_copies import IGNORED, Noise, Sequences, collate, noisy_copy, perturb
 from data_prep.tiny_llm.subwords import BOS_ID, EOS_ID, FILLER_ID, PAD_ID
 from data_prep.tiny_llm.text_pool import TextPool
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
+from speechllm_pl.storage.progress import progress_bar
 
 DRAWN_TOGETHER = 512  # sequences sorted by length at a time: enough for batches with little padding
 

@@ -13,9 +13,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from speechllm_pl.apps.program_options import PlanOptions
 from speechllm_pl.configuration.bounded_yaml import read_configuration
-from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.core.device_memory import GIB, total_memory
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.data.loader import workers_of_cpus
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.planning.advice import largest_batch, remedies
@@ -24,6 +23,8 @@ from speechllm_pl.planning.host_memory import host_memory
 from speechllm_pl.planning.plan_text import describe, gib, host_line
 from speechllm_pl.planning.step_cost import Blueprint
 from speechllm_pl.storage.checkpoints import newest_complete
+from speechllm_pl.storage.tokenizers import read_tokenizer
+from speechllm_pl.training.device_memory import total_memory
 from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
 
 SHAPES = Path("conf/llm")
@@ -192,7 +193,7 @@ def blueprint_of(model: Any) -> Blueprint:
 
 def ctc_classes(tokenizer: str) -> int:
     """Number of CTC classes of the tokenizer's file; the paper's if it does not exist yet."""
-    return CtcTokenizer.from_file(tokenizer).vocab_size if Path(tokenizer).is_file() else PAPER_CLASSES
+    return read_tokenizer(tokenizer).vocab_size if Path(tokenizer).is_file() else PAPER_CLASSES
 
 
 def llm_shape(name: str) -> transformers.PretrainedConfig:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from lhotse.cut import Cut
 
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
@@ -18,6 +17,7 @@ from speechllm_pl.data.manifest import durations_of
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.storage.progress import progress_bar
 
 
 class RecognizedBatch(NamedTuple):

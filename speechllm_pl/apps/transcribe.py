@@ -16,14 +16,11 @@ from lhotse.cut import Cut
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import recognize_batch
-from speechllm_pl.core.audio.containers import broken_promise
-from speechllm_pl.core.audio.folders import AUDIO_SUFFIXES, audio_files, no_file
 from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.audio.sources import runs_in_shell
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES, UNKNOWN_LANGUAGE
-from speechllm_pl.core.progress import print_above, progress_bar
 from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read
@@ -31,6 +28,9 @@ from speechllm_pl.recognition.decoding_options import Decoder
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_record
+from speechllm_pl.storage.containers import broken_promise
+from speechllm_pl.storage.folders import AUDIO_SUFFIXES, audio_files, no_file
+from speechllm_pl.storage.progress import print_above, progress_bar
 
 RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that `json.dumps` keeps and that terminals or files cannot take: control characters, and lone surrogates,

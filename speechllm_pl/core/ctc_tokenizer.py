@@ -6,7 +6,6 @@ where it is; class k + 1 is piece k.
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
@@ -45,22 +44,6 @@ class CtcTokenizer:
             raise UserError(
                 f"{name} is not a SentencePiece model: make one with `python -m data_prep.tokenizer`"
             ) from error
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> "CtcTokenizer":
-        """Read a `.model` file.
-
-        Raises:
-            UserError: it is missing, unreadable or not a SentencePiece model.
-        """
-        try:
-            model = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"cannot read tokenizer {path} ({error.strerror}): "
-                "check the path, or make it with `python -m data_prep.tokenizer`"
-            ) from error
-        return cls(model, name=f"tokenizer {path}")
 
     @classmethod
     def from_bytes(cls, model: bytes) -> "CtcTokenizer":

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ def agree(recording: dict) -> bool:
     return abs(recording["num_samples"] / recording["sampling_rate"] - recording["duration"]) <= INEXACT_SECONDS
 
 
-def refuse_repeated(ids: np.ndarray, path: Path) -> None:
+def refuse_repeated(ids: np.ndarray, manifest: str) -> None:
     """Refuse a manifest in which two lines have the same id.
 
     Args:
@@ -77,7 +76,7 @@ def refuse_repeated(ids: np.ndarray, path: Path) -> None:
     if len(again):
         place = again[order[again + 1].argmin()]
         first, second = order[place : place + 2] + 1
-        raise UserError(f"{path}, line {second}: has the id of line {first}: give every cut an id of its own")
+        raise UserError(f"{manifest}, line {second}: has the id of line {first}: give every cut an id of its own")
 
 
 def _names(item: dict, name: str) -> Iterator[str]:

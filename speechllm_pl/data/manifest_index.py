@@ -24,8 +24,8 @@ from speechllm_pl.core.audio.sources import unsafe_source
 from speechllm_pl.core.cut_fields import refuse_repeated
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.cut_line import Glance, cut_from_line, glance, told
+from speechllm_pl.storage.progress import progress_bar
 
 VERSION = 4
 """Version of the index's format."""
@@ -78,7 +78,7 @@ def index_lines(lines: Iterable[bytes], path: Path) -> Index:
         durations.append(seen.duration)
         languages.append(_numbered(seen.language, numbers, f"{path}, line {number}"))
         characters.update(seen.text)
-    refuse_repeated(np.frombuffer(ids, np.int64), path)
+    refuse_repeated(np.frombuffer(ids, np.int64), str(path))
     codes, languages = _sorted_codes(numbers, np.frombuffer(languages, np.uint8))
     return Index(
         np.frombuffer(starts, np.uint64),

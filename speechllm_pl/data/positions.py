@@ -17,9 +17,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.cuts import Cuts
 from speechllm_pl.data.mixture import TrainingCuts
+from speechllm_pl.storage.progress import progress_bar
 
 AT_ONCE = 10_000
 """Number of texts tokenised together."""

@@ -10,13 +10,13 @@ from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut, MixedCut
 
 from speechllm_pl.core.audio.channels import channels_cancel
-from speechllm_pl.core.audio.containers import broken_promise
-from speechllm_pl.core.audio.folders import no_file
 from speechllm_pl.core.audio.resampling import steady
-from speechllm_pl.core.audio.sampling_rates import false_rate, implausible_rate, rate_of_files
+from speechllm_pl.core.audio.sampling_rates import implausible_rate, rate_of_files
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.recording import decoded
+from speechllm_pl.storage.containers import broken_promise, false_rate
+from speechllm_pl.storage.folders import no_file
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers

@@ -8,7 +8,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from speechllm_pl.core.device_memory import GIB, dtype_bytes, tensor_bytes
+from speechllm_pl.core.tensor_sizes import GIB, dtype_bytes, tensor_bytes
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.optim.muon_adamw import grouped

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from speechllm_pl.core.device_memory import GIB
+from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.planning.estimate import Plan, Setup, needed
 
 PROCESS = 4 * GIB

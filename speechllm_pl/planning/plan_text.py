@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from speechllm_pl.core.device_memory import GIB
+from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.planning.estimate import (
     FRAGMENTATION,
     RESERVED,

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
-from speechllm_pl.core.device_memory import tensor_bytes
+from speechllm_pl.core.tensor_sizes import tensor_bytes
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers

@@ -1,1 +1,1 @@
-"""Reading and writing of checkpoints, shards, weights and indices, each whole or not at all."""
+"""Files: checkpoints, shards, weights and indices, written whole or not at all, and checks of audio files."""

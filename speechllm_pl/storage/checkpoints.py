@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from speechllm_pl.core.audio.folders import no_file
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoint_files import named_errors, partial_name, remove, rename, write
 from speechllm_pl.storage.consolidated import OF_WEIGHTS_ALONE, RECORD, is_consolidated, read_consolidated
 from speechllm_pl.storage.digests import DIGESTS, damaged, digests_of, refuse_damage, refuse_not_finite
+from speechllm_pl.storage.folders import no_file
 from speechllm_pl.storage.recorded import wrong_record, wrong_tensors
 from speechllm_pl.storage.shards import RECORD_FILE, join_shards
 

@@ -12,8 +12,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from speechllm_pl.core.device_memory import GIB, tensor_bytes
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.tensor_sizes import GIB, tensor_bytes
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, replicate, shard
 

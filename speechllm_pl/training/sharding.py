@@ -21,8 +21,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from speechllm_pl.core.device_memory import GIB, free_memory
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.storage.checkpoints import Save, read_checkpoint, read_record, save_at_once
 from speechllm_pl.storage.consolidated import is_consolidated
 from speechllm_pl.storage.shards import (
@@ -33,6 +33,7 @@ from speechllm_pl.storage.shards import (
     save_shards,
     state_by_name,
 )
+from speechllm_pl.training.device_memory import free_memory
 
 SHARDS = "optimizer_shards"
 """The entry of a checkpoint in memory that holds the optimiser's tensors by name; on disk they are in the shards."""

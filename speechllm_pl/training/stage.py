@@ -24,6 +24,7 @@ from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recognition.recognizer import PREFIX
 from speechllm_pl.storage.background import BackgroundWriter
 from speechllm_pl.storage.checkpoints import RECORD, newest_complete
+from speechllm_pl.storage.tokenizers import read_tokenizer
 from speechllm_pl.training.checkpoint_record import (
     check_tokenizer,
     optimizer_name,
@@ -63,7 +64,7 @@ class Stage(Validated):
         if not tokenizer:
             raise UserError("a stage needs a tokenizer: give --model.tokenizer")
         known = isinstance(tokenizer, CtcTokenizer)
-        self.tokenizer = tokenizer if known else CtcTokenizer.from_file(tokenizer)
+        self.tokenizer = tokenizer if known else read_tokenizer(tokenizer)
         refuse_impossible(optimizer)
         self.make_optimizer = optimizer
         self.schedule = schedule

@@ -10,6 +10,7 @@ from data_prep.machinery import command_line
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.text import normalize
+from speechllm_pl.storage.tokenizers import read_tokenizer
 
 
 def write_manifest(path, texts):
@@ -50,7 +51,7 @@ def program(monkeypatch):
 def test_the_size_asked_for_is_reached_and_all_eight_languages_survive(program, tmp_path, texts, capsys):
     manifest, model = write_manifest(tmp_path / "train.jsonl.gz", texts), tmp_path / "new" / "tokenizer.model"
     assert program("--manifest", manifest, "--vocab-size", 256, "--output", model) == 0
-    trained = CtcTokenizer.from_file(model)
+    trained = read_tokenizer(model)
     assert trained.vocab_size == 257
     assert all(trained.decode(trained.encode(text)) == text for text in texts)
     assert "warning" not in capsys.readouterr().err
@@ -87,7 +88,7 @@ def test_several_manifests_are_read_together(program, tmp_path):
     second = write_manifest(tmp_path / "b.jsonl.gz", ["żółć"] * 20)
     model = tmp_path / "tokenizer.model"
     assert program("--manifest", first, second, "--vocab-size", 14, "--output", model) == 0
-    assert CtcTokenizer.from_file(model).unknown_characters("one two żółć") == set()
+    assert read_tokenizer(model).unknown_characters("one two żółć") == set()
 
 
 def test_a_size_that_cannot_be_reached_is_warned_about_with_the_one_reached(program, tmp_path, capsys):
@@ -96,7 +97,7 @@ def test_a_size_that_cannot_be_reached_is_warned_about_with_the_one_reached(prog
         tmp_path / "t.model",
     )
     assert program("--manifest", manifest, "--vocab-size", 256, "--output", model) == 0
-    reached = CtcTokenizer.from_file(model).vocab_size - 1
+    reached = read_tokenizer(model).vocab_size - 1
     warning = capsys.readouterr().err
     assert reached < 256
     assert f"only {reached} pieces, not 256" in warning
@@ -108,7 +109,7 @@ def test_a_size_below_the_alphabet_is_refused_with_the_least_that_works(program,
     assert "--vocab-size 11 or more" in capsys.readouterr().err
     assert not model.exists()
     assert program("--manifest", manifest, "--vocab-size", 11, "--output", model) == 0
-    assert CtcTokenizer.from_file(model).unknown_characters("abcdefghi") == set()
+    assert read_tokenizer(model).unknown_characters("abcdefghi") == set()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from test_estimate import BLUEPRINT, SETUP
 
-from speechllm_pl.core.device_memory import GIB
+from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.planning.advice import largest_batch, remedies
 from speechllm_pl.planning.estimate import Gpu, estimate, needed

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechllm_pl.core.device_memory import dtype_bytes
+from speechllm_pl.core.tensor_sizes import dtype_bytes
 from speechllm_pl.planning.live_bytes import LiveBytes
 
 

@@ -23,6 +23,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoint_files import remove
 from speechllm_pl.storage.checkpoints import RECORD, mend, newest, read_checkpoint
 from speechllm_pl.storage.llm_files import llm_digest
+from speechllm_pl.storage.tokenizers import read_tokenizer
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -209,7 +210,7 @@ def test_a_tokenizer_of_another_size_is_refused(
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    other = CtcTokenizer.from_file(tmp_path / "other.model")
+    other = read_tokenizer(tmp_path / "other.model")
     pieces = other.vocab_size - 1
     module = LlmFinetuning(other, llm=str(llm_folder), encoder=small_encoder, encoder_checkpoint=str(ctc_file))
     module.configure_model()

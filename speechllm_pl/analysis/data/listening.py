@@ -9,10 +9,10 @@ from lhotse.cut import Cut
 from speechllm_pl.analysis.data.audio_measures import Measures, measure
 from speechllm_pl.analysis.data.prepared_data import PreparedData
 from speechllm_pl.analysis.data.transcript_scores import TranscriptScore, transcript_scores
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.dataset import collate
 from speechllm_pl.data.utterance import Utterance, read_utterance
 from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.storage.progress import progress_bar
 
 
 class Heard(NamedTuple):

@@ -12,8 +12,8 @@ from speechllm_pl.analysis.data.audio_measures import player_source
 from speechllm_pl.analysis.data.listening import Heard
 from speechllm_pl.analysis.data.prepared_data import PreparedData, transcript
 from speechllm_pl.analysis.data.suspects import Found
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.utterance import read
+from speechllm_pl.storage.progress import progress_bar
 
 
 def list_suspects(data: PreparedData, heard: Mapping[int, Heard], found: Found) -> dict[str, Any]:

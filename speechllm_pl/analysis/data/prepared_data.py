@@ -17,8 +17,8 @@ from lhotse.cut import Cut
 from speechllm_pl.analysis.data.letters import FOLDS, LetterModels
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import LANGUAGES
-from speechllm_pl.core.progress import progress_bar
 from speechllm_pl.data.cuts import read_cuts
+from speechllm_pl.storage.progress import progress_bar
 
 SPLITS = ("train", "dev", "test")
 

@@ -1,1 +1,1 @@
-"""Audio without a model: units, channels, resampling, and checks of files before they are trusted."""
+"""Audio without a model: units, channels, resampling, and checks of what a manifest says of a file."""

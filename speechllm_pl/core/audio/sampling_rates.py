@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import soundfile
-
 LOWEST_HZ, HIGHEST_HZ = 4_000, 384_000
 """Range of plausible rates: telephones have 8,000 Hz, studios up to 384,000 Hz."""
 
@@ -19,15 +17,3 @@ def rate_of_files(recording: Any) -> int:
     """Rate in Hz that a Lhotse recording states for its files; its own rate may be the one it is resampled to."""
     rates = (getattr(transform, "source_sampling_rate", None) for transform in recording.transforms or ())
     return next(filter(None, rates), recording.sampling_rate)
-
-
-def false_rate(path: str, said: float) -> str:
-    """Describe a file whose rate in Hz is not the manifest's, and the remedy; empty if they agree.
-
-    Lhotse trusts the manifest, so speech would be fast or slow.
-    """
-    try:
-        found = soundfile.info(path).samplerate
-    except (soundfile.LibsndfileError, OSError):
-        return ""  # whoever decodes it will say why it cannot be
-    return "" if found == said else f"{path} has {found} Hz, but its manifest says {said} Hz: prepare it again"

@@ -15,14 +15,14 @@ from lhotse.augmentation.utils import FastRandomRIRGenerator
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from speechllm_pl.core.audio.containers import broken_promise
-from speechllm_pl.core.audio.folders import audio_files
 from speechllm_pl.core.audio.sources import runs_in_shell, unsafe_source
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
 from speechllm_pl.core.errors import UserError, in_one_line, printable
 from speechllm_pl.data.augmentation.perturbation import Perturbation
 from speechllm_pl.data.notes import reading
 from speechllm_pl.data.utterance import read
+from speechllm_pl.storage.containers import broken_promise
+from speechllm_pl.storage.folders import audio_files
 
 TRIES = 10
 """Number of consecutive unreadable recordings that ends a run: the disk is gone."""

@@ -1,13 +1,8 @@
 """Memory of a device: all of a GPU's, or a process's share of the machine's on a CPU."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable
 
 import torch
-from torch import Tensor
-
-GIB = 2**30
 
 
 def total_memory(processes: int) -> float:
@@ -23,15 +18,3 @@ def free_memory(device: torch.device, processes: int) -> float:
         return total_memory(processes)
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def dtype_bytes(tensors: Iterable[Tensor]) -> dict[torch.dtype, int]:
-    """Total bytes of the tensors, by dtype."""
-    sizes: Counter[torch.dtype] = Counter()
-    for tensor in tensors:
-        sizes[tensor.dtype] += tensor.numel() * tensor.element_size()
-    return dict(sizes)

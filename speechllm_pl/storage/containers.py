@@ -1,4 +1,4 @@
-"""Checks that an audio file is as long as its container says.
+"""Checks that an audio file is as long as its container says, and has the sampling rate that a manifest says.
 
 libsndfile takes a file that was cut off for a short recording, passes over pages of an Ogg file that are missing or
 damaged, and guesses the length of an MP3 whose first frame does not tell it. So the stated length is compared
@@ -50,6 +50,18 @@ def broken_promise(path: Path) -> str:
             return _passed_over_in_mp3(path)
         missing = _missing(file, head, size)
     return f"{missing} bytes of its end are missing" if missing else ""
+
+
+def false_rate(path: str, said: float) -> str:
+    """Describe a file whose rate in Hz is not the manifest's, and the remedy; empty if they agree.
+
+    Lhotse trusts the manifest, so speech would be fast or slow.
+    """
+    try:
+        found = soundfile.info(path).samplerate
+    except (soundfile.LibsndfileError, OSError):
+        return ""  # whoever decodes it will say why it cannot be
+    return "" if found == said else f"{path} has {found} Hz, but its manifest says {said} Hz: prepare it again"
 
 
 def _after_id3(head: bytes) -> int:

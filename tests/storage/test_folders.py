@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from speechllm_pl.core.audio.folders import audio_files
+from speechllm_pl.storage.folders import audio_files
 
 
 def test_files_of_every_usual_kind_are_found_in_either_case(tmp_path: Path) -> None:

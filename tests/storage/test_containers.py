@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechllm_pl.core.audio.containers import broken_promise
+from speechllm_pl.storage.containers import broken_promise
 
 FORMATS = [
     ("WAV", "PCM_16"),

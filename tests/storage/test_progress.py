@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from speechllm_pl.core.progress import print_above, progress_bar
+from speechllm_pl.storage.progress import print_above, progress_bar
 
 
 @pytest.mark.parametrize(
