@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from lhotse import MonoCut
+from lhotse.supervision import AlignmentItem
 
 from data_prep.audio.audio_files import read_audio, resample, write_audio
 from data_prep.audio.checks import Rejected, check_samples
@@ -168,7 +170,18 @@ def cut_of(digits: Utterance, max_seconds: float) -> MonoCut:
         "digits": [recording.name for recording in digits.recordings],
         "gaps_ms": list(digits.gaps_ms),
     }
+    cut.supervisions[0].alignment = {"word": word_times(digits)}
     return cut
+
+
+def word_times(digits: Digits) -> list[AlignmentItem]:
+    """Times of the digits in the cut: the edges of their recordings."""
+    items, start = [], 0.0
+    for word, recording, gap_ms in zip(digits.text.split(), digits.recordings, (*digits.gaps_ms, 0), strict=True):
+        seconds = soundfile.info(recording).duration
+        items.append(AlignmentItem(word, start, seconds))
+        start += seconds + gap_ms / 1000
+    return items
 
 
 def _samples(digits: Digits) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
+import soxr
 from lhotse import CutSet, MonoCut
 
 from data_prep import fsdd
@@ -111,6 +112,22 @@ def test_joined_cuts_hold_3_to_7_digits_with_gaps_of_50_to_300_ms(corpus, first_
     assert min(gaps) > 49
     assert max(gaps) < 301
     assert len({round(gap) for gap in gaps}) > 30  # random ones
+
+
+def test_word_times_are_the_edges_of_the_recordings(corpus, first_run, cuts):
+    folder, _ = first_run
+    for cut in (cut for split in cuts.values() for cut in split):
+        items = cut.supervisions[0].alignment["word"]
+        assert " ".join(item.symbol for item in items) == cut.supervisions[0].text
+        assert items[0].start == 0
+        assert items[-1].end == pytest.approx(cut.duration, abs=0.002)
+        samples = load(folder, cut)
+        for item, name in zip(items, cut.custom["digits"], strict=True):
+            said, rate = soundfile.read(corpus / "recordings" / name)
+            heard = soxr.resample(said, rate, 16_000)
+            start = round(item.start * 16_000)
+            there = samples[start : start + len(heard)]
+            assert np.corrcoef(there, heard[: len(there)])[0, 1] > 0.99
 
 
 def measured_gaps_ms(corpus: Path, samples: np.ndarray, names: list[str]) -> list[float]:
