@@ -132,6 +132,7 @@ class SpeechCLI(LightningCLI):
             if self.trainer.is_global_zero:
                 print(f"resuming {last}{instead}; to start anew give another folder with --run (RUN=)", flush=True)
             config.ckpt_path = str(last)
+        self._tell_trainer(config)
 
     def _use_best(self) -> None:
         config = self.config_init[str(self.subcommand)]
@@ -139,6 +140,11 @@ class SpeechCLI(LightningCLI):
         if config.ckpt_path is None and not best.exists():
             raise UserError(f"{self.subcommand} needs a trained model: give --ckpt_path, or --run of a fit ({best})")
         config.ckpt_path = config.ckpt_path or str(best)
+        self._tell_trainer(config)
+
+    def _tell_trainer(self, config: Any) -> None:
+        """Set the trainer's checkpoint before stage 2 is built: a restored one needs no encoder of stage 1."""
+        self.trainer.ckpt_path, config.ckpt_path = config.ckpt_path, None
 
     before_validate = before_test = before_predict = _use_best
 

@@ -165,6 +165,7 @@ def test_a_resumed_run_loads_its_commit_and_refuses_another(
     given = [part for file in (*files, small_config) for part in ("--config", file)]
     given += ["--model.llm", NAME, "--model.encoder_checkpoint", encoder, "--run", tmp_path / "run"]
     assert speechllm("fit", *given, "--trainer.max_steps", 1).status == 0
+    encoder.unlink()  # a resumed run has its own weights
     publish(SECOND, 2.0)
     refused = speechllm("fit", *given, "--trainer.max_steps", 2, "--model.llm_revision", SECOND).error()
     assert "LLM someone/tiny is not the one that this checkpoint was trained with" in refused
