@@ -1,9 +1,87 @@
-"""The model of stage 1."""
+"""The model of stage 1, and what every encoder keeps to."""
 
+from typing import Any
+
+import pytest
 import torch
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.models import encoders
 from speechllm_pl.models.config import CtcConfig
+from speechllm_pl.models.ctc import CtcModel, EncoderConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.models.features import SpecAugmentConfig
+
+SMALL: dict[str, EncoderConfig] = {
+    "ConformerConfig": ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64, kernel_size=5)
+}
+LENGTHS = [1, 300, 400, 1_000, 8_000, 12_001, 16_000]
+
+
+def test_every_encoder_is_tested() -> None:
+    assert set(SMALL) == set(encoders.__all__)
+
+
+@pytest.fixture(params=SMALL)
+def described(request: pytest.FixtureRequest) -> EncoderConfig:
+    return SMALL[request.param]
+
+
+@pytest.fixture
+def model(described: EncoderConfig) -> CtcModel:
+    torch.manual_seed(0)
+    return described.build(SpecAugmentConfig(), 20).eval()
+
+
+def waveforms() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    lengths = torch.tensor(LENGTHS)
+    real = torch.arange(max(LENGTHS))[None] < lengths[:, None]
+    return 0.1 * torch.randn(len(LENGTHS), max(LENGTHS)) * real, lengths
+
+
+def test_a_description_is_frozen_and_of_plain_values(described: EncoderConfig) -> None:
+    values: dict[str, Any] = vars(described)
+    assert all(isinstance(value, str | int | float | bool) for value in values.values())
+    assert hash(described) == hash(type(described)(**values))
+
+
+def test_the_number_of_frames_is_known_without_the_model(described: EncoderConfig, model: CtcModel) -> None:
+    samples, lengths = waveforms()
+    encoded, frames = model.encode(samples, lengths)
+    assert encoded.shape == (len(LENGTHS), int(frames.max()), model.dim)
+    assert frames.tolist() == described.frame_lengths(lengths).tolist()
+    assert model.head(encoded).shape[2] == 20
+
+
+def test_a_frames_duration_is_that_of_the_model(described: EncoderConfig, model: CtcModel) -> None:
+    hour = 3_600 * SAMPLING_RATE
+    assert described.frame_lengths(torch.tensor([hour])).item() * model.seconds_per_frame == pytest.approx(
+        3_600, rel=1e-3
+    )
+
+
+def test_padding_never_leaks_and_frames_beyond_a_length_are_zero(model: CtcModel) -> None:
+    samples, lengths = waveforms()
+    together, frames = model.encode(samples, lengths)
+    for row, (length, count) in enumerate(zip(LENGTHS, frames.tolist(), strict=True)):
+        alone, own = model.encode(samples[row : row + 1, :length], lengths[row : row + 1])
+        assert own.tolist() == [count]
+        torch.testing.assert_close(together[row, :count], alone[0, :count], atol=1e-5, rtol=1e-4)
+        assert not together[row, count:].any()
+
+
+def test_layers_are_parts_of_the_model_and_the_spectrum_is_hidden_in_training_alone(model: CtcModel) -> None:
+    names = {id(module) for module in model.modules()}
+    assert len(model.layers)
+    assert all(id(layer) in names for layer in model.layers)
+    samples, lengths = waveforms()
+    assert torch.equal(model.encode(samples, lengths)[0], model.encode(samples, lengths)[0])
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert not torch.equal(model.encode(samples, lengths)[0], model.encode(samples, lengths)[0])
 
 
 def test_logits_are_the_fp32_product_of_the_frames_where_autocast_computes_in_bf16(

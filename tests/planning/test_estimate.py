@@ -22,7 +22,6 @@ from speechllm_pl.planning.estimate import (
     optimizer_bytes,
     quantized_weights,
 )
-from speechllm_pl.planning.host_memory import host_memory
 from speechllm_pl.planning.step_cost import Blueprint, StepCost, meta_model
 
 LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
@@ -115,18 +114,6 @@ def test_merging_lora_sets_the_adapted_weights_aside_where_they_are_whole() -> N
     lora, none = (estimate(replace(SETUP, blueprint=BLUEPRINT.changed(lora_r=r))).validation for r in (8, 0))
     adapted = 2 * 6 * 4 * 128**2  # bytes in bf16
     assert lora.decoding - none.decoding == pytest.approx(adapted, rel=0.05)
-
-
-def test_a_node_needs_a_copy_of_the_model_and_room_for_its_processes() -> None:
-    plan = estimate(replace(SETUP, sharding="ddp", gpus=16))
-    setup = replace(SETUP, sharding="ddp", gpus=16, gpus_per_node=8)
-    one = host_memory(setup, plan, workers=2, on_cpu=False)
-    assert one.reading == sum(p.numel() * p.element_size() for p in BLUEPRINT.build().parameters())
-    assert one.processes == 8 * 4 * GIB
-    assert one.loaders == 16 * GIB
-    assert host_memory(quantized(setup), plan, workers=2, on_cpu=False).reading == 8 * one.reading
-    on_cpu = host_memory(setup, plan, workers=2, on_cpu=True)
-    assert on_cpu.total - one.total == pytest.approx(8 * needed(plan.memory.total))
 
 
 def test_ddp_holds_its_gradients_twice_unless_buckets_are_views() -> None:

@@ -22,7 +22,6 @@ from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoint_files import remove
 from speechllm_pl.storage.checkpoints import RECORD, mend, newest, read_checkpoint
-from speechllm_pl.storage.llm_files import llm_digest
 from speechllm_pl.storage.tokenizers import read_tokenizer
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
@@ -128,19 +127,6 @@ def test_an_llm_that_has_moved_is_found_by_its_new_name(llm_file: Path, wide_llm
 def test_another_llm_than_that_of_the_training_is_refused(llm_file: Path, llm_folder: Path) -> None:
     with pytest.raises(UserError, match="digest differs"):
         Recognizer.load(llm_file, llm=str(llm_folder))
-
-
-def test_the_digest_tells_weights_apart_and_is_empty_for_hub_names_that_are_not_here(
-    wide_llm: Path, llm_folder: Path
-) -> None:
-    assert llm_digest(str(wide_llm)) != llm_digest(str(llm_folder))
-    before = llm_digest(str(wide_llm))
-    weights = wide_llm / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-5] ^= 1
-    weights.write_bytes(content)
-    assert llm_digest(str(wide_llm)) != before
-    assert llm_digest("meta-llama/Llama-2-7b-hf") == ""
 
 
 @pytest.mark.parametrize("stage", ["ctc", "llm"])
