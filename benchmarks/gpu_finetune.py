@@ -36,7 +36,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
-from speechllm_pl.models.losses import Tokens, weighted_sum
+from speechllm_pl.models.losses import weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.estimate import GIB, GPUS, Setup, memory
 from speechllm_pl.planning.step_cost import (
@@ -186,8 +186,7 @@ class Bench:
             started = time.perf_counter()
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
                 audio = model.listen(batch.waveforms, batch.lengths)
-                nothing = Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths))
-                columns = model.prompt(audio, nothing)
+                columns = model.prompt(audio, batch.no_text)
                 cast(Any, model.llm).generate(
                     inputs_embeds=columns.embeddings.to(model.text_embeddings.dtype),
                     attention_mask=columns.mask,

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.features import SpecAugment, SpecAugmentConfig
-from speechllm_pl.models.losses import Tokens, WeightedTerm, ctc_loss
+from speechllm_pl.models.losses import WeightedTerm, ctc_loss
 
 
 class CtcHead(nn.Linear):
@@ -55,7 +56,7 @@ class CtcModel(nn.Module, ABC):
         """Whether checkpoints hold this entry of the state dict."""
         return True
 
-    def losses(self, waveforms: Tensor, lengths: Tensor, targets: Tokens) -> dict[str, WeightedTerm]:
+    def losses(self, waveforms: Tensor, lengths: Tensor, targets: Padded) -> dict[str, WeightedTerm]:
         """The named terms of stage 1's loss.
 
         Args:

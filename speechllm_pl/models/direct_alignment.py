@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from speechllm_pl.models.losses import LossTerm, Tokens, ctc_loss
+from speechllm_pl.core.padded import Padded
+from speechllm_pl.models.losses import LossTerm, ctc_loss
 
 NOTHING = -1e30
 """Logit of an impossible class: no probability beside any other, and no NaN where all are impossible."""
@@ -43,7 +44,7 @@ class DirectAlignment(nn.Module):
         start = torch.randn(llm_dim) if blank is None else blank.detach().float().clone()
         self.blank = nn.Parameter(start)
 
-    def forward(self, audio: Tensor, lengths: Tensor, text: Tokens, embeddings: Tensor) -> LossTerm:
+    def forward(self, audio: Tensor, lengths: Tensor, text: Padded, embeddings: Tensor) -> LossTerm:
         """The loss against the LLM tokens of the reference.
 
         Args:
@@ -53,7 +54,7 @@ class DirectAlignment(nn.Module):
                 multiplied in their type; the classes that CTC follows are scored in fp32.
         """
         table = embeddings.detach()
-        own, places = _own_tokens(text.ids, len(table))
+        own, places = _own_tokens(text.values, len(table))
         with torch.autocast(audio.device.type, enabled=False):
             frames = F.normalize(audio.float(), dim=-1) / self.temperature
             blank = F.normalize(self.blank, dim=0).expand(len(audio), 1, -1)
@@ -61,7 +62,7 @@ class DirectAlignment(nn.Module):
             logits = frames @ torch.cat([blank, tokens], dim=1).mT  # (B, A, 1 + N)
             logits = logits.masked_fill(F.pad(own == len(table), (1, 0))[:, None], NOTHING)
             logits = torch.cat([logits, self._rest(frames, table, own)[:, :, None]], dim=2)
-        return ctc_loss(logits, lengths, Tokens(places + 1, text.lengths))
+        return ctc_loss(logits, lengths, Padded(places + 1, text.lengths))
 
     def _rest(self, frames: Tensor, table: Tensor, own: Tensor) -> Tensor:
         """Joint logit, `(B, A)`, of all tokens of the vocabulary that are not an utterance's own."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from speechllm_pl.core.ctc_tokenizer import BLANK
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import IGNORED
 
 
@@ -30,14 +31,7 @@ def weighted_sum(terms: Mapping[str, WeightedTerm]) -> Tensor:
     return torch.stack([weight * term.total for term, weight in terms.values()]).sum()
 
 
-class Tokens(NamedTuple):
-    """Right-padded token ids of a batch."""
-
-    ids: Tensor  # (B, N)
-    lengths: Tensor  # (B,)
-
-
-def ctc_loss(logits: Tensor, frames: Tensor, targets: Tokens) -> LossTerm:
+def ctc_loss(logits: Tensor, frames: Tensor, targets: Padded) -> LossTerm:
     """Connectionist temporal classification (Graves et al., ICML 2006), in fp32.
 
     Args:
@@ -54,9 +48,7 @@ def ctc_loss(logits: Tensor, frames: Tensor, targets: Tokens) -> LossTerm:
     possible = frames >= lengths + repeats.sum(1)
     with torch.autocast(logits.device.type, enabled=False):
         log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
-        total = F.ctc_loss(
-            log_probs, targets.ids, frames, targets.lengths, blank=BLANK, reduction="sum", zero_infinity=True
-        )
+        total = F.ctc_loss(log_probs, ids, frames, lengths, blank=BLANK, reduction="sum", zero_infinity=True)
     return LossTerm(total, (lengths * possible).sum())
 
 

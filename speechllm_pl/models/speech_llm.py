@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.padded import Padded
-from speechllm_pl.core.prompt import Columns, assemble, mask_tokens, next_token_labels
+from speechllm_pl.core.prompt import Columns, assemble, mask_tokens, next_token_labels, pad_tokens
 from speechllm_pl.models.bridges.protocol import Bridge
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
 from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
-from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, ctc_loss, next_token_loss
+from speechllm_pl.models.losses import LossTerm, WeightedTerm, ctc_loss, next_token_loss
 
 
 class Audio(NamedTuple):
@@ -88,7 +88,7 @@ class SpeechLLM(nn.Module):
         return self.projector.stride * self.speech.seconds_per_frame
 
     def losses(
-        self, waveforms: Tensor, lengths: Tensor, targets: Tokens, instruction: Tokens, text: Tokens
+        self, waveforms: Tensor, lengths: Tensor, targets: Padded, instruction: Padded, text: Padded
     ) -> dict[str, WeightedTerm]:
         """The named terms of stage 2's loss; the same names for every batch.
 
@@ -109,20 +109,19 @@ class SpeechLLM(nn.Module):
             terms["ctc_loss"] = WeightedTerm(self.ctc_loss(audio, targets), self.config.ctc_weight)
         return terms
 
-    def prompt(self, audio: Audio, instruction: Tokens, text: Tokens | None = None) -> Columns:
+    def prompt(self, audio: Audio, instruction: Padded, text: Padded | None = None) -> Columns:
         """Lay out audio among text. Without a text the columns end at BOS, ready for generation."""
         embed = cast(Any, self.llm).get_input_embeddings()  # the module: some scale what they look up
         if text is None:
-            nothing = torch.zeros(len(audio.lengths), 0, dtype=torch.long, device=audio.lengths.device)
-            text = Tokens(nothing, torch.zeros_like(audio.lengths))
+            text = pad_tokens([[]] * len(audio.lengths), audio.lengths.device)
         masking = self.config.text_masking if self.training else 0.0
         dtype, bos = audio.embeddings.dtype, torch.tensor(self.tokens.bos, device=audio.lengths.device)
         return assemble(
-            Padded(embed(instruction.ids).to(dtype), instruction.lengths),
+            Padded(embed(instruction.values).to(dtype), instruction.lengths),
             Padded(audio.embeddings, audio.lengths),
             embed(bos).to(dtype),
-            Padded(embed(mask_tokens(text.ids, masking, self.tokens.unk)).to(dtype), text.lengths),
-            next_token_labels(Padded(*text), self.tokens.eos),
+            Padded(embed(mask_tokens(text.values, masking, self.tokens.unk)).to(dtype), text.lengths),
+            next_token_labels(text, self.tokens.eos),
         )
 
     def logits(self, columns: Columns) -> Tensor:
@@ -135,7 +134,7 @@ class SpeechLLM(nn.Module):
             use_cache=False,
         ).logits
 
-    def forward(self, waveforms: Tensor, lengths: Tensor, instruction: Tokens, text: Tokens) -> tuple[Audio, LossTerm]:
+    def forward(self, waveforms: Tensor, lengths: Tensor, instruction: Padded, text: Padded) -> tuple[Audio, LossTerm]:
         """Compute the audio embeddings and the next-token loss on text and EOS.
 
         Raises:
@@ -156,11 +155,11 @@ class SpeechLLM(nn.Module):
                 " (max_seconds of Concatenate), or give a longer --model.bridge.stride"
             )
 
-    def alignment_loss(self, audio: Audio, text: Tokens) -> LossTerm:
+    def alignment_loss(self, audio: Audio, text: Padded) -> LossTerm:
         """Direct alignment of the audio embeddings with the text's (needs an `alignment_weight`)."""
         assert self.alignment is not None
         return self.alignment(audio.embeddings, audio.lengths, text, self.text_embeddings)
 
-    def ctc_loss(self, audio: Audio, targets: Tokens) -> LossTerm:
+    def ctc_loss(self, audio: Audio, targets: Padded) -> LossTerm:
         """Stage 1's loss on the same frames, which keeps the CTC head in tune with the encoder."""
         return ctc_loss(self.speech.head(audio.encoded), audio.frames, targets)

@@ -20,11 +20,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.tensor_sizes import tensor_bytes
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers
-from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
+from speechllm_pl.models.losses import WeightedTerm, weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
@@ -231,18 +232,18 @@ class SilentBatch(NamedTuple):
 
     waveforms: Tensor  # (B, N)
     lengths: Tensor  # (B,)
-    text: Tokens  # (B, K), for the LLM and the CTC head alike
+    text: Padded  # (B, K), for the LLM and the CTC head alike
 
     @property
-    def no_text(self) -> Tokens:
-        return Tokens(self.text.ids[:, :0], torch.zeros_like(self.lengths))
+    def no_text(self) -> Padded:
+        return Padded(self.text.values[:, :0], torch.zeros_like(self.lengths))
 
 
 def silence(shape: StepShape, device: str | torch.device = "cpu") -> SilentBatch:
     waveforms = torch.zeros(shape.utterances, shape.samples, device=device)
     lengths = torch.full((shape.utterances,), shape.samples, device=device)
     ids = torch.ones(shape.utterances, shape.tokens, dtype=torch.long, device=device)
-    return SilentBatch(waveforms, lengths, Tokens(ids, torch.full_like(lengths, shape.tokens)))
+    return SilentBatch(waveforms, lengths, Padded(ids, torch.full_like(lengths, shape.tokens)))
 
 
 def losses(model: nn.Module, batch: SilentBatch) -> dict[str, WeightedTerm]:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import Columns
 from speechllm_pl.models.llm import LlmTokenizer
-from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.draft_scorer import LlmDraftScorer, sees_everything
@@ -25,7 +25,7 @@ from speechllm_pl.recognition.text_end import TextEnds, lowered, token_caps
 def generate(
     model: SpeechLLM,
     audio: Audio,
-    instruction: Tokens,
+    instruction: Padded,
     tokenizer: LlmTokenizer,
     options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     all_ended: Callable[[bool], bool] = bool,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import Prompt, pad_tokens
 from speechllm_pl.models.config import DESCRIPTIONS, CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
@@ -27,7 +28,6 @@ from speechllm_pl.models.llm import (
     load_llm,
     merged_lora,
 )
-from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.ctc_beam import ctc_beam_search
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
@@ -179,11 +179,11 @@ class Recognizer:
             return merged_lora(self.model.llm)
         return nullcontext()
 
-    def instruction(self, languages: Sequence[str]) -> Tokens:
+    def instruction(self, languages: Sequence[str]) -> Padded:
         """Tokens of the LLM before the audio of utterances in these languages."""
         assert self.llm_tokenizer is not None
         texts = [self.prompt.before_audio(language) for language in languages]
-        return Tokens(*pad_tokens(self.llm_tokenizer.encode(texts), self.device))
+        return pad_tokens(self.llm_tokenizer.encode(texts), self.device)
 
     @torch.no_grad()
     def transcribe(

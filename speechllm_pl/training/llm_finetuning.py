@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.prompt import Prompt
+from speechllm_pl.core.prompt import Prompt, pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
@@ -175,7 +175,7 @@ class LlmFinetuning(Stage):
         return groups
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
-        text = self.text_tokens(self.llm_tokenizer.encode(batch.texts))
+        text = pad_tokens(self.llm_tokenizer.encode(batch.texts), self.device)
         instruction, targets = self.recognizer.instruction(batch.languages), self.ctc_targets(batch)
         return self.model.losses(batch.waveforms, batch.lengths, targets, instruction, text)
 

@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -14,11 +14,12 @@ from torch.distributed.tensor import DTensor
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import CtcConfig
-from speechllm_pl.models.losses import Tokens, WeightedTerm, weighted_sum
+from speechllm_pl.models.losses import WeightedTerm, weighted_sum
 from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recognition.recognizer import PREFIX
@@ -235,11 +236,8 @@ class Stage(Validated):
 
     # parts
 
-    def text_tokens(self, rows: Iterable[list[int]]) -> Tokens:
-        return Tokens(*pad_tokens(list(rows), self.device))
-
-    def ctc_targets(self, batch: Batch) -> Tokens:
-        return self.text_tokens(self.tokenizer.encode(text) for text in batch.texts)
+    def ctc_targets(self, batch: Batch) -> Padded:
+        return pad_tokens([self.tokenizer.encode(text) for text in batch.texts], self.device)
 
     def _pool(self, terms: dict[str, WeightedTerm], readable: bool, batch: Batch) -> None:
         self.agreed = self._step.pool(

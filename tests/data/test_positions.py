@@ -14,6 +14,7 @@ from conftest import SPLITS, deleted_while_mapped
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data import manifest, positions
 from speechllm_pl.data.augmentation import PerturbSpeed
 from speechllm_pl.data.datamodule import SpeechDataModule
@@ -135,7 +136,7 @@ def test_positions_are_those_that_the_prompt_builder_fills(
     buckets = data.buckets("train")
     assert buckets.positions is not None
     for batch in data.train_dataloader():
-        text = module.text_tokens(module.llm_tokenizer.encode(batch.texts))
+        text = pad_tokens(module.llm_tokenizer.encode(batch.texts))
         with torch.no_grad():
             audio = module.model.listen(batch.waveforms, batch.lengths)
             columns = module.model.prompt(audio, module.recognizer.instruction(batch.languages), text)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.direct_alignment import DirectAlignment, cosine_similarities
-from speechllm_pl.models.losses import Tokens
 
 
 def test_similarities_are_one_minus_scipys_cosine_distance() -> None:
@@ -25,7 +25,7 @@ def test_the_loss_is_ctc_over_blank_and_embeddings() -> None:
     torch.manual_seed(0)
     embeddings, audio = torch.randn(4, 6), torch.randn(1, 2, 6)
     alignment = DirectAlignment(6, temperature=0.1)
-    term = alignment(audio, torch.tensor([2]), Tokens(torch.tensor([[2]]), torch.tensor([1])), embeddings)
+    term = alignment(audio, torch.tensor([2]), Padded(torch.tensor([[2]]), torch.tensor([1])), embeddings)
     classes = torch.cat([alignment.blank.detach()[None], embeddings]).numpy()
     scores = (1 - scipy.spatial.distance.cdist(audio[0].numpy(), classes, "cosine")) / 0.1
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -35,12 +35,12 @@ def test_the_loss_is_ctc_over_blank_and_embeddings() -> None:
     assert term.count.item() == 1
 
 
-def over_the_whole_vocabulary(alignment: DirectAlignment, audio: Tensor, lengths: Tensor, text: Tokens, table: Tensor):
+def over_the_whole_vocabulary(alignment: DirectAlignment, audio: Tensor, lengths: Tensor, text: Padded, table: Tensor):
     """The same, with a class for every token: for small vocabularies."""
     classes = torch.cat([alignment.blank[None], table])
     scores = F.cosine_similarity(audio[:, :, None], classes, dim=-1) / alignment.temperature
     log_probs = scores.log_softmax(-1).transpose(0, 1)
-    return F.ctc_loss(log_probs, text.ids + 1, lengths, text.lengths, reduction="sum", zero_infinity=True)
+    return F.ctc_loss(log_probs, text.values + 1, lengths, text.lengths, reduction="sum", zero_infinity=True)
 
 
 @pytest.mark.parametrize("part", [1, 7, 50, 8192])
@@ -48,7 +48,7 @@ def test_loss_and_gradients_are_those_over_the_whole_vocabulary(part: int) -> No
     """With tokens that come again, apart and in a row, texts of all lengths, and one for which there are no frames."""
     torch.manual_seed(0)
     texts = [[3, 3, 8, 0, 49], [49], [5, 6, 5, 6, 5, 5], [], [1, 2, 3, 4, 5, 6], [0]]
-    text = Tokens(*pad_tokens(texts))
+    text = pad_tokens(texts)
     lengths = torch.tensor([9, 4, 12, 5, 3, 7])
     table = torch.randn(50, 16)
     table[10] = 0  # LLaMA's padding token
@@ -71,7 +71,7 @@ def test_loss_and_gradients_are_those_over_the_whole_vocabulary(part: int) -> No
 def test_a_batch_without_text_is_all_blank() -> None:
     torch.manual_seed(0)
     audio, lengths, table = torch.randn(2, 4, 8), torch.tensor([4, 3]), torch.randn(9, 8)
-    text = Tokens(*pad_tokens([[], []]))
+    text = pad_tokens([[], []])
     alignment = DirectAlignment(8)
     expected = over_the_whole_vocabulary(alignment, audio, lengths, text, table)
     torch.testing.assert_close(alignment(audio, lengths, text, table).total, expected)
@@ -82,7 +82,7 @@ def test_no_copy_of_a_large_vocabulary_is_made(profiled_peak: Callable[[Callable
     table = torch.randn(100_000, 64).bfloat16()
     alignment = DirectAlignment(64, part=4096)
     audio, lengths = torch.randn(2, 20, 64, requires_grad=True), torch.tensor([20, 15])
-    text = Tokens(*pad_tokens([[5, 99_999, 7], [3]]))
+    text = pad_tokens([[5, 99_999, 7], [3]])
     peak = profiled_peak(lambda: alignment(audio, lengths, text, table).total.backward())
     assert peak < table.numel()  # bytes: a fourth of an fp32 copy, a half of a bf16 one
     assert peak < 40 * 100_000  # and a fourth of one fp32 logit for each frame and token
@@ -93,7 +93,7 @@ def test_products_in_bf16_change_the_loss_by_less_than_a_ten_thousandth() -> Non
     table = torch.randn(5_000, 256).bfloat16()
     ids = torch.randint(0, 5_000, (4, 12))
     audio = table[ids].float().repeat_interleave(3, dim=1) + 2 * torch.randn(4, 36, 256)
-    text, lengths = Tokens(ids, torch.full((4,), 12)), torch.full((4,), 36)
+    text, lengths = Padded(ids, torch.full((4,), 12)), torch.full((4,), 36)
     alignment = DirectAlignment(256)
     in_bf16, in_fp32 = (alignment(audio, lengths, text, each).total.item() for each in (table, table.float()))
     assert in_bf16 == pytest.approx(in_fp32, rel=1e-4)
@@ -103,7 +103,7 @@ def test_embeddings_that_spell_the_text_cost_less_than_any_other_order() -> None
     torch.manual_seed(0)
     embeddings = torch.randn(5, 16)
     alignment = DirectAlignment(16)
-    text = Tokens(torch.tensor([[1, 3, 4]]), torch.tensor([3]))
+    text = Padded(torch.tensor([[1, 3, 4]]), torch.tensor([3]))
 
     def loss(frames: list[torch.Tensor]) -> float:
         return alignment(torch.stack(frames)[None], torch.tensor([len(frames)]), text, embeddings).total.item()
@@ -118,7 +118,7 @@ def test_the_llm_gets_no_gradient_and_the_blank_does() -> None:
     embeddings = torch.randn(5, 8, requires_grad=True)
     audio = torch.randn(2, 4, 8, requires_grad=True)
     alignment = DirectAlignment(8)
-    text = Tokens(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
+    text = Padded(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
     alignment(audio, torch.tensor([4, 3]), text, embeddings).total.backward()
     assert embeddings.grad is None
     assert alignment.blank.grad is not None

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import BloomConfig, BloomForCausalLM
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens, load_llm
-from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.llm_text import generate
 
@@ -38,11 +38,11 @@ def audio_batch() -> tuple[Tensor, Tensor]:
     return waveforms, torch.tensor(LENGTHS)
 
 
-def tokens(rows: list[list[int]]) -> Tokens:
-    return Tokens(*pad_tokens(rows))
+def tokens(rows: list[list[int]]) -> Padded:
+    return pad_tokens(rows)
 
 
-def one(row: int) -> tuple[Tensor, Tensor, Tokens, Tokens]:
+def one(row: int) -> tuple[Tensor, Tensor, Padded, Padded]:
     """Utterance `row` as a batch of its own."""
     waveforms, lengths = audio_batch()
     return (
@@ -100,7 +100,7 @@ def test_frozen_parts_stay_bit_identical_and_trained_parts_move(
     waveforms, lengths = audio_batch()
     for _ in range(3):
         audio, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
-        total = loss.total + model.ctc_loss(audio, Tokens(torch.ones(8, 1).long(), torch.ones(8).long())).total
+        total = loss.total + model.ctc_loss(audio, Padded(torch.ones(8, 1).long(), torch.ones(8).long())).total
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -252,7 +252,7 @@ def test_the_ctc_loss_of_stage_2_is_that_of_fp32_logits_under_autocast(
     head = model.speech.head
     logits = audio.encoded.double() @ head.weight.double().T + head.bias.double()
     expected = nn.functional.ctc_loss(
-        logits.log_softmax(-1).transpose(0, 1), text.ids, audio.frames, text.lengths, reduction="sum"
+        logits.log_softmax(-1).transpose(0, 1), text.values, audio.frames, text.lengths, reduction="sum"
     )
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 

@@ -7,10 +7,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
-from speechllm_pl.models.losses import LossTerm, Tokens, WeightedTerm, weighted_sum
+from speechllm_pl.models.losses import LossTerm, WeightedTerm, weighted_sum
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.planning.step_cost import (
     Blueprint,
@@ -77,7 +78,7 @@ def test_decoding_on_fake_tensors_takes_what_a_real_one_takes(
                 model(batch.waveforms, batch.lengths)
                 return
             audio = model.listen(batch.waveforms, batch.lengths)
-            prompt = model.prompt(audio, Tokens(batch.text.ids[:, :0], torch.zeros_like(batch.lengths)))
+            prompt = model.prompt(audio, Padded(batch.text.values[:, :0], torch.zeros_like(batch.lengths)))
             model.speech.head(audio.encoded)
             model.llm.generate(
                 inputs_embeds=prompt.embeddings,

@@ -11,7 +11,6 @@ from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens
-from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis
@@ -52,7 +51,7 @@ def hypotheses(llm: PreTrainedModel, frames: list[int], tokenizer: LlmTokenizer,
     encoded = torch.randn(len(frames), max(frames), 8)
     embeddings = torch.randn(len(frames), max(frames), SIZE)
     lengths = torch.tensor(frames)
-    no_instruction = Tokens(*pad_tokens([[] for _ in frames]))
+    no_instruction = pad_tokens([[] for _ in frames])
     audio = Audio(embeddings, lengths, encoded, lengths)
     return generate(model, audio, no_instruction, tokenizer, DecodingOptions(**options))
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.encoders.conformer import ConformerConfig
-from speechllm_pl.models.losses import Tokens
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis
@@ -50,34 +50,34 @@ def model(request: pytest.FixtureRequest, small_encoder: ConformerConfig) -> Spe
     return model.eval()
 
 
-def batch(model: SpeechLLM, frames: list[int], seed: int = 0) -> tuple[Audio, Tokens]:
+def batch(model: SpeechLLM, frames: list[int], seed: int = 0) -> tuple[Audio, Padded]:
     generator = torch.Generator().manual_seed(seed)
     width = model.text_embeddings.shape[1]
     embeddings = torch.zeros(len(frames), max(frames), width)
     for row, count in zip(embeddings, frames, strict=True):
         row[:count] = torch.randn(count, width, generator=generator)
     lengths = torch.tensor(frames)
-    instruction = Tokens(*pad_tokens([[5, 6][: place % 3] for place in range(len(frames))]))
+    instruction = pad_tokens([[5, 6][: place % 3] for place in range(len(frames))])
     return Audio(embeddings, lengths, embeddings, lengths), instruction
 
 
-def one_of(audio: Audio, instruction: Tokens, row: int) -> tuple[Audio, Tokens]:
+def one_of(audio: Audio, instruction: Padded, row: int) -> tuple[Audio, Padded]:
     count, said = int(audio.lengths[row]), int(instruction.lengths[row])
     part = slice(row, row + 1)
     return (
         Audio(audio.embeddings[part, :count], audio.lengths[part], audio.encoded[part, :count], audio.frames[part]),
-        Tokens(instruction.ids[part, :said], instruction.lengths[part]),
+        Padded(instruction.values[part, :said], instruction.lengths[part]),
     )
 
 
 def written(
-    model: SpeechLLM, audio: Audio, instruction: Tokens, drafts: list[list[int]], **options
+    model: SpeechLLM, audio: Audio, instruction: Padded, drafts: list[list[int]], **options
 ) -> list[Hypothesis]:
     how = DecodingOptions("speculative", **options)
     return generate(model, audio, instruction, Plain(), how, drafts=[Plain.decode(draft) for draft in drafts])  # type: ignore[arg-type]
 
 
-def greedy(model: SpeechLLM, audio: Audio, instruction: Tokens) -> list[Hypothesis]:
+def greedy(model: SpeechLLM, audio: Audio, instruction: Padded) -> list[Hypothesis]:
     return generate(model, audio, instruction, Plain())  # type: ignore[arg-type]
 
 
