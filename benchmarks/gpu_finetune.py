@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.models.adjustments import checkpoint_activations
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
@@ -49,7 +50,7 @@ from speechllm_pl.planning.step_cost import (
     silence,
     step_cost,
 )
-from speechllm_pl.training.sharding import checkpoint_activations, shard
+from speechllm_pl.training.sharding import shard
 
 ROOT = Path(__file__).parents[1]
 TINY_LLM = transformers.LlamaConfig(

@@ -14,9 +14,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from speechllm_pl.apps.program_options import PlanOptions
 from speechllm_pl.configuration.bounded_yaml import read_configuration
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.sharding_policy import refuse_quantized_shards
 from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.data.loader import workers_of_cpus
 from speechllm_pl.models.config import SpeechLlmConfig
+from speechllm_pl.models.device_memory import total_memory
 from speechllm_pl.planning.advice import largest_batch, remedies
 from speechllm_pl.planning.estimate import GPUS, Gpu, Setup, Sharding, estimate, needed
 from speechllm_pl.planning.host_memory import host_memory
@@ -24,8 +26,6 @@ from speechllm_pl.planning.plan_text import describe, gib, host_line
 from speechllm_pl.planning.step_cost import Blueprint
 from speechllm_pl.storage.checkpoints import newest_complete
 from speechllm_pl.storage.tokenizers import read_tokenizer
-from speechllm_pl.training.device_memory import total_memory
-from speechllm_pl.training.llm_finetuning import refuse_quantized_shards
 
 SHAPES = Path("conf/llm")
 """Folder with a config.json for each LLM whose shape is known without a download."""
@@ -147,8 +147,8 @@ def setup_of(
         gpus = (devices or 1) * int(trainer.num_nodes)
     strategy, settings, kind = _strategy(trainer.strategy)
     blueprint = blueprint_of(config.model)
-    if isinstance(blueprint.config, SpeechLlmConfig):
-        refuse_quantized_shards(blueprint.config.quantize, kind)
+    if isinstance(blueprint.config, SpeechLlmConfig) and strategy == "fsdp":
+        refuse_quantized_shards(blueprint.config.quantize, kind.__name__)
     return Setup(
         blueprint=blueprint,
         max_duration=data.max_seconds if data.max_duration == "auto" else data.max_duration,

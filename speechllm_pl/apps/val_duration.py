@@ -6,9 +6,9 @@ from typing import Any
 from speechllm_pl.apps.plan import setup_here, tell_once
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tensor_sizes import GIB
+from speechllm_pl.models.device_memory import total_memory
 from speechllm_pl.planning.estimate import Gpu, decoding_memory, estimate, needed
 from speechllm_pl.planning.step_cost import meta_model
-from speechllm_pl.training.device_memory import total_memory
 
 TIMES = (8, 4, 2)
 """Multiples of `data.max_duration` to try: a batch that keeps no activations may be longer, and a fuller one

@@ -8,6 +8,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from speechllm_pl.core.sharding_policy import ShardWithin, gatherable, group_size
 from speechllm_pl.core.tensor_sizes import GIB, dtype_bytes, tensor_bytes
 from speechllm_pl.models.config import Quantization, SpeechLlmConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
@@ -21,7 +22,6 @@ from speechllm_pl.planning.step_cost import (
     repeated_layers,
     step_cost,
 )
-from speechllm_pl.training.sharding import ShardWithin, gatherable, group_size
 
 Sharding = Literal["none", "ddp", "fsdp"]
 

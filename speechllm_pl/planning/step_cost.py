@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.tensor_sizes import tensor_bytes
+from speechllm_pl.models.adjustments import checkpoint_activations, replace_tensors
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers
@@ -30,7 +31,6 @@ from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
 from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
-from speechllm_pl.training.sharding import checkpoint_activations, replace_tensors
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
 

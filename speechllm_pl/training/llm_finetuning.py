@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt, pad_tokens
+from speechllm_pl.core.sharding_policy import refuse_quantized_shards
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
-from speechllm_pl.models.config import Quantization, SpeechLlmConfig
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.llm import (
     LlmTokenizer,
     decoder_layers,
@@ -90,7 +91,9 @@ class LlmFinetuning(Stage):
     def setup(self, stage: str) -> None:
         """Check optimiser and strategy before any weight of the LLM is read."""
         super().setup(stage)
-        refuse_quantized_shards(self.config.quantize, type(self.trainer.strategy))
+        strategy = self.trainer.strategy
+        if isinstance(strategy, FSDPStrategy | ModelParallelStrategy):
+            refuse_quantized_shards(self.config.quantize, type(strategy).__name__)
 
     @property
     def llm_input(self) -> LlmInput:
@@ -200,21 +203,3 @@ class LlmFinetuning(Stage):
         commit = revision if revision != self.config.llm_revision else None
         remedy = f", take its commit (--model.llm_revision {commit})" if commit else ""
         refuse_another_llm(self.config.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
-
-
-def refuse_quantized_shards(quantize: Quantization, strategy: type[Strategy] | Strategy) -> None:
-    """Refuse to shard a quantised LLM.
-
-    Args:
-        quantize: quantisation of the LLM.
-        strategy: strategy of the trainer, instantiated or not, since the plan asks as well.
-
-    Raises:
-        UserError: `strategy` shards the LLM, which its quantised weights cannot be.
-    """
-    kind = strategy if isinstance(strategy, type) else type(strategy)
-    if quantize != "none" and issubclass(kind, FSDPStrategy | ModelParallelStrategy):
-        raise UserError(
-            f"quantize {quantize} does not go with FSDP ({kind.__name__}): quantised weights cannot be"
-            " sharded. Keep them whole on every device (TRAINER=ddp or single), or set --model.quantize none"
-        )

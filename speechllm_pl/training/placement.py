@@ -14,8 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.tensor_sizes import GIB, tensor_bytes
+from speechllm_pl.models.adjustments import checkpoint_activations
 from speechllm_pl.models.ctc import CtcModel
-from speechllm_pl.training.sharding import ShardedStrategy, checkpoint_activations, gather, release, replicate, shard
+from speechllm_pl.training.sharding import ShardedStrategy, gather, release, replicate, shard
 
 
 class Placed(L.LightningModule):

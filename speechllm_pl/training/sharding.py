@@ -1,14 +1,14 @@
-"""Parallelism applied to a model from outside: the model knows no ranks, shards or checkpointed activations.
+"""Parallelism applied to a model from outside: the model knows neither ranks nor shards.
 
 FSDP2 (`fully_shard`) per decoder layer and per encoder block, on CPUs over gloo as on GPUs over NCCL. Frozen and
 trained parameters may share a layer, each in its own type: gradients and their reduction are as exact as the
 trained weights (fp32).
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -19,10 +19,11 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.utils.checkpoint import checkpoint as checkpointed
 
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.sharding_policy import ShardWithin, gatherable, group_size
 from speechllm_pl.core.tensor_sizes import GIB
+from speechllm_pl.models.adjustments import replace_tensors
+from speechllm_pl.models.device_memory import free_memory
 from speechllm_pl.storage.checkpoints import Save, read_checkpoint, read_record, save_at_once
 from speechllm_pl.storage.consolidated import is_consolidated
 from speechllm_pl.storage.shards import (
@@ -33,7 +34,6 @@ from speechllm_pl.storage.shards import (
     save_shards,
     state_by_name,
 )
-from speechllm_pl.training.device_memory import free_memory
 
 SHARDS = "optimizer_shards"
 """The entry of a checkpoint in memory that holds the optimiser's tensors by name; on disk they are in the shards."""
@@ -91,33 +91,6 @@ def replicate(model: nn.Module, device: torch.device) -> None:
         dist.broadcast(tensor.detach(), src=0)
 
 
-def replace_tensors(model: nn.Module, make: Callable[[Tensor], Tensor]) -> None:
-    """Replace every parameter and buffer by `make(tensor)`; tied ones stay tied."""
-    made: dict[Tensor, Tensor] = {}
-
-    def new(tensor: Tensor) -> Tensor:
-        if tensor not in made:
-            value = make(tensor)
-            is_parameter = isinstance(tensor, nn.Parameter) and value is not tensor
-            made[tensor] = nn.Parameter(value, requires_grad=tensor.requires_grad) if is_parameter else value
-        return made[tensor]
-
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            tensors.update({name: cast(Any, new(tensor)) for name, tensor in tensors.items() if tensor is not None})
-
-
-def checkpoint_activations(layers: Iterable[nn.Module], **settings: Any) -> None:
-    """Keep only the inputs of each layer for the backward pass, and compute the rest again there.
-
-    Args:
-        layers: changed in place; the names of their parameters stay.
-        settings: options of `torch.utils.checkpoint.checkpoint`.
-    """
-    for layer in layers:
-        layer.forward = partial(checkpointed, layer.forward, use_reentrant=False, **settings)
-
-
 def gather(model: nn.Module, *, layers: bool = True) -> None:
     """Hold whole parameters on every rank until `release`.
 
@@ -141,31 +114,6 @@ def release(model: nn.Module) -> None:
         if isinstance(module, FSDPModule):
             module.set_reshard_after_forward(module is not model, recurse=False)
             module.reshard()
-
-
-def gatherable(free: float) -> float:
-    """Largest whole copy, in bytes, that validation gathers into `free` bytes: decoding needs the rest."""
-    return 0.7 * free
-
-
-ShardWithin = Literal["node", "all"] | int
-
-
-def group_size(within: ShardWithin, ranks: int, ranks_of_node: int) -> int:
-    """The number of ranks over which each weight is split, as `ShardedStrategy.shard_within` asks.
-
-    Raises:
-        UserError: the group has only one rank, or does not divide all ranks.
-    """
-    if within == "all" or (within == "node" and ranks_of_node == 1):
-        return ranks
-    size = ranks_of_node if within == "node" else int(within)
-    if size < min(2, ranks) or ranks % size:
-        raise UserError(
-            f"shard_within {within}: {ranks} ranks do not make groups of {size}; give node, all, or a divisor of"
-            f" {ranks} from 2 on"
-        )
-    return size
 
 
 class ShardedStrategy(ModelParallelStrategy):

@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
 from speechllm_pl.core.padded import Padded
+from speechllm_pl.models.adjustments import checkpoint_activations
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
@@ -23,7 +24,6 @@ from speechllm_pl.planning.step_cost import (
     silence,
     step_cost,
 )
-from speechllm_pl.training.sharding import checkpoint_activations
 
 LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
 CONFIG = SpeechLlmConfig(

@@ -168,7 +168,7 @@ def test_the_draft_is_an_alternative_with_the_score_of_reading_it_at_once(model:
     together = generate(model, audio, instruction, Plain(), options, drafts=texts)  # type: ignore[arg-type]
     without = generate(model, audio, instruction, Plain(), DecodingOptions(decoder, num_beams=2), drafts=texts)  # type: ignore[arg-type]
     assert together == without
-    answers = Tokens(*pad_tokens([[*draft[:8], model.tokens.eos] for draft in drafts]))
+    answers = pad_tokens([[*draft[:8], model.tokens.eos] for draft in drafts])
     logits = model.logits(model.prompt(audio, instruction, answers)).float().log_softmax(-1)
     for row, (found, draft) in enumerate(zip(together, drafts, strict=True)):
         assert found.alternatives[0] == found

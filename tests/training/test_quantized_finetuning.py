@@ -17,7 +17,7 @@ from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import DIGESTS
-from speechllm_pl.training.llm_finetuning import LlmFinetuning, refuse_quantized_shards
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 
 @pytest.fixture
@@ -32,22 +32,19 @@ def test_a_wholly_trained_llm_cannot_be_quantised(ctc_tokenizer: CtcTokenizer, l
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
-def test_sharding_is_refused_by_name(strategy: type) -> None:
+def test_sharding_is_refused_by_name(module: LlmFinetuning, strategy: type) -> None:
+    plain = LlmFinetuning(module.tokenizer, llm=module.config.llm, encoder=module.config.encoder)
+    module._trainer = plain._trainer = SimpleNamespace(strategy=strategy())  # type: ignore[assignment]
     with pytest.raises(UserError, match=rf"quantize nf4.*FSDP \({strategy.__name__}\).*TRAINER=ddp.*quantize none"):
-        refuse_quantized_shards("nf4", strategy())
-    refuse_quantized_shards("none", strategy())
-
-
-def test_whole_copies_are_not_refused() -> None:
-    for strategy in (DDPStrategy(), SingleDeviceStrategy()):
-        refuse_quantized_shards("nf4", strategy)
-
-
-def test_the_module_refuses_sharding_when_it_is_set_up(module: LlmFinetuning) -> None:
-    module._trainer = SimpleNamespace(strategy=ModelParallelStrategy())  # type: ignore[assignment]
-    with pytest.raises(UserError, match="FSDP"):
         module.setup("fit")
     assert not hasattr(module, "model")
+    plain.setup("fit")
+
+
+def test_whole_copies_are_not_refused(module: LlmFinetuning) -> None:
+    for strategy in (DDPStrategy(), SingleDeviceStrategy()):
+        module._trainer = SimpleNamespace(strategy=strategy)  # type: ignore[assignment]
+        module.setup("fit")
 
 
 def test_what_is_restored_is_quantised_as_it_was_trained(module: LlmFinetuning, tmp_path: Path) -> None:

@@ -12,11 +12,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.llm import add_lora, decoder_layers, empty_llm, load_llm
 from speechllm_pl.storage.checkpoints import newest_complete, read_checkpoint
 from speechllm_pl.storage.shards import MODEL, join_shards, load_shards, optimizer_tensors, save_shards
-from speechllm_pl.training.sharding import gather, group_size, release, shard
+from speechllm_pl.training.sharding import gather, release, shard
 
 ADAM = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.lr", "3e-3")
 SHORT = ("--trainer.max_epochs", 99, "--data.max_duration", 1.6, *ADAM)  # seven batches
@@ -165,17 +164,6 @@ def test_frozen_weights_come_from_one_rank_and_stay_as_they_were(tmp_path: Path,
 
 
 # within nodes, and alike on all of them
-
-
-def test_weights_are_split_within_a_node_where_there_are_several() -> None:
-    assert group_size("node", 64, 8) == 8
-    assert group_size("node", 8, 8) == group_size("all", 8, 4) == 8
-    assert group_size("node", 4, 1) == 4  # one GPU each: there is nothing to split within
-    assert group_size(4, 16, 8) == 4
-    assert group_size("node", 1, 1) == 1
-    for within in (1, 3, 32):
-        with pytest.raises(UserError, match=f"shard_within {within}: 16 ranks"):
-            group_size(within, 16, 8)
 
 
 def _layouts(rank: int, ranks: int, folder: Path) -> None:
