@@ -31,39 +31,42 @@ class SpeechDataModule(L.LightningDataModule):
     """Train, dev and test cuts; those to train on may come from several corpora.
 
     Args:
-        root: folder of the manifests, as `data_prep` writes them.
-        train: manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to root; or
-            several sources by name, each such a path, or its `cuts` and `weight`.
-        dev: manifest or Shar folder to validate on, relative to root.
-        test: the same for `test` and `predict`.
-        max_duration: seconds of audio a batch, padding included, on each device; `auto`, which `speechllm fit`
-            replaces, is what the plan says fits the device's memory.
-        val_max_duration: the same for validation, `test` and `predict`, which keep no activations; default is
-            `max_duration`. For `auto` the `speechllm` command takes what the plan says fits, up to several times
-            `max_duration`.
-        val_utterances: of dev in a validation during training: a sample with equally many of each language, the same
-            each time; all of dev follows at the end. None, or more than there are, is all of dev always.
-        max_tokens: positions of the LLM's input a training batch, padding included: audio embeddings, BOS and text
-            tokens (stage 2 only); `auto` is what `max_duration` seconds of speech take; without, seconds alone count.
-        max_seconds: training utterances longer than this are left out, and counted aloud.
-        num_buckets: buckets of utterances of like lengths.
-        balance: the exponent, 0 to 1, of the hours of each language of each source in its share of an epoch: 1 leaves
-            it as it is, 0 makes them equally long.
-        lanes: parts of an epoch that are read side by side, where it is read from shards; take a multiple of all
-            loader processes, so that each reads parts of its own from beginning to end.
-        shuffle_buffer: utterances of a lane among which batches are shuffled.
-        shortest_first_epochs: epochs at the start that go from short utterances to long ones.
-        num_workers: processes that read audio ahead, on each device; 0 reads in the training process; `auto` is one
-            for each CPU that is at hand, but for the one that trains, up to eight.
-        timeout_seconds: without a batch of these processes, after which the run ends, saying what they are reading.
-        seed: of the order of batches, and of everything random about each.
-        augmentations: what is done to training utterances, in this order (docs/augmentation.md).
-        allow_command_sources: run the shell commands and open the addresses that manifests name instead of files; for
-            manifests that you trust.
-        other_data: let a run go on that was trained on other data than this.
-        max_skipped_share: of training utterances that cannot be read, after which the run ends: looked at once 100 were
-            due, and where an epoch ends.
-        llm_input: how stage 2 counts the LLM's positions of utterances; None in stage 1.
+        root: Folder of the manifests, as `data_prep` writes them.
+        train: Manifest (`train.jsonl.gz`) or Shar folder (`shar/train`) of the training cuts, relative to `root`.
+            Several sources are given by name, each as such a path, or by its `cuts` and `weight`.
+        dev: Manifest or Shar folder of the cuts to validate on, relative to `root`.
+        test: Manifest or Shar folder of the cuts for `test` and `predict`, relative to `root`.
+        max_duration: Seconds of audio in a training batch on each device, padding included. For `auto`, `speechllm fit`
+            takes what the plan says fits the device's memory.
+        val_max_duration: Seconds of audio in a batch of validation, `test` and `predict`, which keep no activations; by
+            default as in training. For `auto`, the `speechllm` command takes what the plan says fits, up to several
+            times `max_duration`.
+        val_utterances: Number of utterances of dev in each validation during training: one sample for all of them, with
+            equally many of each language. All of dev follows at the end. Null, or more than there are, takes all of dev
+            always.
+        max_tokens: Positions of the LLM's input in a training batch, padding included: audio embeddings, BOS and text
+            tokens (stage 2 only). For `auto` it is what `max_duration` seconds of speech take; by default only seconds
+            count.
+        max_seconds: Seconds of the longest training utterance. Longer ones are left out, and their number is printed.
+        num_buckets: Number of buckets of utterances of similar lengths.
+        balance: Exponent, 0 to 1, of the hours of each language of each source in its share of an epoch: 1 leaves the
+            shares as they are, 0 makes them equal.
+        lanes: Number of parts of an epoch that are read side by side, where it is read from shards. With a multiple of
+            the number of all loader processes, each of them reads parts of its own from beginning to end.
+        shuffle_buffer: Number of utterances of a lane among which batches are shuffled.
+        shortest_first_epochs: Number of epochs at the start that go from short utterances to long ones.
+        num_workers: Number of processes on each device that read audio ahead. With 0 the training process reads; `auto`
+            takes one for each available CPU but the one that trains, up to eight.
+        timeout_seconds: Seconds without a batch from these processes after which the run ends and names what they are
+            reading.
+        seed: Seed of the order of batches, and of everything random about each.
+        augmentations: Changes to training utterances, in this order (docs/augmentation.md).
+        allow_command_sources: Run the shell commands and open the addresses that manifests name instead of files. Only
+            for manifests that you trust.
+        other_data: Let a run continue on other data than it was trained on.
+        max_skipped_share: Largest share of training utterances that cannot be read; above it the run ends. It is
+            checked once 100 were due, and at the end of each epoch.
+        llm_input: How stage 2 counts the LLM's positions of utterances; none in stage 1.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ class TrainSource:
     """Training data of one kind.
 
     Attributes:
-        cuts: path of the manifest, relative to `data.root` unless absolute.
-        weight: how often its hours are heard, relative to the other sources.
+        cuts: Path of the manifest or Shar folder, relative to `data.root` unless absolute.
+        weight: Weight of its hours, relative to those of the other sources.
     """
 
     cuts: str

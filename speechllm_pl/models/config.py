@@ -28,7 +28,7 @@ class CtcConfig:
     """The model of stage 1: an encoder with a CTC head."""
 
     encoder: EncoderConfig = ConformerConfig()  # noqa: RUF009 (frozen)
-    """Encoder and its size; in stage 2 those of stage 1."""
+    """Encoder and its size; stage 2 has those of stage 1."""
 
     spec_augment: SpecAugmentConfig = SpecAugmentConfig()  # noqa: RUF009 (frozen)
     """How much of the features is hidden in training."""
@@ -62,48 +62,49 @@ class SpeechLlmConfig(CtcConfig):
     """The model of stage 2: stage 1's model, a bridge, and a causal LLM with LoRA."""
 
     llm: str
-    """Hugging Face causal LM, a folder or a hub name."""
+    """Causal LM of Hugging Face: a folder, or a name on the hub."""
 
     llm_revision: str | None = None
-    """Commit, branch or tag of a hub name; default is the newest. The commit is recorded, and resumed runs keep it."""
+    """Commit, branch or tag of a hub name; the newest by default. The commit is recorded, and resumed runs keep it."""
 
     llm_dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen LLM's weights."""
 
     quantize: Quantization = "none"
-    """`nf4` keeps the frozen LLM's weights in 4 bits (QLoRA, arXiv 2305.14314) and computes in `llm_dtype`."""
+    """Quantisation of the frozen LLM: `nf4` keeps its weights in 4 bits (QLoRA, arXiv 2305.14314) and computes in
+    `llm_dtype`."""
 
     bridge: BridgeConfig = ProjectorConfig()  # noqa: RUF009 (frozen)
-    """What makes audio embeddings of the encoder's frames."""
+    """Bridge from the encoder's frames to audio embeddings."""
 
     lora_r: int = 8
-    """LoRA rank; 0 keeps the LLM frozen as it is."""
+    """Rank of LoRA; with 0 the LLM stays as it is."""
 
     lora_alpha: float = 16.0
-    """LoRA scale, over the rank."""
+    """Scale of LoRA, which is divided by its rank."""
 
     lora_dropout: float = 0.0
-    """LoRA dropout."""
+    """Probability of dropout before LoRA's matrices."""
 
     train_llm: bool = False
-    """Train all of the LLM instead (with lora_r 0); the checkpoint then holds its weights."""
+    """Train all of the LLM instead of LoRA (with `lora_r` 0); checkpoints then hold its weights."""
 
     freeze_encoder: bool = False
-    """Leave encoder and CTC head as stage 1 left them, without SpecAugment, dropout or stage 1's loss: what varies in
-    training is text masking, LoRA's dropout and `data.augmentations`."""
+    """Keep encoder and CTC head as stage 1 left them, without SpecAugment, dropout or stage 1's loss. What then varies
+    in training is text masking, LoRA's dropout and `data.augmentations`."""
 
     instruction: str = ""
-    """Prompt before the audio; may hold {language}."""
+    """Text of the prompt before the audio, which may hold `{language}`."""
 
     text_masking: float = 0.0
-    """Share F of the input text tokens that are replaced by the LLM's unknown token in training."""
+    """Share of the input text tokens that training replaces by the LLM's unknown token (the paper's F)."""
 
     alignment_weight: float = 0.0
-    """Weight of the direct alignment loss; 0 leaves it out."""
+    """Weight of the direct alignment loss; 0 leaves the loss out."""
 
     ctc_weight: float = 0.1
-    """Weight of stage 1's loss, which keeps the CTC head in tune while the encoder moves; 0 leaves it out, and the head
-    as it was."""
+    """Weight of stage 1's loss, which keeps the CTC head in tune while the encoder moves; 0 leaves the loss out, and
+    the head as it was."""
 
     def __post_init__(self) -> None:
         if self.train_llm and self.lora_r:

@@ -56,12 +56,12 @@ class SpecAugmentConfig:
     """How much SpecAugment hides; widths are the largest, a mask's own is drawn uniformly below.
 
     Attributes:
-        freq_masks: stripes of mel bins.
-        freq_width: bins.
-        time_masks: stripes of frames.
-        time_width: frames of 10 ms, and never more than `time_share` of the batch's length.
-        time_share: see there.
-        first_epoch: epochs before it are not augmented, which lets CTC find its first alignments sooner.
+        freq_masks: Number of stripes of mel bins that are hidden.
+        freq_width: Largest width of such a stripe, in bins.
+        time_masks: Number of stripes of frames that are hidden.
+        time_width: Largest width of such a stripe, in frames of 10 ms.
+        time_share: Largest width of such a stripe, as a share of the batch's length.
+        first_epoch: First epoch in which features are hidden: without it CTC finds its first alignments sooner.
     """
 
     freq_masks: int = 2

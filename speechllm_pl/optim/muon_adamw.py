@@ -41,11 +41,11 @@ class MuonAdamW(Optimizer):
     group, for example when the encoder is frozen, this is AdamW.
 
     Args:
-        params: parameters or groups of them, as `grouped` gives.
-        lr: learning rate.
-        betas: AdamW's running means.
-        momentum: Muon's.
-        weight_decay: decoupled, of both.
+        params: Parameters or groups of them, as `grouped` gives.
+        lr: Learning rate.
+        betas: Decay rates of AdamW's running means.
+        momentum: Momentum of Muon.
+        weight_decay: Decoupled weight decay of both.
 
     Raises:
         ValueError: one of them is impossible.

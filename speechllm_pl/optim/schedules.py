@@ -14,9 +14,9 @@ class WarmupExponential(Schedule):
     """Linear warm-up, then exponential decay to `final_ratio` of the peak (arXiv 2307.11795, training).
 
     Args:
-        warmup_steps: steps from zero to the peak.
-        decay_steps: steps from the peak to `final_ratio` of it; the rate stays there afterwards.
-        final_ratio: last over peak learning rate.
+        warmup_steps: Number of steps from zero to the peak.
+        decay_steps: Number of steps from the peak to `final_ratio` of it; the rate stays there afterwards.
+        final_ratio: Ratio of the last learning rate to the peak.
     """
 
     def __init__(self, warmup_steps: int = 20_000, decay_steps: int = 480_000, final_ratio: float = 0.01):
@@ -32,8 +32,8 @@ class OneCycle(Schedule):
     """Linear warm-up over a share of the run, then half a cosine down to `final_ratio` of the peak.
 
     Args:
-        warmup_share: share of all steps spent warming up.
-        final_ratio: last over peak learning rate.
+        warmup_share: Share of all steps spent warming up.
+        final_ratio: Ratio of the last learning rate to the peak.
     """
 
     def __init__(self, warmup_share: float = 0.15, final_ratio: float = 0.001):

@@ -176,7 +176,7 @@ class Samples(L.Callback):
     The spectrogram needs a whole model on this rank (`ShardedStrategy.gather_up_to_gib`).
 
     Args:
-        utterances: number of transcripts.
+        utterances: Number of utterances whose transcripts are logged.
     """
 
     def __init__(self, utterances: int = 8):

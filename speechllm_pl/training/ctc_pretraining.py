@@ -19,12 +19,13 @@ class CtcPretraining(Stage):
     """Trains encoder and CTC head.
 
     Args:
-        tokenizer: SentencePiece model of the CTC classes; the command line takes the one in `data.root` when empty.
-        optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
-        schedule: of the learning rate.
-        max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
-        activation_checkpointing: keep less for the backward pass and compute it twice: less memory, more time.
-        compile_encoder: `torch.compile` for the encoder's blocks.
+        tokenizer: SentencePiece model of the CTC classes; the command line takes the one in `data.root` by default.
+        optimizer: Optimiser of torch by its class path; its `lr` is the schedule's peak.
+        schedule: Schedule of the learning rate.
+        max_skipped_steps: Number of steps that may be left out because their loss or gradient is not finite; one more
+            ends the run.
+        activation_checkpointing: Keep less for the backward pass and compute it twice: less memory, more time.
+        compile_encoder: Compile the encoder's blocks with `torch.compile`.
         config: fields of `CtcConfig`.
     """
 

@@ -47,10 +47,10 @@ class LastCheckpoints(Checkpoint):
     the previous one is done, and at the end.
 
     Args:
-        every_minutes: between two checkpoints, by the first rank's clock.
-        every_n_steps: optimiser steps between two, besides.
-        keep_newest: how many states stay.
-        keep_best: how many of the weights with the lowest word error rate stay (`speechllm average`).
+        every_minutes: Minutes between two checkpoints, by the first rank's clock.
+        every_n_steps: Number of optimiser steps between two checkpoints, in addition to those by the clock.
+        keep_newest: Number of newest states that are kept.
+        keep_best: Number of weights with the lowest word error rates that are kept (for `speechllm average`).
     """
 
     def __init__(

@@ -42,15 +42,16 @@ class LlmFinetuning(Stage):
 
     Args:
         tokenizer: SentencePiece model of the CTC classes, the one of stage 1; the command line takes the one in
-            `data.root` when empty.
-        encoder_checkpoint: stage-1 checkpoint to start from: a path, or a pattern of which the newest match
-            is taken, said aloud. Needed to begin a run; a resumed run has its own weights.
-        encoder_lr_factor: the encoder's learning rate, relative to that of the new parts.
-        optimizer: any torch optimiser by class_path; its lr is the schedule's peak.
-        schedule: of the learning rate.
-        max_skipped_steps: steps with a loss or gradient that is not finite are left out; one more ends the run.
-        activation_checkpointing: keep less for the backward pass and compute it twice: less memory, more time.
-        compile_encoder: `torch.compile` for the encoder's blocks.
+            `data.root` by default.
+        encoder_checkpoint: Stage-1 checkpoint to start from: a path, or a pattern of which the newest match is taken
+            and printed. A run needs it to begin, and has its own weights once it is resumed.
+        encoder_lr_factor: Learning rate of the encoder, relative to that of the new parts.
+        optimizer: Optimiser of torch by its class path; its `lr` is the schedule's peak.
+        schedule: Schedule of the learning rate.
+        max_skipped_steps: Number of steps that may be left out because their loss or gradient is not finite; one more
+            ends the run.
+        activation_checkpointing: Keep less for the backward pass and compute it twice: less memory, more time.
+        compile_encoder: Compile the encoder's blocks with `torch.compile`.
         config: fields of `SpeechLlmConfig`.
     """
 

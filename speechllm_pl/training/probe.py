@@ -22,7 +22,7 @@ class LargestBatches(L.Callback):
     Memory for the optimiser's state is reserved meanwhile. Results do not change: every step draws from its own seed.
 
     Args:
-        on_cpu: try them on a CPU too, where a lack of memory is not an error but kills the process.
+        on_cpu: Try the batches on a CPU too, where a lack of memory is not an error but kills the process.
     """
 
     def __init__(self, on_cpu: bool = False):

@@ -123,13 +123,14 @@ class ShardedStrategy(ModelParallelStrategy):
     that do not shard, whose checkpoints in turn are read here.
 
     Args:
-        shard_within: `node` splits the weights over the devices of each node and holds them alike on all nodes, so
-            that layers are gathered inside a node, and only gradients travel between nodes. `all` splits them over
-            all devices, a number over groups of that many consecutive ones.
-        process_group_backend: torch's choice for the devices by default.
-        gather_up_to_gib: the largest model that validation gathers whole on each device, so that ranks decode
-            independently. A larger one stays in shards, and all ranks decode in lockstep. By default a share of the
-            free memory decides (`gatherable`).
+        shard_within: Ranks that hold one copy of the weights together. With `node` the weights are split over the
+            devices of each node and held alike on all nodes, so that layers are gathered inside a node, and only
+            gradients travel between nodes. With `all` they are split over all devices, with a number over groups of
+            that many consecutive ones.
+        process_group_backend: Backend of torch's process group; torch's choice for the devices by default.
+        gather_up_to_gib: Size in GiB of the largest model that validation gathers whole on each device, so that ranks
+            decode independently. A larger one stays in shards, and all ranks decode in lockstep. By default a share of
+            the free memory decides (`gatherable`).
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """Shipped configurations compose, overrides win, and a mistake ends with one line that names what was meant."""
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,15 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.apps.trainer_cli import fit_configuration
+from speechllm_pl.data import augmentation
+from speechllm_pl.data.mixture import TrainSource
 from speechllm_pl.data.positions import LlmInput
-from speechllm_pl.models.encoders.conformer import Conformer
+from speechllm_pl.models.bridges import ProjectorConfig
+from speechllm_pl.models.encoders.conformer import Conformer, ConformerConfig
+from speechllm_pl.models.features import SpecAugmentConfig
+from speechllm_pl.optim.muon_adamw import MuonAdamW
+from speechllm_pl.optim.schedules import OneCycle, WarmupExponential
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.sharding import ShardedStrategy
 
 CONF = Path(__file__).parents[2] / "conf"
 STAGES = {"pretrain_ctc": CtcPretraining, "finetune": LlmFinetuning}
@@ -214,6 +224,33 @@ def test_the_printed_config_is_itself_a_config(parser, speechllm, stage: str, tm
     assert again.run == "runs/here"
     status, repeated, _ = speechllm("fit", "--config", str(printed), "--print_config")
     assert (status, yaml.safe_load(repeated)) == (0, yaml.safe_load(out))
+
+
+# help
+
+AUGMENTATIONS = [kind for name in augmentation.__all__ if inspect.isclass(kind := getattr(augmentation, name))]
+CHOSEN = (*STAGES.values(), ConformerConfig, ProjectorConfig, SpecAugmentConfig, TrainSource, ShardedStrategy)
+"""Classes of which the command line makes options, beside those of `fit` itself."""
+
+
+def check_help(parser: ArgumentParser, ours: tuple[str, ...]) -> None:
+    """Options whose names begin with one of `ours` have a line of help, with a capital and a full stop."""
+    actions = [action for action in parser._actions if action.dest.startswith(ours) and action.dest != "help"]
+    assert actions
+    for action in actions:
+        assert re.fullmatch(r"[A-Z].*\.", action.help or "", re.DOTALL), (action.dest, action.help)
+
+
+def test_options_of_fit_have_help_that_stands_by_itself(parser) -> None:
+    fit = parser._subcommands_action._name_parser_map["fit"]
+    check_help(fit, ("data.", "run", "last_checkpoints.", "largest_batches."))
+
+
+@pytest.mark.parametrize("kind", [*CHOSEN, *AUGMENTATIONS, WarmupExponential, OneCycle, MuonAdamW])
+def test_settings_of_a_class_have_help_that_stands_by_itself(kind: type) -> None:
+    parser = ArgumentParser()
+    parser.add_class_arguments(kind, as_group=False, skip={"params"})
+    check_help(parser, ("",))
 
 
 # mistakes

@@ -20,7 +20,7 @@ class CompressOpus(Perturbation):
     """Encodes with Opus and decodes again, aligned with the original.
 
     Args:
-        kbps: range of the bit rate, in kbit/s.
+        kbps: Range of the bit rate, in kbit/s.
     """
 
     kbps: tuple[float, float] = (8.0, 32.0)
@@ -43,7 +43,7 @@ class CompressMp3(Perturbation):
     """Encodes with MP3 of variable bit rate and decodes again, aligned with the original.
 
     Args:
-        quality: range of LAME's VBR quality, from 0, the best, to 9.9.
+        quality: Range of LAME's VBR quality, from 0, the best, to 9.9.
     """
 
     quality: tuple[float, float] = (4.0, 9.9)
@@ -65,7 +65,7 @@ class CompressMuLaw(Perturbation):
     """Encodes with μ-law of 8 bits and decodes again.
 
     Args:
-        telephone: at 8 kHz, as telephones do, which takes everything above 4 kHz away.
+        telephone: Code at 8 kHz, as telephones do, which takes everything above 4 kHz away.
     """
 
     telephone: bool = True

@@ -18,11 +18,11 @@ class Concatenate(Augmentation):
     or resuming, since the composition of batches does not.
 
     Args:
-        probability: share of the batches whose utterances are joined.
-        max_seconds: longest joined utterance.
-        pause_seconds: silence between two. From 0.2 s on CTC has one frame more than for the two apart, as it
-            needs if the second begins with the token with which the first ended.
-        room: factor by which a batch may grow, padding included; batches are planned shorter by it.
+        probability: Share of the batches whose utterances are joined.
+        max_seconds: Seconds of the longest joined utterance.
+        pause_seconds: Seconds of silence between two utterances. From 0.2 s on CTC has one frame more than for the two
+            apart, as it needs if the second begins with the token with which the first ended.
+        room: Factor by which a batch may grow, padding included; batches are planned shorter by it.
     """
 
     max_seconds: float = 30.0

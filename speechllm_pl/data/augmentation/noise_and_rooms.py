@@ -35,9 +35,9 @@ class AddNoise(Perturbation):
     """Adds a stretch of a recording, repeated if the utterance is longer.
 
     Args:
-        folder: folder of noise recordings, subfolders included.
-        manifest: instead of a folder, Lhotse recordings or cuts.
-        snr_db: range of the signal-to-noise ratio, both taken over the whole utterance.
+        folder: Folder of noise recordings, subfolders included.
+        manifest: Lhotse recordings or cuts of noise, instead of a folder.
+        snr_db: Range of the signal-to-noise ratio in dB, both taken over the whole utterance.
     """
 
     folder: str | None = None
@@ -73,10 +73,10 @@ class Reverberate(Perturbation):
     """Puts the speaker into a room. Timing of the direct sound and power are kept.
 
     Args:
-        folder: folder of room impulse responses, subfolders included; their first channels are used.
-        manifest: instead of a folder, Lhotse recordings or cuts. With neither, rooms are simulated (FRA-RIR, arXiv
-            2208.04101).
-        max_t60_seconds: longest time in which simulated rooms go quiet by 60 dB.
+        folder: Folder of room impulse responses, subfolders included; their first channels are used.
+        manifest: Lhotse recordings or cuts of impulse responses, instead of a folder. With neither, rooms are simulated
+            (FRA-RIR, arXiv 2208.04101).
+        max_t60_seconds: Longest time in seconds in which simulated rooms go quiet by 60 dB.
     """
 
     folder: str | None = None

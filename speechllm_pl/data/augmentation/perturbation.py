@@ -37,7 +37,7 @@ class Augmentation(ABC):
     """Base of all augmentations.
 
     Args:
-        probability: share of the utterances that are changed.
+        probability: Share of the utterances that are changed.
     """
 
     probability: float = 1.0

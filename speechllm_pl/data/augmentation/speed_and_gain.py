@@ -14,8 +14,8 @@ class PerturbSpeed(Perturbation):
     """Plays faster or slower, which shifts the pitch as well.
 
     Args:
-        factors: speeds to choose from; 0.9 makes an utterance longer by 1/0.9.
-        weights: weights of the factors; default is equal.
+        factors: Speeds to choose from; 0.9 makes an utterance longer by 1/0.9.
+        weights: Weights of the factors; equal by default.
     """
 
     factors: tuple[float, ...] = (0.9, 1.0, 1.1)
@@ -44,7 +44,7 @@ class PerturbGain(Perturbation):
     """Makes louder or softer. Filter banks are normalised per utterance, so it only changes what codecs do.
 
     Args:
-        gain_db: range of the gain in dB.
+        gain_db: Range of the gain in dB.
     """
 
     gain_db: tuple[float, float] = (-12.0, 6.0)

@@ -14,7 +14,7 @@ class ProjectorConfig(BridgeConfig):
     """Size of the projector.
 
     Attributes:
-        stride: encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: the paper's 80 to 960 ms).
+        stride: Number of encoder frames stacked into one audio embedding (1, 2, 3, 6, 12: the paper's 80 to 960 ms).
     """
 
     stride: int = 3

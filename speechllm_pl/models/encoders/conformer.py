@@ -24,13 +24,13 @@ class ConformerConfig(EncoderConfig):
     """Size of the conformer. The defaults are the paper's 18 blocks.
 
     Attributes:
-        num_bins: filter bank bins.
-        dim: model width.
-        num_blocks: conformer blocks (the paper: 18, 24 or 36).
-        num_heads: attention heads; dim / num_heads must be even for rotary positions.
-        ffn_dim: inner width of the feed-forward.
-        kernel_size: frames that the depthwise convolution sees (odd).
-        dropout: after every sub-layer.
+        num_bins: Number of filter bank bins.
+        dim: Width of the model.
+        num_blocks: Number of conformer blocks (the paper: 18, 24 or 36).
+        num_heads: Number of attention heads; dim / num_heads must be even for rotary positions.
+        ffn_dim: Inner width of the feed-forward.
+        kernel_size: Number of frames that the depthwise convolution sees (odd).
+        dropout: Probability of dropout after every sub-layer.
     """
 
     num_bins: int = 80
