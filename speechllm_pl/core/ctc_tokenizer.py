@@ -30,8 +30,6 @@ class CtcTokenizer:
         UserError: the bytes are not a SentencePiece model.
     """
 
-    blank = BLANK
-
     def __init__(self, model: bytes, name: str = "tokenizer") -> None:
         # Checked here because SentencePiece accepts nothing at all as a model without pieces.
         if not model:

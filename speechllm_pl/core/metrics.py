@@ -6,8 +6,10 @@ language with much test data does not hide another.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import astuple, dataclass
+from itertools import zip_longest
+from operator import add
+from typing import Any, Literal, cast
 
 import jiwer
 import numpy as np
@@ -41,12 +43,7 @@ class ErrorCounts:
         return self.errors / max(self.reference, 1)
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
-        return ErrorCounts(
-            self.substitutions + other.substitutions,
-            self.deletions + other.deletions,
-            self.insertions + other.insertions,
-            self.reference + other.reference,
-        )
+        return ErrorCounts(*map(add, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True)
@@ -63,15 +60,11 @@ class ScoredUtterance:
 
 def word_errors(reference: str, hypothesis: str) -> ErrorCounts:
     """Errors in words, as `jiwer.wer` counts them; an empty reference makes every word an insertion."""
-    if not reference.strip():
-        return ErrorCounts(insertions=len(hypothesis.split()))
     return _counts(jiwer.process_words(reference, hypothesis))
 
 
 def character_errors(reference: str, hypothesis: str) -> ErrorCounts:
     """Errors in characters, spaces included, as `jiwer.cer` counts them."""
-    if not reference.strip():
-        return ErrorCounts(insertions=len(hypothesis.strip()))
     return _counts(jiwer.process_characters(reference, hypothesis))
 
 
@@ -80,15 +73,8 @@ def score(
 ) -> list[ScoredUtterance]:
     """Score hypotheses against references; the four sequences run in parallel (ValueError if they differ)."""
     return [
-        ScoredUtterance(
-            id=id_,
-            language=language,
-            reference=reference,
-            hypothesis=hypothesis,
-            words=word_errors(reference, hypothesis),
-            characters=character_errors(reference, hypothesis),
-        )
-        for id_, language, reference, hypothesis in zip(ids, languages, references, hypotheses, strict=True)
+        ScoredUtterance(id_, language, *texts, word_errors(*texts), character_errors(*texts))
+        for id_, language, *texts in zip(ids, languages, references, hypotheses, strict=True)
     ]
 
 
@@ -143,21 +129,13 @@ def table(
 
 def marked_words(reference: str, hypothesis: str) -> list[tuple[Operation, str | None, str | None]]:
     """The alignment word by word: (operation, reference word, hypothesis word), None where there is none."""
-    if not reference.strip():
-        return [("insert", None, word) for word in hypothesis.split()]
     output = jiwer.process_words(reference, hypothesis)
     reference_words, hypothesis_words = output.references[0], output.hypotheses[0]
     marked: list[tuple[Operation, str | None, str | None]] = []
     for chunk in output.alignments[0]:
         ours = reference_words[chunk.ref_start_idx : chunk.ref_end_idx]
         theirs = hypothesis_words[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        if chunk.type == "delete":
-            marked.extend(("delete", word, None) for word in ours)
-        elif chunk.type == "insert":
-            marked.extend(("insert", None, word) for word in theirs)
-        else:
-            operation: Operation = "equal" if chunk.type == "equal" else "substitute"
-            marked.extend((operation, *pair) for pair in zip(ours, theirs, strict=True))
+        marked.extend((cast(Operation, chunk.type), *pair) for pair in zip_longest(ours, theirs))
     return marked
 
 

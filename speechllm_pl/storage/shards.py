@@ -169,11 +169,19 @@ def join_shards(path: Path, checkpoint: dict[str, Any], *, optimizer: bool) -> N
             group["params"] = [next(places) for _ in group["params"]]
 
 
-def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Tensors of the optimiser's state, not copied, under their names in a sharded checkpoint."""
+def optimizer_tensors(
+    names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer, saved: dict[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """Tensors of the optimiser's state, not copied, under their names in a sharded checkpoint.
+
+    Args:
+        saved: state of a single file, if not the optimiser's own.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states = optimizer.state if saved is None else {parameters[place]: state for place, state in saved["state"].items()}
     return {
         f"{OPTIMIZER}{names[cast(nn.Parameter, parameter)]}/{key}": value
-        for parameter, state in optimizer.state.items()
+        for parameter, state in states.items()
         for key, value in state.items()
     }
 
@@ -181,18 +189,6 @@ def optimizer_tensors(names: dict[nn.Parameter, str], optimizer: torch.optim.Opt
 def optimizer_groups(names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
     """Parameter groups that list their parameters by name."""
     return [{**group, "params": [names[p] for p in group["params"]]} for group in optimizer.param_groups]
-
-
-def state_by_name(
-    names: dict[nn.Parameter, str], optimizer: torch.optim.Optimizer, saved: dict[str, Any]
-) -> dict[str, Tensor]:
-    """Optimiser's state of a single file, under the names of `optimizer_tensors`."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {
-        f"{OPTIMIZER}{names[parameters[place]]}/{key}": value
-        for place, state in saved["state"].items()
-        for key, value in state.items()
-    }
 
 
 def refuse_other_keys(expected: set[str], found: Iterable[str]) -> None:

@@ -32,7 +32,6 @@ from speechllm_pl.storage.shards import (
     optimizer_groups,
     optimizer_tensors,
     save_shards,
-    state_by_name,
 )
 
 SHARDS = "optimizer_shards"
@@ -224,10 +223,11 @@ class ShardedStrategy(ModelParallelStrategy):
         module.check_tensors(state)
         with torch.no_grad():
             _fill({name: value for name, value in module.state_dict().items() if name in state}, state)
+            names = self._names()
             for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
                 plain = _plain(optimizer)
                 if saved["state"]:  # none when no step was taken yet
-                    _fill(optimizer_tensors(self._names(), plain), state_by_name(self._names(), plain, saved))
+                    _fill(optimizer_tensors(names, plain), optimizer_tensors(names, plain, saved))
                 _restore_groups(plain, saved)
 
     def _names(self) -> dict[nn.Parameter, str]:

@@ -6,7 +6,7 @@ import random
 import pytest
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from speechllm_pl.core.ctc_tokenizer import CtcTokenizer, ctc_collapse
+from speechllm_pl.core.ctc_tokenizer import BLANK, CtcTokenizer, ctc_collapse
 from speechllm_pl.core.errors import UserError
 
 TEXTS = {
@@ -54,7 +54,7 @@ def test_texts_survive_the_round_trip(tokenizer, language):
 
 def test_classes_are_pieces_shifted_by_the_blank(tokenizer, model):
     processor = SentencePieceProcessor(model_proto=model)
-    assert tokenizer.blank == 0
+    assert tokenizer.pieces[BLANK] == tokenizer.pieces[0] == "<blank>"
     assert tokenizer.vocab_size == len(tokenizer.pieces) == processor.vocab_size() + 1
     ids = tokenizer.encode("twenty straßen")
     assert ids == [piece + 1 for piece in processor.encode("twenty straßen")]

@@ -17,7 +17,6 @@ from speechllm_pl.storage.shards import (
     refuse_other_keys,
     refuse_other_shapes,
     save_shards,
-    state_by_name,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed")  # one process is enough
@@ -51,7 +50,7 @@ def test_one_file_and_shards_hold_the_same(trained: tuple, tmp_path: Path) -> No
     assert saved["state"].keys() == single["state"].keys() == {0, 1}
     for place, state in single["state"].items():
         assert all(torch.equal(saved["state"][place][key], value) for key, value in state.items())
-    by_name = state_by_name(names, optimizer, single)
+    by_name = optimizer_tensors(names, optimizer, single)
     assert by_name.keys() == {name for name in tensors if name.startswith(OPTIMIZER)}
 
 
