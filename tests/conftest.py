@@ -1,5 +1,6 @@
 """What many tests share: a tokenizer, a random LLM, a corpus in which words are tones, and the command itself."""
 
+import gzip
 import io
 import itertools
 import os
@@ -13,13 +14,17 @@ import pytest
 import soundfile
 import torch
 from lhotse import CutSet, Recording, SupervisionSegment
+from lhotse.cut import Cut
 from sentencepiece import SentencePieceTrainer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from untrained import save
 
 from speechllm_pl.apps.main import main
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 torch.set_num_threads(1)
 with torch.device("cpu"):  # before a test loads an LLM without `models/llm.py`, which says why
@@ -162,6 +167,26 @@ def small_encoder() -> ConformerConfig:
 
 
 @pytest.fixture(scope="session")
+def untrained_ctc(
+    ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A checkpoint of stage 1 with random weights."""
+    return save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path_factory.mktemp("ctc") / "ctc.ckpt")
+
+
+@pytest.fixture(scope="session")
+def untrained_llm(
+    ctc_tokenizer: CtcTokenizer,
+    llm_folder: Path,
+    small_encoder: ConformerConfig,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A checkpoint of stage 2 with random weights."""
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder)
+    return save(module, tmp_path_factory.mktemp("llm") / "llm.ckpt")
+
+
+@pytest.fixture(scope="session")
 def speechllm_data() -> Path:
     """The folder of real recordings."""
     folder = Path(os.environ.get("SPEECHLLM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -281,3 +306,34 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     CutSet.from_cuts(cuts).to_file(folder / "train.jsonl.gz")
     return folder / "train.jsonl.gz"
+
+
+@pytest.fixture(scope="session")
+def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three recordings, in folders: short, long, and of another rate with two channels."""
+    folder = tmp_path_factory.mktemp("noise")
+    rng = np.random.default_rng(1)
+    (folder / "more").mkdir()
+    soundfile.write(folder / "short.wav", 0.1 * rng.standard_normal(4_000), RATE)
+    soundfile.write(folder / "long.flac", 0.02 * rng.standard_normal(80_000), RATE)
+    soundfile.write(folder / "more" / "stereo.wav", 0.1 * rng.standard_normal((44_100, 2)), 22_050)
+    (folder / "README.txt").write_text("not audio")
+    return folder
+
+
+@pytest.fixture
+def train_lines(corpus: Path) -> list[str]:
+    """The corpus's manifest of training data, line by line."""
+    with gzip.open(corpus / "train.jsonl.gz", "rt") as file:
+        return file.read().splitlines()
+
+
+@pytest.fixture
+def train_cuts(corpus: Path) -> list[Cut]:
+    return list(CutSet.from_file(corpus / "train.jsonl.gz"))
+
+
+@pytest.fixture
+def kept_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every manifest counts as large, so that its index is kept beside it."""
+    monkeypatch.setattr("speechllm_pl.data.manifest.LARGE", 0)

@@ -5,13 +5,12 @@ import re
 
 import pytest
 import torch
-from lhotse import MonoCut, SupervisionSegment
 from parsed_page import Page
 from torch.utils.tensorboard import SummaryWriter
 
 from data_prep.shar.export import Settings, export
 from speechllm_pl.apps.program_options import ReportOptions
-from speechllm_pl.apps.report import report, suitable
+from speechllm_pl.apps.report import report
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score, table
 from speechllm_pl.models.bridges import ProjectorConfig
@@ -203,21 +202,6 @@ def test_one_system_alone_is_reported_without_a_winner(run):
     page = page_of(run)
     assert not page.all("strong")
     assert "Only one of the two stages is scored" in page.text
-
-
-def test_a_run_that_does_not_exist_is_a_users_error(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        report(ReportOptions(run=str(tmp_path / "nowhere")))
-
-
-@pytest.mark.parametrize(
-    ("texts", "chosen"),
-    [(["a", "a b c d e f g h i", "a b c d", "a b c d e"], "a b c d"), (["a", "a b"], "a b")],
-)
-def test_the_utterance_to_align_is_the_first_of_middling_length_or_else_the_longest(texts, chosen):
-    segments = [SupervisionSegment("s", "r", 0, 1, text=text) for text in texts]
-    cuts = [MonoCut("c", 0, 1, 0, supervisions=[segment]) for segment in segments]
-    assert suitable(cuts).supervisions[0].text == chosen
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import copy
 import gzip
 import json
-import os
 import pickle
 import shlex
 import sys
@@ -160,12 +159,3 @@ def test_noise_of_a_command_or_with_a_name_like_one_is_left_out(corpus: Path, tm
     assert [recording.id for recording in recordings_of(str(folder), None, "AddNoise")] == ["a"]
     assert not trace.exists()
     assert not Path(trace.name).exists()
-
-
-def test_noise_is_not_sought_in_circles_or_fifos(tmp_path: Path, caplog) -> None:
-    soundfile.write(tmp_path / "a.wav", speak("one"), RATE)
-    os.mkfifo(tmp_path / "fifo.wav")
-    (tmp_path / "back").symlink_to(tmp_path)
-    assert [recording.id for recording in recordings_of(str(tmp_path), None, "AddNoise")] == ["a"]
-    assert "fifo.wav: a FIFO" in caplog.text
-    assert "back: a link back to a folder" in caplog.text

@@ -5,36 +5,16 @@ import json
 import shlex
 from dataclasses import replace
 
-import lightning as L
 import pytest
-import torch
 from conftest import SPLITS
 from prepared_corpus import planted_corpus, write_corpus
 
 from speechllm_pl.analysis.data.findings import findings
-from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 
 @pytest.fixture
 def root(tmp_path):
     return write_corpus(tmp_path / "data", planted_corpus())
-
-
-@pytest.fixture
-def checkpoint(tmp_path, ctc_tokenizer, small_encoder):
-    """An untrained stage 1."""
-    torch.manual_seed(0)
-    module = CtcPretraining(ctc_tokenizer, encoder=small_encoder)
-    module.configure_model()
-    saved = {
-        "state_dict": module.state_dict(),
-        "pytorch-lightning_version": L.__version__,
-        "epoch": 0,
-        "global_step": 0,
-    }
-    module.on_save_checkpoint(saved)
-    torch.save(saved, tmp_path / "ctc.ckpt")
-    return tmp_path / "ctc.ckpt"
 
 
 def test_the_command_writes_page_and_figures_and_prints_the_findings(speechllm, root):
@@ -60,12 +40,12 @@ def test_output_is_where_it_is_wanted(speechllm, root, tmp_path):
     assert not (root / "report.html").exists()
 
 
-def test_a_checkpoint_scores_the_sample_and_hears(speechllm, corpus, checkpoint, tmp_path):
+def test_a_checkpoint_scores_the_sample_and_hears(speechllm, corpus, untrained_ctc, tmp_path):
     output = tmp_path / "page.html"
-    done = speechllm("data", "report", "--root", corpus, "--checkpoint", checkpoint, "--output", output)
+    done = speechllm("data", "report", "--root", corpus, "--checkpoint", untrained_ctc, "--output", output)
     assert done.status == 0, done.err
     figures = json.loads(output.with_suffix(".json").read_text())
-    assert figures["checkpoint"] == str(checkpoint)
+    assert figures["checkpoint"] == str(untrained_ctc)
     assert all(isinstance(row["heard"], str) for row in figures["picked"])
     assert "No checkpoint was given" not in " ".join(figures["notes"])
     assert sum(row["decoded"] for row in figures["levels"]) == sum(map(len, SPLITS.values()))
