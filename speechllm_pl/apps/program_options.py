@@ -7,6 +7,9 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 
+Format = Literal["text", "txt", "json", "srt", "vtt", "tsv", "ctm", "all"]
+"""Forms of transcripts: lines for a terminal, or files of these suffixes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecognitionOptions(DecodingOptions):
@@ -80,14 +83,37 @@ class TranscribeOptions(RecognitionOptions):
     checkpoint: str
     """Checkpoint of either stage."""
 
-    format: Literal["text", "json"] = "text"
-    """Form of the output: text, or one JSON object a line."""
+    format: Format = "text"
+    """Form of the output. Printed are text, a line with name and text, and json, an object a line; the others are
+    contents of files. all writes every one of them and needs output_dir."""
+
+    output_dir: str | None = None
+    """Folder to write a file to for each audio file, instead of printing. Files that are there and not older than their
+    audio are left as they are, so that the same command continues after an interruption."""
+
+    output_template: str = "{folder}/{name}"
+    """Path of an output file below output_dir, without its suffix. {folder} is the audio file's folder below the one
+    that was given, {name} its name, {suffix} the end of that."""
 
     language: str = UNKNOWN_LANGUAGE
     """Language of the recordings, one that was trained on, for an instruction that names it."""
 
-    max_seconds: float = 30.0
-    """Duration in seconds above which a file is refused."""
+    max_seconds: float | None = None
+    """Duration in seconds above which a recording is divided at pauses; by default that of the longest utterance of the
+    training."""
+
+    guard: bool = True
+    """Doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard: ask again,
+    and then take the CTC head's text."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_seconds is not None and not self.max_seconds >= 1:
+            raise UserError(f"max_seconds {self.max_seconds:g} leaves no room for a word: give at least 1")
+        if self.output_dir is None and self.format == "all":
+            raise UserError("format all writes files: give --output_dir too")
+        if self.output_dir is None and self.output_template != "{folder}/{name}":
+            raise UserError("output_template has no effect without output_dir: give both")
 
 
 @dataclass(frozen=True, kw_only=True)

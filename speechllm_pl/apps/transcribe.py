@@ -1,35 +1,34 @@
-"""`speechllm transcribe`: audio files in, text out."""
+"""`speechllm transcribe`: audio files of any length in, text out."""
 
 import json
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lhotse import Recording
-from lhotse.cut import Cut
+from tqdm import tqdm
 
+from speechllm_pl.apps.audio_files import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.ranks import device_of
-from speechllm_pl.apps.recognition import recognize_batch
-from speechllm_pl.core.audio.sampling_rates import implausible_rate
-from speechllm_pl.core.audio.sources import runs_in_shell
-from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
+from speechllm_pl.apps.transcript_files import TranscriptFiles
+from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES, UNKNOWN_LANGUAGE
 from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.data.dataset import collate
-from speechllm_pl.data.utterance import Utterance, read
 from speechllm_pl.recognition.decoding_options import Decoder
-from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
+from speechllm_pl.recognition.formats import FORMATS
+from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.transcriber import Source, Transcriber
+from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.storage.checkpoints import RECORD, read_record
-from speechllm_pl.storage.containers import broken_promise
-from speechllm_pl.storage.folders import AUDIO_SUFFIXES, audio_files, no_file
 from speechllm_pl.storage.progress import print_above, progress_bar
 
 RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -39,46 +38,95 @@ by which Python represents bytes in a file's name that are not UTF-8."""
 SHORTEST_SECONDS = 0.1
 """Shortest duration of a word; a frame of the encoder has 0.08."""
 
+BEHIND_REMARK = {"llm": "", "llm-retried": ", so it was asked again", "ctc": ", so this is what the CTC head heard"}
+"""Continuation of a remark about a piece, by the origin of its text."""
+
 
 def transcribe(options: TranscribeOptions) -> None:
     """Print what is said in audio files; one line a file, when it is there."""
-    paths, refused = find_audio(options.files)
+    found, refused = find_audio(options.files)
+    paths, files = [path for path, _ in found], None
+    given = len(paths) + len(refused)
+    if options.output_dir is not None:
+        formats = [*FORMATS] if options.format == "all" else [options.format.replace("text", "txt")]
+        files = TranscriptFiles(Path(options.output_dir), options.output_template, formats, found)
+        paths = _left_to_do(paths, files)
+    elif options.format in ("srt", "vtt", "tsv") and given > 1:
+        raise UserError(f"{given} files in one output of format {options.format}: give --output_dir, or one file")
     if options.language != UNKNOWN_LANGUAGE:
         _check_language(options.language, read_record(options.checkpoint)[RECORD])
+    if paths:
+        _transcribe(options, paths, files, refused, given)
+    if refused:
+        raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
+
+
+def _transcribe(
+    options: TranscribeOptions, paths: list[Path], files: TranscriptFiles | None, refused: list[str], given: int
+) -> None:
+    """Transcribe `paths`; problems are added to those of `refused`, which belong to the same `given` files."""
     recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
     _tell_no_effect(options.decoder, recognizer)
-    system = recognizer.systems(options)[-1]
-    utterances = _utterances(paths, options.language, options.max_seconds)
-    done, given = 0, len(paths) + len(refused)
+    transcriber = Transcriber(
+        recognizer,
+        options,
+        longest_seconds=options.max_seconds,
+        batch_seconds=options.max_duration,
+        limits=GuardLimits() if options.guard else None,
+    )
+    done = 0
     try:
         with recognizer.decoding(options.precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
-            for found in _batches(utterances, options.max_duration):
-                if isinstance(found, UserError):
-                    refused.append(_left_out(str(found)))
-                    bar.update()
-                    continue
-                batch = collate(found, skipped=[])
-                hypotheses = recognize_batch(recognizer, batch, options).hypotheses[system]
-                for utterance, hypothesis in zip(found, hypotheses, strict=True):
-                    if problem := not_finite([utterance.id], [hypothesis], system):
-                        refused.append(_left_out(problem))
-                    else:
-                        _print(utterance, hypothesis, options.format)
-                        done += 1
-                    bar.update()
+            sources = _sources(paths, bar, refused)
+            for path, transcript in zip(paths, transcriber.transcripts(sources, options.language), strict=True):
+                try:
+                    if isinstance(transcript, UserError):
+                        raise transcript
+                    _put_out(path, transcript, options.format, files)
+                    done += 1
+                except UserError as error:
+                    if str(error) not in refused:  # as it is if it was met in reading
+                        refused.append(left_out(str(error)))
+                bar.update()
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{done} of {given} files are transcribed: give the other files again") from None
+        remedy = "give the other files again" if files is None else "run the same command again"
+        raise KeyboardInterrupt(f"{done} of {given} files are transcribed: {remedy}") from None
     except BrokenPipeError:  # whoever reads has enough, such as `head`
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else Python complains of what it cannot write at its end
         sys.exit(EXIT_BASE + signal.SIGPIPE)
-    _refuse(refused, given)
 
 
-def _refuse(refused: list[str], given: int) -> None:
-    """Raise a UserError that names all files that were refused, if there are any."""
-    if refused:
-        raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
+def _left_to_do(paths: list[Path], files: TranscriptFiles) -> list[Path]:
+    left = [path for path in paths if not files.are_there(path)]
+    if len(left) < len(paths):
+        told = f"{len(paths) - len(left)} of {len(paths)} files are transcribed already, and left as they are"
+        print(told, file=sys.stderr)
+    return left
+
+
+def _sources(paths: Iterable[Path], bar: tqdm, refused: list[str]) -> Iterator[Source]:
+    """Recordings; reading them shows on the bar how much audio was read, how much faster than it lasts.
+
+    A file that cannot be read is told at once.
+    """
+    started, seconds = time.perf_counter(), 0.0
+
+    def read(path: Path) -> Iterator[np.ndarray]:
+        nonlocal seconds
+        try:
+            for samples in samples_of(path):
+                yield samples
+                seconds += seconds_of(len(samples))
+                factor = seconds / (time.perf_counter() - started)
+                bar.set_postfix_str(f"{seconds / 60:.1f} min of audio, RTFx {factor:.1f}", refresh=False)
+                bar.update(0)
+        except UserError as error:
+            refused.append(left_out(str(error)))
+            raise
+
+    for path in paths:
+        yield Source(str(path), read(path))
 
 
 def _tell_no_effect(decoder: Decoder, recognizer: Recognizer) -> None:
@@ -104,113 +152,35 @@ def _check_language(language: str, record: dict[str, Any]) -> None:
         print(f"warning: --language {language} has no effect: {told}", file=sys.stderr)
 
 
-def find_audio(names: list[str]) -> tuple[list[Path], list[str]]:
-    """Expand folders to the audio files below them; return files and refused names, which are printed at once.
-
-    Entries of a folder that are not files are left out and named.
-
-    Raises:
-        UserError: no file is left.
-    """
-    paths: list[Path] = []
-    refused: list[str] = []
-    for name in names:
-        why = no_file(name)
-        if why == "a folder":
-            found = audio_files(Path(name))
-            for skipped in found.skipped:
-                print(f"left out {printable(skipped)}", file=sys.stderr)
-            paths += found.files
-            why = "" if found.files else f"holds no audio files ({', '.join(AUDIO_SUFFIXES)})"
-            refused += [f"folder {name} {why}"] if why else []
-        elif why:
-            refused.append(f"audio file {name} {why if why == 'does not exist' else f'is no file ({why})'}")
-        else:
-            paths.append(Path(name))
-    if not paths:
-        raise UserError("; ".join(refused) + ": correct the paths")
-    return paths, [_left_out(each) for each in refused]
-
-
-def _left_out(problem: str) -> str:
-    """Print a problem and return it."""
-    print_above(f"left out {printable(problem)}", sys.stderr)
-    return problem
-
-
-def _batches(files: Iterable[Utterance | UserError], max_duration: float) -> Iterator[list[Utterance] | UserError]:
-    """Group successive utterances up to `max_duration` seconds with padding; yield errors separately."""
-    batch: list[Utterance] = []
-    for each in files:
-        if isinstance(each, UserError):
-            yield each
-            continue
-        longest = max(len(utterance.samples) for utterance in (*batch, each))
-        if batch and longest * (len(batch) + 1) > max_duration * SAMPLING_RATE:
-            yield batch
-            batch = []
-        batch.append(each)
-    if batch:
-        yield batch
-
-
-def _utterances(paths: Iterable[Path], language: str, max_seconds: float) -> Iterator[Utterance | UserError]:
-    """Read utterances lazily, each file when it is needed."""
-    for path in paths:
-        try:
-            yield Utterance(str(path), _samples(_cut(path, max_seconds)), text="", language=language)
-        except UserError as error:
-            yield error
-
-
-def _cut(path: Path, max_seconds: float) -> Cut:
-    recording = _recording(path)
-    if recording.duration == 0:
-        raise UserError(f"{path}: lasts 0 seconds: record it again")
-    if recording.duration > max_seconds:
-        raise UserError(
-            f"{path}: lasts {recording.duration:.0f} s, and the limit is {max_seconds:.0f} s: split it first"
-            " (the model was trained on short utterances; --max_seconds raises the limit)"
-        )
-    if wrong := implausible_rate(recording.sampling_rate):
-        raise UserError(f"{path}: {wrong}")
-    if recording.sampling_rate != SAMPLING_RATE:
-        recording = recording.resample(SAMPLING_RATE)
-    return recording.to_cut().with_id(str(path))
-
-
-def _samples(cut: Cut) -> np.ndarray:
-    try:
-        return read(cut)
-    except UserError as error:
-        raise UserError(f"{error}: record or convert it again") from error
-    except Exception as error:  # whatever a decoder throws
-        raise UserError(f"{cut.id}: its header can be read but not its samples: copy or record it again") from error
-
-
-def _recording(path: Path) -> Recording:
-    if runs_in_shell(str(path)):
-        raise UserError(f"{path}: a shell would interpret this name: rename the file")
-    try:
-        broken = broken_promise(path)
-        recording = Recording.from_file(path, recording_id=str(path))
-    except Exception as error:  # whatever a decoder throws
-        raise UserError(f"{path}: not audio that can be decoded here: convert it to WAV or FLAC") from error
-    if broken:
-        raise UserError(f"{path}: truncated or damaged, {broken}: copy or record it again")
-    return recording
-
-
-def _print(utterance: Utterance, hypothesis: Hypothesis, format: str) -> None:
-    seconds, name = seconds_of(len(utterance.samples)), printable(utterance.id)
-    if seconds < SHORTEST_SECONDS:
-        print_above(f"warning: {name}: lasts {seconds:.3f} s, too short for a word", sys.stderr)
-    if hypothesis.truncated:
-        why = "was ended in a loop" if hypothesis.looped else "met its length cap and may be cut short"
-        print_above(f"warning: {name}: the text {why}", sys.stderr)
-    if format == "json":
-        row = {"file": utterance.id, "seconds": round(seconds, 3), "text": hypothesis.text}
-        line = RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(row, ensure_ascii=False))
+def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptFiles | None) -> None:
+    """Print or write a transcript, and warn of what may be wrong with it."""
+    name = printable(str(path))
+    if transcript.seconds < SHORTEST_SECONDS:
+        print_above(f"warning: {name}: lasts {transcript.seconds:.3f} s, too short for a word", sys.stderr)
+    for piece in transcript.pieces:
+        if piece.remark:
+            place = f", {piece.start_seconds:.1f} to {piece.end_seconds:.1f} s" if len(transcript.pieces) > 1 else ""
+            print_above(f"warning: {name}{place}: {piece.remark}{BEHIND_REMARK[piece.decoded_by]}", sys.stderr)
+    if files is not None:
+        files.write(path, transcript)
+        for file in files.of(path):
+            print_above(printable(str(file)))
+    elif format == "text":
+        print_above(f"{name}: {printable(transcript.text)}")
+    elif format == "json":
+        print_above(_json_line(path, transcript))
     else:
-        line = f"{name}: {printable(hypothesis.text)}"
-    print_above(line)
+        content = "".join(FORMATS[format](transcript, path.stem)).removesuffix("\n")
+        print_above("\n".join(map(printable, content.split("\n"))))
+
+
+def _json_line(path: Path, transcript: Transcript) -> str:
+    row = {
+        "file": str(path),
+        "seconds": round(transcript.seconds, 3),
+        "text": transcript.text,
+        "language": transcript.language,
+        "decoded_by": transcript.decoded_by,
+        "pieces": [asdict(piece) for piece in transcript.pieces],
+    }
+    return RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(row, ensure_ascii=False))

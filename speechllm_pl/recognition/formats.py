@@ -1,7 +1,7 @@
 """Write a transcript as plain text, JSON, subtitles or a table, piece by piece."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from speechllm_pl.recognition.transcript import Transcript
@@ -22,7 +22,7 @@ class Cue:
     text: str
 
 
-def cues(words: Sequence[Word]) -> Iterator[Cue]:
+def cues(words: Iterable[Word]) -> Iterator[Cue]:
     """Divide a transcript's words into cues; a word that exceeds the limits has one of its own."""
     shown: list[Word] = []
     for word in words:
@@ -34,7 +34,7 @@ def cues(words: Sequence[Word]) -> Iterator[Cue]:
         yield _cue(shown)
 
 
-def _is_full(shown: Sequence[Word], word: Word) -> bool:
+def _is_full(shown: list[Word], word: Word) -> bool:
     characters = sum(len(each.text) + 1 for each in shown) + len(word.text)
     return (
         characters > CUE_CHARACTERS
@@ -43,60 +43,60 @@ def _is_full(shown: Sequence[Word], word: Word) -> bool:
     )
 
 
-def _cue(words: Sequence[Word]) -> Cue:
+def _cue(words: list[Word]) -> Cue:
     return Cue(words[0].start_seconds, words[-1].end_seconds, " ".join(word.text for word in words))
 
 
-def as_txt(transcript: Transcript, name: str) -> str:
+def as_txt(transcript: Transcript, name: str) -> Iterator[str]:
     """The text on one line."""
-    return transcript.text + "\n"
+    yield transcript.text + "\n"
 
 
-def as_json(transcript: Transcript, name: str) -> str:
-    """All that is known, with times in seconds."""
-    known = {"recording": name, "text": transcript.text, "decoded_by": transcript.decoded_by, **asdict(transcript)}
-    return json.dumps(known, ensure_ascii=False, indent=2) + "\n"
+def as_json(transcript: Transcript, name: str) -> Iterator[str]:
+    """All that is known, with times in seconds; a piece a line."""
+    head = {
+        "recording": name,
+        "seconds": transcript.seconds,
+        "language": transcript.language,
+        "decoded_by": transcript.decoded_by,
+        "text": transcript.text,
+    }
+    yield json.dumps(head, ensure_ascii=False)[:-1] + ', "pieces": [\n'
+    for number, piece in enumerate(transcript.pieces):
+        yield (",\n" if number else "") + json.dumps(asdict(piece), ensure_ascii=False)
+    yield "]}\n"
 
 
-def as_srt(transcript: Transcript, name: str) -> str:
+def as_srt(transcript: Transcript, name: str) -> Iterator[str]:
     """SubRip subtitles."""
-    blocks = (
-        f"{number}\n{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}\n{cue.text}\n"
-        for number, cue in enumerate(cues(transcript.words), 1)
-    )
-    return "\n".join(blocks)
+    for number, cue in enumerate(cues(transcript.words), 1):
+        times = f"{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}"
+        yield ("\n" if number > 1 else "") + f"{number}\n{times}\n{cue.text}\n"
 
 
-def as_vtt(transcript: Transcript, name: str) -> str:
+def as_vtt(transcript: Transcript, name: str) -> Iterator[str]:
     """WebVTT subtitles (W3C), with the characters escaped that have a meaning there."""
-    blocks = (
-        f"{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n{_escaped(cue.text)}\n"
-        for cue in cues(transcript.words)
-    )
-    return "\n".join(["WEBVTT\n", *blocks])
+    yield "WEBVTT\n"
+    for cue in cues(transcript.words):
+        yield f"\n{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n{_escaped(cue.text)}\n"
 
 
-def as_tsv(transcript: Transcript, name: str) -> str:
+def as_tsv(transcript: Transcript, name: str) -> Iterator[str]:
     """A row a cue: start and end in milliseconds, text; tabs between them."""
-    rows = (
-        f"{round(cue.start_seconds * 1000)}\t{round(cue.end_seconds * 1000)}\t{cue.text}\n"
-        for cue in cues(transcript.words)
-    )
-    return "".join(["start\tend\ttext\n", *rows])
+    yield "start\tend\ttext\n"
+    for cue in cues(transcript.words):
+        yield f"{round(cue.start_seconds * 1000)}\t{round(cue.end_seconds * 1000)}\t{cue.text}\n"
 
 
-def as_ctm(transcript: Transcript, name: str) -> str:
+def as_ctm(transcript: Transcript, name: str) -> Iterator[str]:
     """NIST's time-marked conversation format: recording, channel, start, duration, word, confidence."""
     recording = "_".join(name.split())  # its fields are separated by spaces
-    rows = (
-        f"{recording} 1 {word.start_seconds:.2f} {word.end_seconds - word.start_seconds:.2f} {word.text}"
-        f" {word.confidence:.2f}\n"
-        for word in transcript.words
-    )
-    return "".join(rows)
+    for word in transcript.words:
+        times = f"{word.start_seconds:.2f} {word.end_seconds - word.start_seconds:.2f}"
+        yield f"{recording} 1 {times} {word.text} {word.confidence:.2f}\n"
 
 
-FORMATS: dict[str, Callable[[Transcript, str], str]] = {
+FORMATS: dict[str, Callable[[Transcript, str], Iterator[str]]] = {
     "txt": as_txt,
     "json": as_json,
     "srt": as_srt,
@@ -104,7 +104,7 @@ FORMATS: dict[str, Callable[[Transcript, str], str]] = {
     "tsv": as_tsv,
     "ctm": as_ctm,
 }
-"""By suffix, what makes a file's content of a transcript and the name of its recording."""
+"""Writers by suffix: from a transcript and the name of its recording to the parts of a file's content."""
 
 
 def _clock(seconds: float, point: str) -> str:

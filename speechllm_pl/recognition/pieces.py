@@ -18,10 +18,14 @@ from speechllm_pl.recognition.word_times import Word
 PAUSE_SECONDS = 0.24
 """Shortest pause, three frames of 80 ms; stops inside a word are shorter."""
 
-LONG_PAUSE_SECONDS = 0.8
-"""Pause that ends a piece of any length: what was trained on was divided at such pauses."""
+LONG_PAUSE_SHARE = 0.05
+"""Length of a pause that ends a piece of any length, as a share of the longest piece: training on longer utterances has
+heard longer pauses inside them."""
 
-MARGIN_SECONDS = 0.3
+LONG_PAUSE_SECONDS = 0.4, 1.0
+"""Bounds of that length."""
+
+MARGIN_SECONDS = 0.16
 """How much of a long pause stays with the speech on either side."""
 
 LEAST_SHARE = 0.5
@@ -65,6 +69,12 @@ class AudioPiece:
         return seconds_of(self.start + len(self.samples))
 
 
+def long_pause(longest_seconds: float) -> float:
+    """Length in seconds from which a pause ends a piece of any length."""
+    least, most = LONG_PAUSE_SECONDS
+    return min(max(LONG_PAUSE_SHARE * longest_seconds, least), most)
+
+
 def pieces(
     chunks: Iterable[np.ndarray],
     log_probs_of: Callable[[np.ndarray], Tensor],
@@ -83,7 +93,7 @@ def pieces(
         Pieces that cover the recording in order. A recording that is no longer than the longest piece is one, and one
         without samples has one without samples.
     """
-    longest = samples_in(longest_seconds)
+    longest, long = samples_in(longest_seconds), samples_in(long_pause(longest_seconds))
     overlap = min(samples_in(OVERLAP_SECONDS), longest // 4)
     per_frame = round(seconds_per_frame * SAMPLING_RATE)
     held, start, shared = np.zeros(0, np.float32), 0, 0
@@ -92,13 +102,13 @@ def pieces(
         while len(held) > longest:
             window = held[:longest]
             pauses = _pauses(log_probs_of(window), window, per_frame)
-            ends = _ends_in_long_pauses(pauses, longest) or _end_in_a_pause(pauses, longest)
+            ends = _ends_in_long_pauses(pauses, longest, long) or _end_in_a_pause(pauses, longest)
             yield from _divided(held, ends or [longest], start, shared, pauses)
             shared = 0 if ends else overlap
             done = ends[-1] if ends else longest - overlap
             held, start = held[done:], start + done
     pauses = _pauses(log_probs_of(held), held, per_frame) if start and len(held) else []
-    yield from _divided(held, [*_ends_in_long_pauses(pauses, len(held)), len(held)], start, shared, pauses)
+    yield from _divided(held, [*_ends_in_long_pauses(pauses, len(held), long), len(held)], start, shared, pauses)
 
 
 def _divided(
@@ -135,15 +145,15 @@ def _pauses(log_probs: Tensor, samples: np.ndarray, per_frame: int) -> list[Stre
     return []
 
 
-def _ends_in_long_pauses(pauses: Sequence[Stretch], length: int) -> list[int]:
+def _ends_in_long_pauses(pauses: Sequence[Stretch], length: int, long: int) -> list[int]:
     """Ends of pieces in the long pauses, which are their own pieces if they are longer than their margins."""
     margin, ends = samples_in(MARGIN_SECONDS), []
     for first, end in pauses:
-        if end - first < samples_in(LONG_PAUSE_SECONDS):
+        if end - first < long:
             continue
         if first == 0 or end == length:
             ends.append(end - margin if first == 0 else first + margin)
-        elif end - first < 3 * margin:
+        elif end - first < 4 * margin:
             ends.append((first + end) // 2)
         else:
             ends += [first + margin, end - margin]

@@ -136,12 +136,17 @@ class Transcriber:
         for source in sources:
             recording = _Recording(source.name)
             waiting.append(recording)
+            before = None
             try:
                 for audio in pieces(source.chunks, self._log_probs, self.longest_seconds, per_frame):
-                    yield _part(recording, audio)
+                    if before is not None:
+                        yield before
+                    before = _part(recording, audio)
             except UserError as error:
-                recording.error = error
-            recording.ended = True
+                recording.error, before = error, None
+            recording.ended = True  # before its last part goes, so that nobody waits for more
+            if before is not None:
+                yield before
 
     def _log_probs(self, samples: np.ndarray) -> Tensor:
         """`(T, V)` log probabilities of the CTC head for `(N,)` samples."""

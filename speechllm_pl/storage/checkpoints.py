@@ -59,7 +59,7 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
     """Read a checkpoint, sharded or not, to the CPU, without running pickled code.
 
     Args:
-        path: a file, a folder of shards, whose tensors are joined here, or a consolidated folder.
+        path: a file, a folder of shards, whose tensors are joined here, a consolidated folder, or a run's folder.
         stage: `ctc` or `llm`, if only that stage is accepted.
         optimizer: whether to read the optimiser's state, which is twice as large as the weights.
 
@@ -67,6 +67,7 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
         UserError: missing, unreadable, damaged or edited, not ours, of the wrong stage, or with weights that are not
             finite.
     """
+    path = of_run(path)
     checkpoint = read_record(path)
     if stage is not None and checkpoint[RECORD]["stage"] != stage:
         found = STAGES[checkpoint[RECORD]["stage"]]
@@ -82,13 +83,19 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
     return checkpoint
 
 
+def of_run(path: str | Path) -> Path:
+    """Path of the best checkpoint for a run's folder; the path itself if it is something else."""
+    best = Path(path, "checkpoints", BEST)
+    return best if best.exists() else Path(path)
+
+
 def read_record(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint as `read_checkpoint` does, but a folder without the tensors of model and optimiser.
 
     Raises:
         UserError: missing, unreadable, damaged or edited, or not ours.
     """
-    path = Path(path)
+    path = of_run(path)
     if not path.exists():
         raise UserError(f"checkpoint {path} does not exist: train first (make pretrain-ctc, make finetune)")
     if (why := no_file(path)) not in ("", "a folder"):

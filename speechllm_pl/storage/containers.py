@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import miniaudio
 import soundfile
+from miniaudio import ffi, lib
 
 UNKNOWN_LENGTH = 0xFFFFFF00
 """Lengths from here on mean that the file was written to a pipe and its header never completed."""
@@ -179,12 +180,23 @@ def _missing_of_nist(file: BinaryIO, size: int) -> int:
 def _passed_over_in_mp3(path: Path) -> str:
     """Describe what libsndfile would skip of an MP3 of variable bit rate without a Xing frame, which has the length."""
     try:
-        there, read = miniaudio.mp3_get_info(path.read_bytes()).num_frames, soundfile.info(path).frames
+        there, read = _mp3_samples(path), soundfile.info(path).frames
     except (miniaudio.DecodeError, soundfile.LibsndfileError):  # whoever reads it says so
         return ""
     if there <= read + MP3_FRAME:
         return ""
     return f"{there - read} of its {there} samples would be passed over, as its first frame tells no length"
+
+
+def _mp3_samples(path: Path) -> int:
+    """Number of samples, counted in the file itself: its content would be as large as the recording is long."""
+    with ffi.new("ma_dr_mp3 *") as mp3:
+        if not lib.ma_dr_mp3_init_file(mp3, os.fsencode(path), ffi.NULL):
+            raise miniaudio.DecodeError
+        try:
+            return lib.ma_dr_mp3_get_pcm_frame_count(mp3)
+        finally:
+            lib.ma_dr_mp3_uninit(mp3)
 
 
 def _broken_pages(file: BinaryIO) -> str:

@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 from speechllm_pl.recognition.decoding_options import Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.recognizer import Heard, Recognizer
+
+NO_TOKENIZER = SimpleNamespace(unk=1, encode=lambda text: [1])
 
 
 class Listener(Recognizer):
@@ -22,18 +25,21 @@ class Listener(Recognizer):
     """
 
     def __init__(self, before: Callable[[int], Any] = lambda _: None, precision: Precision = "32-true") -> None:
-        super().__init__(cast(Any, nn.Linear(1, 1)), cast(Any, None), precision=precision)
+        super().__init__(cast(Any, nn.Linear(1, 1)), cast(Any, NO_TOKENIZER), precision=precision)
         self.before = before
         self.batches: list[list[int]] = []  # lengths
         self.given: list[weakref.ref] = []
         self.alive: list[int] = []  # of the batches so far, at each
         self.dtypes: list[torch.dtype] = []
 
-    def transcribe(self, waveforms: Tensor, lengths: Tensor, *_: Any, **__: Any) -> dict[str, list[Hypothesis]]:
+    speech = cast(Any, SimpleNamespace(seconds_per_frame=0.08))
+
+    def hear(self, waveforms: Tensor, lengths: Tensor, *_: Any) -> Heard:
         self.before(len(self.batches))
         self.batches.append(lengths.tolist())
         self.given.append(weakref.ref(waveforms))
         gc.collect()
         self.alive.append(sum(waveforms() is not None for waveforms in self.given))
         self.dtypes.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
-        return {"ctc": [Hypothesis(f"{length} samples") for length in lengths.tolist()]}
+        found = [Hypothesis(f"{length} samples") for length in lengths.tolist()]
+        return Heard(torch.zeros(len(found), 1, 2), torch.ones_like(lengths), found, None)

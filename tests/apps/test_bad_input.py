@@ -80,6 +80,32 @@ def cut_aiff(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10_000])
 
 
+def minute(path: Path, format: str = "WAV", channels: int = 1, last: float = 0.0) -> None:
+    samples = np.tile(speak("one two"), 80)[:, None].repeat(channels, 1) * [1, -1][:channels]
+    samples[-1, 0] += last
+    soundfile.write(path, samples, RATE, format=format, subtype="FLOAT" if format == "WAV" else None)
+
+
+def infected_late(path: Path) -> None:
+    minute(path, last=np.nan)
+
+
+def opposite(path: Path) -> None:
+    minute(path, channels=2)
+
+
+def cut_minute(path: Path) -> None:
+    minute(path)
+    path.write_bytes(path.read_bytes()[:-100_000])
+
+
+def damaged_minute(path: Path) -> None:
+    minute(path, "FLAC")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 4000] = bytes(4000)
+    path.write_bytes(content)
+
+
 BROKEN = {
     "a 0-byte file": (lambda path: path.write_bytes(b""), "not audio"),
     "a text named wav": (lambda path: path.write_text("these are words\n" * 100), "not audio"),
@@ -91,7 +117,11 @@ BROKEN = {
     "a header of 3 kHz": (lambda path: soundfile.write(path, speak("one"), 3_000), "implausible sampling rate"),
     "no samples": (lambda path: soundfile.write(path, np.zeros(0), RATE), "0 seconds"),
     "a sample that is NaN": (infected, "not finite"),
-    "half an hour": (lambda path: soundfile.write(path, np.zeros(1800 * 100), 100), "limit is 30 s"),
+    "half an hour": (lambda path: soundfile.write(path, np.zeros(1800 * 100), 100), "implausible sampling rate"),
+    "a NaN after a minute": (infected_late, "not finite"),
+    "a minute of opposite channels": (opposite, "cancel each other"),
+    "a minute that was cut off": (cut_minute, "truncated"),
+    "a damaged minute": (damaged_minute, "not its samples"),
 }
 
 
@@ -124,11 +154,17 @@ def test_a_language_that_nobody_knows_is_refused(speechllm, untrained_llm: Path,
     assert "no effect" not in done.err
 
 
-def test_the_limit_can_be_raised(speechllm, untrained_ctc: Path, tmp_path: Path) -> None:
+def test_what_is_longer_than_the_limit_is_transcribed_in_pieces(speechllm, untrained_ctc: Path, tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
     soundfile.write(path, np.tile(speak("one two"), 4), RATE)
-    assert "limit is 2 s" in speechllm("transcribe", path, "--checkpoint", untrained_ctc, "--max_seconds", 2).error()
-    assert speechllm("transcribe", path, "--checkpoint", untrained_ctc, "--max_seconds", 4).status == 0
+    for limit, several in ((2, True), (4, False)):
+        done = speechllm("transcribe", path, "--checkpoint", untrained_ctc, "--max_seconds", limit, "--format", "json")
+        assert done.status == 0, done.err
+        pieces = json.loads(done.out)["pieces"]
+        assert (len(pieces) > 1) == several
+        assert all(piece["end_seconds"] - piece["start_seconds"] <= limit for piece in pieces)
+    told = speechllm("transcribe", path, "--checkpoint", untrained_ctc, "--max_seconds", 0.5).error()
+    assert "max_seconds 0.5 leaves no room for a word: give at least 1" in told
 
 
 def test_files_and_folders_without_audio_are_named(speechllm, untrained_ctc: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """`speechllm transcribe`: each text is printed when it is there, whatever becomes of the others."""
 
-import itertools
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import SPLITS
 from listener import Listener
+
+from speechllm_pl.recognition.formats import FORMATS
 
 
 @pytest.fixture
@@ -27,19 +29,30 @@ def lines(files: list[Path], count: int) -> list[str]:
     return [f"{file}: {length} samples" for file, length in zip(files[:count], samples[:count], strict=True)]
 
 
-def test_texts_are_printed_batch_by_batch_in_the_order_of_the_files(transcribe, monkeypatch, tmp_path: Path) -> None:
-    """Before a batch is recognised, whoever reads the output has the texts of all before it."""
+def printable_after(batches: list[list[int]]) -> int:
+    """Number of files from the first one on that all are in one of the batches."""
+    left = sorted(samples for batch in batches for samples in batch)
+    for count, text in enumerate(SPLITS["train"]):
+        if (samples := 800 + len(text.split()) * 5600) not in left:
+            return count
+        left.remove(samples)
+    return len(SPLITS["train"])
+
+
+def test_texts_are_printed_when_they_are_there_in_the_order_of_the_files(
+    transcribe, monkeypatch, tmp_path: Path
+) -> None:
+    """Before a batch is recognised, whoever reads the output has the texts of all files whose turn it is."""
     arrived: list[list[str]] = []
     recognizer = Listener(lambda _: arrived.append((tmp_path / "out").read_text().splitlines()))
     with (tmp_path / "out").open("w") as out, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", out)
         done, files = transcribe(recognizer)
     assert done.status == 0, done.err
-    given = [0]
-    for batch in recognizer.batches:
-        given.append(given[-1] + len(batch))
+    given = [printable_after(recognizer.batches[:number]) for number in range(len(recognizer.batches))]
     assert len(recognizer.batches) >= 4
-    assert arrived == [lines(files, count) for count in given[:-1]]
+    assert max(given) > min(given[1:]) > 0
+    assert arrived == [lines(files, count) for count in given]
     assert (tmp_path / "out").read_text().splitlines() == lines(files, 8)
 
 
@@ -48,8 +61,7 @@ def test_batches_are_as_long_as_was_said_with_padding(transcribe) -> None:
     transcribe(recognizer)
     long = [[samples / 16_000 for samples in batch] for batch in recognizer.batches]
     assert all(max(batch) * len(batch) <= 2.5 for batch in long)
-    for batch, following in itertools.pairwise(long):
-        assert max(*batch, following[0]) * (len(batch) + 1) > 2.5
+    assert sum(len(batch) > 1 for batch in long) >= 2
 
 
 def test_an_interruption_leaves_what_is_printed_and_ends_with_one_line(transcribe, corpus: Path) -> None:
@@ -59,7 +71,8 @@ def test_an_interruption_leaves_what_is_printed_and_ends_with_one_line(transcrib
 
     recognizer = Listener(interrupt)
     done, files = transcribe(recognizer, corpus / "missing.wav")
-    count = sum(map(len, recognizer.batches))
+    count = printable_after(recognizer.batches)
+    assert count
     assert done.status == 130
     assert done.out.splitlines() == lines(files, count)
     assert done.err.splitlines()[-1] == (f"interrupted: {count} of 9 files are transcribed: give the other files again")
@@ -92,3 +105,119 @@ def test_progress_counts_files_to_the_last(transcribe, tmp_path: Path) -> None:
     bars = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("transcribing: ")]
     assert "| 9/9 [" in bars[-1]
     assert bars[-1].startswith("transcribing: 100%")
+
+
+def test_the_bar_tells_how_much_faster_than_real_time_it_is(transcribe) -> None:
+    done, _ = transcribe(Listener(lambda _: None))
+    bars = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("transcribing: ")]
+    minutes = sum(0.05 + 0.35 * len(text.split()) for text in SPLITS["train"]) / 60
+    assert f"{minutes:.1f} min of audio, RTFx " in bars[-1]
+
+
+# files of transcripts
+
+
+@pytest.fixture
+def recordings(corpus: Path, tmp_path: Path) -> Path:
+    """A folder of three recordings, two of one name."""
+    folder = tmp_path / "in"
+    for number, name in enumerate(("a.wav", "b.wav", "sub/a.wav")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes((corpus / f"train-{number}.wav").read_bytes())
+    return folder
+
+
+@pytest.fixture
+def written(speechllm, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(*more: object, before=lambda _: None):
+        listener = Listener(before)
+        monkeypatch.setattr("speechllm_pl.apps.transcribe.Recognizer.load", lambda *_, **__: listener)
+        given = ("transcribe", recordings, "--checkpoint", "x", "--output_dir", tmp_path / "out", *more)
+        return speechllm(*given), listener
+
+    return run
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_every_audio_file_has_files_of_its_own(written, tmp_path: Path) -> None:
+    done, _ = written("--format", "all")
+    assert done.status == 0, done.err
+    expected = [f"{name}.{suffix}" for name in ("a", "b", "sub/a") for suffix in FORMATS]
+    assert names(tmp_path / "out") == sorted(expected)
+    assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "23200 samples\n"
+    assert [*map(Path, done.out.splitlines())] == [tmp_path / "out" / name for name in expected]
+    assert json.loads((tmp_path / "out" / "b.json").read_text())["text"] == "12000 samples"
+
+
+def test_a_template_names_the_files(written, tmp_path: Path) -> None:
+    done, _ = written("--output_template", "texts/{folder}-{name}-{suffix}")
+    assert done.status == 0, done.err
+    assert names(tmp_path / "out") == ["texts/.-a-wav.txt", "texts/.-b-wav.txt", "texts/sub-a-wav.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--output_template", "{name}"), "several audio files would be written to"),
+        (("--output_template", "{title}"), "{title}, which is unknown: give one of {folder}, {name}, {suffix}"),
+        (("--output_template", "{name"), "is no template"),
+    ],
+)
+def test_a_template_that_cannot_be_is_refused(written, tmp_path: Path, more, told: str) -> None:
+    done, _ = written(*more)
+    assert told in done.error()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_there_is_left_as_it_is(written, recordings: Path, tmp_path: Path) -> None:
+    def interrupt(batch: int) -> None:
+        if batch == 1:
+            raise KeyboardInterrupt
+
+    done, _ = written("--max_duration", 1.2, before=interrupt)
+    assert done.status == 130
+    assert "1 of 3 files are transcribed: run the same command again" in done.err
+    assert names(tmp_path / "out") == ["a.txt"]
+    (tmp_path / "out" / "a.txt").write_text("mine\n")
+    done, listener = written()
+    assert done.status == 0, done.err
+    assert "1 of 3 files are transcribed already" in done.err
+    assert sum(map(len, listener.batches)) == 2
+    assert (tmp_path / "out" / "a.txt").read_text() == "mine\n"
+    os.utime(recordings / "a.wav", (2e9, 2e9))  # it is another recording now
+    done, listener = written()
+    assert [len(batch) for batch in listener.batches] == [1]
+    assert (tmp_path / "out" / "a.txt").read_text() == "17600 samples\n"
+
+
+def test_failures_are_told_at_the_end_and_the_others_written(written, recordings: Path, tmp_path: Path) -> None:
+    (recordings / "c.wav").write_text("no audio")
+    done, _ = written()
+    assert f"1 of 4 files refused: {recordings / 'c.wav'}: not audio" in done.error()
+    assert names(tmp_path / "out") == ["a.txt", "b.txt", "sub/a.txt"]
+
+
+@pytest.mark.parametrize("format", ["txt", "srt", "vtt", "tsv", "ctm"])
+def test_one_files_transcript_may_be_printed_in_any_format(transcribe, corpus: Path, speechllm, format: str) -> None:
+    transcribe(Listener())  # puts a listener in the model's place
+    done = speechllm("transcribe", corpus / "train-0.wav", "--checkpoint", "x", "--format", format)
+    assert done.status == 0, done.err
+    words = done.out.split()
+    assert "17600" in words
+    assert "samples" in words
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--format", "srt"), "8 files in one output of format srt: give --output_dir"),
+        (("--format", "all"), "format all writes files: give --output_dir"),
+        (("--output_template", "{name}"), "output_template has no effect without output_dir"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(transcribe, more, told: str) -> None:
+    done, _ = transcribe(Listener(), *more)
+    assert told in done.error()

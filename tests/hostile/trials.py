@@ -7,19 +7,23 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from jail import Ended, confined
 
 from data_prep import table, tokenizer
 from data_prep.machinery.command_line import run
 from data_prep.tiny_llm.text_pool import read_texts
-from speechllm_pl.apps import main, recognition, transcribe
+from speechllm_pl.apps import main, recognition
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.transcriber import Source, Transcriber
+from speechllm_pl.recognition.transcript import Transcript
 
 CANARY = "canary"
 """The file of the folder that what is executed would make: it is not to be there afterwards."""
@@ -113,7 +117,26 @@ def _listen(heard: Path) -> None:
                 file.write(json.dumps([id_, length]) + "\n")
         return recognize_batch(recognizer, batch, options)
 
-    recognition.recognize_batch = transcribe.recognize_batch = noting
+    transcripts = Transcriber.transcripts
+
+    def counted(source: Source) -> Source:
+        def chunks() -> Iterator[np.ndarray]:
+            length = 0
+            for samples in source.chunks:
+                yield samples
+                length += len(samples)
+            with heard.open("a") as file:
+                file.write(json.dumps([source.name, length]) + "\n")
+
+        return Source(source.name, chunks())
+
+    def noting_transcripts(
+        self: Transcriber, sources: Iterable[Source], language: str
+    ) -> Iterator[Transcript | UserError]:
+        return transcripts(self, map(counted, sources), language)
+
+    recognition.recognize_batch = noting
+    Transcriber.transcripts = noting_transcripts
 
 
 def heard_samples(folder: Path) -> dict[str, int]:

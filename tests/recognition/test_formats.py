@@ -20,6 +20,10 @@ LATE = Piece(3700.0, 3724.0, "late", said(("late", 3723.25, 3723.75)), "ctc", "t
 TRANSCRIPT = Transcript(3724.0, "en", (HELLO, SILENCE, LATE))
 
 
+def written(suffix: str, transcript: Transcript = TRANSCRIPT) -> str:
+    return "".join(FORMATS[suffix](transcript, "my talk"))
+
+
 @pytest.mark.parametrize(
     ("suffix", "content"),
     [
@@ -40,12 +44,13 @@ TRANSCRIPT = Transcript(3724.0, "en", (HELLO, SILENCE, LATE))
     ],
 )
 def test_each_format_is_what_its_readers_expect(suffix: str, content: str) -> None:
-    assert FORMATS[suffix](TRANSCRIPT, "my talk") == content
+    assert written(suffix) == content
 
 
 def test_json_says_all_that_is_known() -> None:
-    known = json.loads(FORMATS["json"](TRANSCRIPT, "my talk"))
+    known = json.loads(written("json"))
     assert known["text"] == "hello <world> late"
+    assert (known["recording"], known["seconds"], known["language"]) == ("my talk", 3724.0, "en")
     assert known["decoded_by"] == "llm,ctc"
     assert [piece["decoded_by"] for piece in known["pieces"]] == ["llm", "silence", "ctc"]
     assert known["pieces"][2]["remark"] == "the LLM's text was a loop"
@@ -60,7 +65,7 @@ def test_json_says_all_that_is_known() -> None:
 
 @pytest.mark.parametrize("suffix", sorted(FORMATS))
 def test_a_recording_without_words_is_a_file_without_words(suffix: str) -> None:
-    content = FORMATS[suffix](Transcript(9.0, None, (Piece(0.0, 9.0, "", (), "silence"),)), "quiet")
+    content = written(suffix, Transcript(9.0, None, (Piece(0.0, 9.0, "", (), "silence"),)))
     empty = {"txt": "\n", "srt": "", "vtt": "WEBVTT\n", "tsv": "start\tend\ttext\n", "ctm": ""}
     assert content == empty[suffix] if suffix in empty else json.loads(content)["text"] == ""
 

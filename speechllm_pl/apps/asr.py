@@ -1,0 +1,135 @@
+"""A trained recogniser for scripts: `speechllm_pl.load`."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import soxr
+from torch import Tensor
+
+from speechllm_pl.apps.audio_files import samples_of
+from speechllm_pl.apps.ranks import device_of
+from speechllm_pl.core.audio.sampling_rates import implausible_rate
+from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
+from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
+from speechllm_pl.recognition.guard import GuardLimits
+from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.transcriber import Source, Transcriber
+from speechllm_pl.recognition.transcript import Transcript
+
+Audio = str | Path | np.ndarray | Tensor
+"""An audio file, or samples: `(N,)`, or `(channel, N)`, of floats in -1 … 1."""
+
+
+class Asr:
+    """Transcribes audio of any length.
+
+    Args:
+        transcriber: model and options.
+        precision: precision of the computation; None is that of training.
+    """
+
+    def __init__(self, transcriber: Transcriber, precision: Precision | None = None):
+        self.transcriber, self.precision = transcriber, precision
+
+    @overload
+    def transcribe(
+        self, audio: Audio, *, language: str | None = None, sampling_rate: int = SAMPLING_RATE
+    ) -> Transcript: ...
+
+    @overload
+    def transcribe(
+        self, audio: Sequence[Audio], *, language: str | None = None, sampling_rate: int = SAMPLING_RATE
+    ) -> list[Transcript]: ...
+
+    def transcribe(
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        language: str | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+    ) -> Transcript | list[Transcript]:
+        """Transcribe a recording, or a list of them in batches of like length.
+
+        Args:
+            audio: a file's path, `(N,)` or `(channel, N)` samples of floats in -1 … 1, or a list of such.
+            language: ISO 639-1 code, for a model whose instruction names the language.
+            sampling_rate: of samples, in Hz; files have their own.
+
+        Returns:
+            A transcript of one recording, or a list of them in the order of `audio`. Times are in seconds.
+
+        Raises:
+            UserError: a recording cannot be read.
+        """
+        if isinstance(audio, Audio):
+            (transcript,) = self._transcripts([audio], language, sampling_rate)
+            return transcript
+        return list(self._transcripts(audio, language, sampling_rate))
+
+    def _transcripts(self, audio: Sequence[Audio], language: str | None, hz: int) -> Iterator[Transcript]:
+        sources = (_source(each, f"recording {number}", hz) for number, each in enumerate(audio))
+        with self.transcriber.recognizer.decoding(self.precision):
+            for found in self.transcriber.transcripts(sources, language or UNKNOWN_LANGUAGE):
+                if isinstance(found, UserError):
+                    raise found
+                yield found
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    precision: Precision | None = None,
+    llm: str | None = None,
+    max_seconds: float | None = None,
+    batch_seconds: float = 60.0,
+    guard: bool = True,
+    **decoding: Any,
+) -> Asr:
+    """Load a trained recogniser.
+
+    Args:
+        path: run folder, whose best checkpoint is taken, or a checkpoint.
+        device: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU if there is one.
+        precision: precision of the computation; default is that of training.
+        llm: folder or name of the LLM, if it has moved since training.
+        max_seconds: longest stretch that is decoded at once; default is the longest utterance of the training.
+        batch_seconds: audio in a batch.
+        guard: doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard.
+        decoding: fields of `DecodingOptions`, such as `decoder="beam"`.
+
+    Raises:
+        UserError: there is no checkpoint, or it cannot be used.
+    """
+    transcriber = Transcriber(
+        Recognizer.load(path, llm, device_of(device)),
+        DecodingOptions(**decoding),
+        longest_seconds=max_seconds,
+        batch_seconds=batch_seconds,
+        limits=GuardLimits() if guard else None,
+    )
+    return Asr(transcriber, precision)
+
+
+def _source(audio: Audio, name: str, hz: int) -> Source:
+    if isinstance(audio, str | Path):
+        return Source(str(audio), samples_of(Path(audio)))
+    return Source(name, _mono(audio, name, hz))
+
+
+def _mono(audio: np.ndarray | Tensor, name: str, hz: int) -> Iterator[np.ndarray]:
+    """Samples as one float32 channel at 16 kHz."""
+    samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
+        given = f"{samples.dtype} of shape {samples.shape}"
+        raise UserError(f"{name} is {given}: give floats in -1 … 1, of shape (N,) or (channel, N)")
+    if wrong := implausible_rate(hz):
+        raise UserError(f"{name}: {wrong}")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{name} has samples that are not finite")
+    mono = (samples.mean(0) if samples.ndim == 2 else samples).astype(np.float32)
+    yield mono if hz == SAMPLING_RATE else soxr.resample(mono, hz, SAMPLING_RATE).astype(np.float32)
