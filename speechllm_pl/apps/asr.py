@@ -33,7 +33,8 @@ class Asr:
     """
 
     def __init__(self, transcriber: Transcriber, precision: Precision | None = None):
-        self.transcriber, self.precision = transcriber, precision
+        self.transcriber = transcriber
+        self.precision: Precision | None = precision
 
     @overload
     def transcribe(

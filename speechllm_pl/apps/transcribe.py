@@ -170,8 +170,8 @@ def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptF
     elif format == "json":
         print_above(_json_line(path, transcript))
     else:
-        content = "".join(FORMATS[format](transcript, path.stem)).removesuffix("\n")
-        print_above("\n".join(map(printable, content.split("\n"))))
+        for line in "".join(FORMATS[format](transcript, path.stem)).splitlines():
+            print_above("\t".join(map(printable, line.split("\t"))))
 
 
 def _json_line(path: Path, transcript: Transcript) -> str:
