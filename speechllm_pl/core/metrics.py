@@ -116,13 +116,13 @@ def table(
             "deletions": words.deletions,
             "substitutions": words.substitutions,
             "utterances": len(members),
-            "confidence_interval": list(_percentiles(rates, level)),
+            "confidence_interval": _percentiles(rates, level),
         }
     average = {
         "wer": float(np.mean([row["wer"] for row in languages.values()])),
         "cer": float(np.mean([row["cer"] for row in languages.values()])),
         # Every language is resampled on its own, as the test set was drawn.
-        "confidence_interval": list(_percentiles(np.mean(resampled, axis=0), level)),
+        "confidence_interval": _percentiles(np.mean(resampled, axis=0), level),
     }
     return {"average": average, "languages": languages}
 
@@ -192,6 +192,5 @@ def _resampled_rates(errors: np.ndarray, words: np.ndarray, samples: int, rng: n
     return rates
 
 
-def _percentiles(rates: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _percentiles(rates: np.ndarray, level: float) -> list[float]:
+    return np.quantile(rates, [(1 - level) / 2, (1 + level) / 2]).tolist()

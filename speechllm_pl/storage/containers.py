@@ -79,9 +79,9 @@ def _missing(file: BinaryIO, head: bytes, size: int) -> int:
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _missing_of_aiff(file, size, compressed=head[8:12] == b"AIFC")
     if head[:4] == b"caff":
-        return _missing_of_caf(file, size)
+        return _missing_of_data(file, size, ">4sq", header=8, align=1)
     if head.startswith(b"riff\x2e\x91\xcf\x11"):
-        return _missing_of_w64(file, size)
+        return _missing_of_data(file, size, "<16sq", header=40, align=8, own=24)
     if head[:4] in (b".snd", b"dns."):
         return _missing_of_au(file, size)
     if head.startswith(b"NIST_1A"):
@@ -145,17 +145,11 @@ def _promised_of_aiff(header: bytes, compressed: bool) -> int:
     return channels * frames * SAMPLE_BYTES.get(kind, -(-bits // 8)) if kind in PLAIN else 0
 
 
-def _missing_of_caf(file: BinaryIO, size: int) -> int:
-    for name, length in _chunks(file, ">4sq", header=8, align=1):
-        if name == b"data":
-            return max(0, file.tell() + length - size)  # less than 0 if the length is unknown
-    return 0
-
-
-def _missing_of_w64(file: BinaryIO, size: int) -> int:
-    for name, length in _chunks(file, "<16sq", header=40, align=8, own=24):
+def _missing_of_data(file: BinaryIO, size: int, layout: str, **chunks: int) -> int:
+    """Missing bytes of the chunk that begins with `data`, as CAF and W64 have it; arguments as of `_chunks`."""
+    for name, length in _chunks(file, layout, **chunks):
         if name.startswith(b"data"):
-            return max(0, file.tell() + length - size)
+            return max(0, file.tell() + length - size)  # less than 0 if the length is unknown
     return 0
 
 

@@ -93,8 +93,9 @@ def load_shards(path: Path, tensors: dict[str, Tensor], group: dist.ProcessGroup
         found = {name for name in found if name.startswith(MODEL)}
     refuse_other_keys(set(tensors), found)
     load_distributed(tensors, storage_reader=reader, no_dist=not dist.is_initialized())
-    weights = {name: _local(tensor) for name, tensor in tensors.items() if name.startswith(MODEL)}
-    _refuse_together(broken(path, name) if (name := not_finite(weights)) else "", group)
+    weights = {name: tensor for name, tensor in tensors.items() if name.startswith(MODEL)}
+    own = {name: tensor.to_local() if isinstance(tensor, DTensor) else tensor for name, tensor in weights.items()}
+    _refuse_together(broken(path, name) if (name := not_finite(own)) else "", group)
 
 
 def _damage(path: Path, digests: dict[str, str] | None, rank: int = 0, ranks: int = 1) -> str:
@@ -112,10 +113,6 @@ def _damage(path: Path, digests: dict[str, str] | None, rank: int = 0, ranks: in
 
 def _saved_digests(path: Path) -> dict[str, str] | None:
     return torch.load(path / RECORD_FILE, map_location="cpu", weights_only=True).get(DIGESTS)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _refuse_together(problem: str, group: dist.ProcessGroup | None) -> None:
