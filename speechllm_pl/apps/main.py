@@ -113,29 +113,20 @@ def run_command(arguments: list[str]) -> None:
     Raises:
         UserError: the program does not exist.
     """
-    command = arguments[0] if arguments else "--help"
+    command, named = " ".join(arguments[:1]), " ".join(arguments[:2])
     group = {name: told for name, told in PROGRAMS.items() if name.startswith(f"{command} ")}
-    named = " ".join(arguments[:2])
-    if command in ("-h", "--help"):
-        print(
-            "usage: speechllm COMMAND [OPTIONS]",
-            _listed(COMMANDS),
-            "`speechllm COMMAND --help` lists its options.",
-            sep="\n\n",
-        )
+    if command in ("", "-h", "--help"):
+        usage, more = "usage: speechllm COMMAND [OPTIONS]", "`speechllm COMMAND --help` lists its options."
+        print(usage, _listed(COMMANDS), more, sep="\n\n")
     elif command in TRAINER_COMMANDS or command.startswith("-"):
         sys.argv[1:] = arguments  # where Lightning looks; the ranks that it starts run the file that comes first
         import_module("speechllm_pl.apps.trainer_cli").run_trainer()
-    elif named in group:
-        _run_program(named, arguments[2:])
+    elif program := next((name for name in (named, command) if name in PROGRAMS), None):
+        _run_program(program, arguments[len(program.split()) :])
     elif group and (named == command or arguments[1].startswith("-")):
         print(_listed(group))
-    elif group:
-        raise _unknown(named, group)
-    elif command in PROGRAMS:
-        _run_program(command, arguments[1:])
     else:
-        raise _unknown(command, COMMANDS)
+        raise _unknown(named if group else command, group or COMMANDS)
 
 
 def _listed(commands: dict[str, str]) -> str:

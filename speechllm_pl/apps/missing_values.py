@@ -1,9 +1,9 @@
 """Check for values that a model's class needs and that a configuration removes."""
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pkgutil import resolve_name
 from types import NoneType
 from typing import Any, get_args
 
@@ -19,8 +19,7 @@ def refuse_missing_values(model: Any) -> None:
     Raises:
         UserError: null is given for a needed value, or a single value for a group of settings.
     """
-    module, _, name = model.class_path.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
+    kind = resolve_name(model.class_path)
     of_model = {field.name: field.type for field in fields(kind.config_class)}
     of_training = {name: setting.annotation for name, setting in inspect.signature(kind).parameters.items()}
     for name, type_ in (of_training | of_model).items():

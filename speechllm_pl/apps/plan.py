@@ -2,9 +2,9 @@
 
 import sys
 from functools import partial
-from importlib import import_module
 from math import ceil
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -154,7 +154,7 @@ def setup_of(
         max_duration=data.max_seconds if data.max_duration == "auto" else data.max_duration,
         max_seconds=data.max_seconds,
         val_max_duration=None if data.val_max_duration == "auto" else data.val_max_duration,
-        optimizer=partial(_class(model.optimizer.class_path), **(model.optimizer.get("init_args") or {})),
+        optimizer=partial(resolve_name(model.optimizer.class_path), **(model.optimizer.get("init_args") or {})),
         sharding=strategy if gpus > 1 else "none",
         gpus=gpus,
         gpus_per_node=gpus_per_node or devices or 8,
@@ -186,7 +186,7 @@ def blueprint_of(model: Any) -> Blueprint:
     Raises:
         NotKnown: the LLM's shape is not known here.
     """
-    config = _class(model.class_path).config_class.from_record(model.init_args.as_dict())
+    config = resolve_name(model.class_path).config_class.from_record(model.init_args.as_dict())
     llm = llm_shape(config.llm) if isinstance(config, SpeechLlmConfig) else None
     return Blueprint(config, ctc_classes(model.init_args.tokenizer), llm)
 
@@ -221,11 +221,6 @@ def _strategy(strategy: Any) -> tuple[Sharding, dict[str, Any], type]:
 
     if isinstance(strategy, str):
         return ("fsdp", {}, FSDPStrategy) if "fsdp" in strategy else ("ddp", {}, DDPStrategy)
-    kind = _class(strategy.class_path)
+    kind = resolve_name(strategy.class_path)
     sharded = issubclass(kind, ModelParallelStrategy | FSDPStrategy)
     return ("fsdp" if sharded else "ddp"), dict(strategy.get("init_args") or {}), kind
-
-
-def _class(path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)

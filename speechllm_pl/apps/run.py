@@ -88,19 +88,11 @@ SWITCHES = {
 }
 UNLIMITED = 999
 """Steps side by side without a number, as `make -j` gives it."""
-DEFAULTS = {
-    "data": "spoken_numbers",
-    "size": "tiny",
-    "trainer": "cpu",
-    "split": "test",
-    "name": "demo",
-    "codec": "opus",
-    "hours": "3",
-    "jobs": 2,
-    "nodes": 1,
-    "gpus": "1",
-    "tasks": 1,
-    "array": "0-7",
+DEFAULTS: dict[str, Any] = {"name": "demo", "array": "0-7"} | {
+    field.name: field.default
+    for kind in (Recipe, Preparation, Experiment, Cluster)
+    for field in fields(kind)
+    if isinstance(field.default, str | int)
 }
 
 

@@ -32,16 +32,14 @@ def amounts(data: PreparedData) -> list[dict[str, Any]]:
     """Amounts of data: a row for each split and language present, and one for each whole split."""
     rows = []
     for split in data.splits:
-        inside = data.in_split(split)
-        for language in sorted(data.languages):
-            rows.append(_amount(data, inside & data.in_language(language), split, language))
-        rows.append(_amount(data, inside, split, "all"))
-    return [row for row in rows if row["utterances"]]
+        rows += [_amount(data, mask, split, language) for of, language, mask in data.groups() if of == split]
+        rows.append(_amount(data, data.in_split(split), split, "all"))
+    return rows
 
 
 def _amount(data: PreparedData, chosen: np.ndarray, split: str, language: str) -> dict[str, Any]:
     seconds, speakers = data.seconds[chosen], data.speaker[chosen]
-    spread = [float(value) for value in np.percentile(seconds, (0, 50, 100))] if len(seconds) else [0.0] * 3
+    spread = map(float, np.percentile(seconds, (0, 50, 100)))
     return {
         "split": split,
         "language": language,
@@ -191,29 +189,17 @@ def _repeats(hashes: np.ndarray) -> int:
 
 def levels(data: PreparedData, heard: Mapping[int, Heard]) -> list[dict[str, Any]]:
     """Decoded recordings and the medians of their measures, a row for each split and language."""
-    groups: dict[tuple[str, str], list[Heard]] = {}
-    for utterance, each in heard.items():
-        groups.setdefault((data.split_of(utterance), data.language_of(utterance)), []).append(each)
     rows = []
-    for split in data.splits:
-        for language in sorted(data.languages):
-            if (split, language) not in groups:
-                continue
-            decoded = groups[split, language]
-            measured = [each.measures for each in decoded if each.measures]
-            rows.append(
-                {
-                    "split": split,
-                    "language": language,
-                    "of": int(np.count_nonzero(data.in_split(split) & data.in_language(language))),
-                    "decoded": len(decoded),
-                    "unreadable": len(decoded) - len(measured),
-                    "level": _median(each.level for each in measured),
-                    "peak": _median(each.peak for each in measured),
-                    "range": _median(each.range for each in measured if not math.isnan(each.range)),
-                }
-            )
-    return rows
+    for split, language, mask in data.groups():
+        decoded = [each for utterance, each in heard.items() if mask[utterance]]
+        measured = [each.measures for each in decoded if each.measures]
+        row = {"split": split, "language": language, "of": int(mask.sum()), "decoded": len(decoded)}
+        row["unreadable"] = len(decoded) - len(measured)
+        row["level"] = _median(each.level for each in measured)
+        row["peak"] = _median(each.peak for each in measured)
+        row["range"] = _median(each.range for each in measured if not math.isnan(each.range))
+        rows.append(row)
+    return [row for row in rows if row["decoded"]]
 
 
 def _median(values: Iterable[float]) -> float | None:

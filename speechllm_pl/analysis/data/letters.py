@@ -4,6 +4,7 @@ The models are trained on the transcripts that they judge. The corpus is therefo
 text is scored by the counts of the other folds: neither the text itself nor a copy of it speaks in its favour.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -28,8 +29,8 @@ PRIOR = 5.0
 MARK = "\n"
 """Marks the beginning and end of a text."""
 
-PENDING = 100_000
-"""Characters collected before they are counted together."""
+PENDING = 1000
+"""Texts collected before they are counted together."""
 
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -43,17 +44,15 @@ class LetterModels:
     def __init__(self) -> None:
         # (FOLDS, ORDER, 2, BUCKETS): contexts, and contexts with the character that follows
         self._counts: dict[str, np.ndarray] = {}
-        self._pending: dict[tuple[str, int], list[str]] = {}
-        self._waiting: dict[tuple[str, int], int] = {}
+        self._pending: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
         self._without_fold: dict[str, np.ndarray] | None = None
-        self.characters: dict[str, int] = {}
+        self.characters: Counter[str] = Counter()
 
     def add(self, text: str, language: str, fold: int) -> None:
         key = language, fold
-        self._pending.setdefault(key, []).append(text)
-        self._waiting[key] = self._waiting.get(key, 0) + len(text)
-        self.characters[language] = self.characters.get(language, 0) + len(text)
-        if self._waiting[key] > PENDING:
+        self._pending[key].append(text)
+        self.characters[language] += len(text)
+        if len(self._pending[key]) == PENDING:
             self._count(key)
 
     def languages(self) -> list[str]:
@@ -80,7 +79,6 @@ class LetterModels:
         if language not in self._counts:
             self._counts[language] = np.zeros((FOLDS, ORDER, 2, BUCKETS), np.uint32)
         texts = self._pending.pop(key)
-        del self._waiting[key]
         scored = _scored(texts)
         for order, pair in enumerate(_grams(texts)):
             for kind, buckets in enumerate(pair):

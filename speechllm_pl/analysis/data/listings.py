@@ -25,12 +25,7 @@ def list_suspects(data: PreparedData, heard: Mapping[int, Heard], found: Found) 
 def list_one_of_each(data: PreparedData, heard: Mapping[int, Heard], seed: int) -> list[dict[str, Any]]:
     """Rows of a random utterance of each split and language."""
     random = np.random.default_rng(seed)
-    groups = (
-        np.flatnonzero(data.in_split(split) & data.in_language(language))
-        for split in data.splits
-        for language in sorted(data.languages)
-    )
-    return [_row(data, heard, int(random.choice(members)), "") for members in groups if len(members)]
+    return [_row(data, heard, int(random.choice(np.flatnonzero(mask))), "") for *_, mask in data.groups()]
 
 
 def players(data: PreparedData, rows: Iterable[Mapping[str, Any]], seconds: float) -> dict[int, str]:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,12 @@ class PreparedData:
     def in_language(self, code: str) -> np.ndarray:
         """Mask of the utterances of a language: `(N,)` bool."""
         return self.language == self.languages.index(code)
+
+    def groups(self) -> Iterator[tuple[str, str, np.ndarray]]:
+        """Split, language and mask of the utterances of each split and language that has some."""
+        for split, language in product(self.splits, sorted(self.languages)):
+            if (mask := self.in_split(split) & self.in_language(language)).any():
+                yield split, language, mask
 
 
 def open_splits(root: Path, *, allow_commands: bool = False) -> dict[str, Sequence[Cut]]:
@@ -201,7 +208,9 @@ def judged_by_letters(data: PreparedData, letters: LetterModels, chunk: int = 20
     if not known:
         return ahead, best
     columns = np.array([known.index(code) if code in known else -1 for code in data.languages])
-    for rows, texts in _texts(data, chunk):
+    every = (transcript(cut) for split, cuts in data.splits.items() for cut in in_turn(cuts, f"languages of {split}"))
+    for begin in range(0, len(data), chunk):
+        rows, texts = slice(begin, begin + chunk), list(islice(every, chunk))
         scores = letters.scores(texts, [fold_of(int(hashed)) for hashed in data.text[rows]])
         own = columns[data.language[rows]]
         place = np.arange(len(texts))
@@ -210,17 +219,3 @@ def judged_by_letters(data: PreparedData, letters: LetterModels, chunk: int = 20
         best[rows] = scores.argmax(1)
         ahead[rows] = scores.max(1) - own_scores
     return ahead, best
-
-
-def _texts(data: PreparedData, chunk: int) -> Iterator[tuple[slice, list[str]]]:
-    """All transcripts, `chunk` at a time, with their rows."""
-    texts: list[str] = []
-    begin = 0
-    for split, cuts in data.splits.items():
-        for cut in in_turn(cuts, f"languages of {split}"):
-            texts.append(transcript(cut))
-            if len(texts) == chunk:
-                yield slice(begin, begin + len(texts)), texts
-                begin, texts = begin + len(texts), []
-    if texts:
-        yield slice(begin, begin + len(texts)), texts

@@ -93,61 +93,59 @@ def loss_chart(curves: Mapping[str, Curve], *, name: str) -> str:
     if len(terms) == 2:  # one term and the weighted sum, which then is that term
         terms.pop("train/loss", None)
 
-    def paint(figure: Figure) -> None:
-        axis = figure.subplots()
+    def paint(axis: Axes) -> None:
         for tag, curve in terms.items():
             label, color, line = LOSSES[tag]
             steps, values = np.array(curve).T
             axis.plot(steps, values, line, color=color, alpha=0.3, linewidth=0.9)
             axis.plot(steps, running_mean(values), line, color=color, linewidth=1.9, label=label)
-        axis.set_ylim(bottom=0)
-        _finish(axis, "nats a token")
 
     ends = [f"{LOSSES[tag][0]} from {curve[0][1]:.2f} to {curve[-1][1]:.2f}" for tag, curve in terms.items()]
-    return inline_svg(paint, size=(5.2, 2.9), name=name, label=f"Training loss by step: {'; '.join(ends)}")
+    return _by_step(paint, "nats a token", name=name, label=f"Training loss by step: {'; '.join(ends)}")
 
 
 def error_rate_curves(curves: Mapping[str, Curve], *, name: str) -> str:
     """Chart of the word error rates of validations by step."""
     found = {system: curves[f"val/{system}_wer"] for system in SYSTEM_STYLES if curves.get(f"val/{system}_wer")}
 
-    def paint(figure: Figure) -> None:
-        axis = figure.subplots()
+    def paint(axis: Axes) -> None:
         for system, curve in found.items():
             label, color, marker = SYSTEM_STYLES[system]
             steps, values = np.array(curve).T
-            axis.plot(
-                steps,
-                100 * values,
-                marker=marker,
-                color=color,
-                linewidth=1.9,
-                markersize=4.5,
-                label=label,
-                clip_on=False,
-            )
-        axis.set_ylim(bottom=0)
+            style = {"marker": marker, "color": color, "linewidth": 1.9, "markersize": 4.5, "clip_on": False}
+            axis.plot(steps, 100 * values, label=label, **style)
         axis.set_xlim(left=0)
-        _finish(axis, "WER %")
 
     ends = [
         f"{SYSTEM_STYLES[system][0]} from {100 * curve[0][1]:.1f} to {100 * curve[-1][1]:.1f} %"
         for system, curve in found.items()
     ]
-    return inline_svg(paint, size=(5.2, 2.9), name=name, label=f"Validation WER by step: {'; '.join(ends)}")
+    return _by_step(paint, "WER %", name=name, label=f"Validation WER by step: {'; '.join(ends)}")
 
 
 def single_curve(curve: Curve, unit: str, *, name: str, label: str) -> str:
     """Chart of one quantity by step."""
 
-    def paint(figure: Figure) -> None:
-        axis = figure.subplots()
-        steps, values = np.array(curve).T
-        axis.plot(steps, values, color=INK, linewidth=1.4)
-        axis.set_ylim(bottom=0)
-        _finish(axis, unit)
+    def paint(axis: Axes) -> None:
+        axis.plot(*np.array(curve).T, color=INK, linewidth=1.4)
 
-    return inline_svg(paint, size=(5.2, 2.1), name=name, label=label)
+    return _by_step(paint, unit, name=name, label=label, height=2.1)
+
+
+def _by_step(paint: Callable[[Axes], None], unit: str, *, name: str, label: str, height: float = 2.9) -> str:
+    """Chart of what `paint` draws, from 0 upwards, over the steps of training."""
+
+    def paint_figure(figure: Figure) -> None:
+        axis = figure.subplots()
+        paint(axis)
+        axis.set_ylim(bottom=0)
+        axis.set(xlabel="step", ylabel=unit)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(5))
+        if axis.get_legend_handles_labels()[1]:
+            _legend(axis)
+
+    return inline_svg(paint_figure, size=(5.2, height), name=name, label=label)
 
 
 def error_rate_chart(scores: Mapping[str, Any], rows: list[str], *, name: str) -> str:
@@ -232,14 +230,6 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 def rates_of(entry: Mapping[str, Any], language: str) -> dict[str, Any] | None:
     """Row of a score table for a language or for `average`; None where the system has no such language."""
     return entry["average"] if language == "average" else entry["languages"].get(language)
-
-
-def _finish(axis: Axes, unit: str) -> None:
-    axis.set(xlabel="step", ylabel=unit)
-    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axis.yaxis.set_major_locator(MaxNLocator(5))
-    if axis.get_legend_handles_labels()[1]:
-        _legend(axis)
 
 
 def _legend(axis: Axes) -> None:

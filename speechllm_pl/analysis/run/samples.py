@@ -1,5 +1,6 @@
 """Choose the transcripts of a run that a page shows."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,10 +28,11 @@ def _error_rate(rows: list[dict[str, Any]]) -> float:
 
 
 def _languages_in_turn(utterances: list[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    seen: dict[str, int] = {}
-    turns = []
-    for rows in utterances:
+    seen: Counter[str] = Counter()
+
+    def turn(rows: list[dict[str, Any]]) -> tuple[int, str]:
         language = rows[-1]["language"]
-        turns.append((seen.setdefault(language, 0), language, rows))
         seen[language] += 1
-    return [rows for _, _, rows in sorted(turns, key=lambda turn: turn[:2])]
+        return seen[language], language
+
+    return sorted(utterances, key=turn)
