@@ -1,8 +1,10 @@
 """What README.md and docs/running.md tell people to type works: commands parse; paths, targets and variables exist."""
 
+import argparse
 import re
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -39,12 +41,13 @@ def speechllm_commands(command: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in found if line.startswith("speechllm ")]
 
 
+class Parsed(Exception):
+    """Ends a program whose arguments have been parsed."""
+
+
 @pytest.fixture
 def parses(monkeypatch: pytest.MonkeyPatch):
     """Parses the arguments of `speechllm` as the command itself does, and stops before it acts."""
-
-    class Parsed(Exception):
-        pass
 
     def stop(*_, **__) -> None:
         raise Parsed
@@ -69,9 +72,31 @@ def parses(monkeypatch: pytest.MonkeyPatch):
     return parses
 
 
+@pytest.fixture
+def parses_data_prep(monkeypatch: pytest.MonkeyPatch):
+    """Parses the arguments of `python -m data_prep.NAME` as the program itself does, and stops before it acts."""
+    parse_args = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser, *arguments) -> None:
+        parse_args(self, *arguments)
+        raise Parsed
+
+    def parses(arguments: list[str]) -> None:
+        _, program, *options = arguments
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        monkeypatch.setattr(sys, "argv", [program, *options])
+        with pytest.raises(Parsed):
+            import_module(program).main()
+
+    return parses
+
+
 @pytest.mark.parametrize("command", commands())
-def test_every_command_parses(parses, command: str) -> None:
+def test_every_command_parses(parses, parses_data_prep, command: str) -> None:
     program, *arguments = shlex.split(command)
+    if program == "python":
+        parses_data_prep(arguments)
+        return
     if program == "speechllm" and arguments[0] != "run":
         parses(arguments)
         return
