@@ -77,7 +77,8 @@ def _transcribe(
     done = 0
     try:
         with recognizer.decoding(options.precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
-            sources = _sources(paths, bar, refused)
+            meter = _Meter(bar)
+            sources = _sources(paths, meter, refused)
             for path, transcript in zip(paths, transcriber.transcripts(sources, options.language), strict=True):
                 try:
                     if isinstance(transcript, UserError):
@@ -87,6 +88,7 @@ def _transcribe(
                 except UserError as error:
                     if str(error) not in refused:  # as it is if it was met in reading
                         refused.append(left_out(str(error)))
+                meter.show()
                 bar.update()
     except KeyboardInterrupt:
         remedy = "give the other files again" if files is None else "run the same command again"
@@ -105,22 +107,27 @@ def _left_to_do(paths: list[Path], files: TranscriptFiles) -> list[Path]:
     return left
 
 
-def _sources(paths: Iterable[Path], bar: tqdm, refused: list[str]) -> Iterator[Source]:
-    """Recordings; reading them shows on the bar how much audio was read, how much faster than it lasts.
+class _Meter:
+    """Shows on a bar how much audio was read, and how much faster than it lasts."""
 
-    A file that cannot be read is told at once.
-    """
-    started, seconds = time.perf_counter(), 0.0
+    def __init__(self, bar: tqdm):
+        self.bar, self.seconds, self._started = bar, 0.0, time.perf_counter()
+
+    def show(self) -> None:
+        factor = self.seconds / (time.perf_counter() - self._started)
+        self.bar.set_postfix_str(f"{self.seconds / 60:.1f} min of audio, RTFx {factor:.1f}", refresh=False)
+
+
+def _sources(paths: Iterable[Path], meter: _Meter, refused: list[str]) -> Iterator[Source]:
+    """Recordings, of which a file that cannot be read is told at once."""
 
     def read(path: Path) -> Iterator[np.ndarray]:
-        nonlocal seconds
         try:
             for samples in samples_of(path):
                 yield samples
-                seconds += seconds_of(len(samples))
-                factor = seconds / (time.perf_counter() - started)
-                bar.set_postfix_str(f"{seconds / 60:.1f} min of audio, RTFx {factor:.1f}", refresh=False)
-                bar.update(0)
+                meter.seconds += seconds_of(len(samples))
+                meter.show()
+                meter.bar.update(0)
         except UserError as error:
             refused.append(left_out(str(error)))
             raise

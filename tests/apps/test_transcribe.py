@@ -91,12 +91,13 @@ def test_whoever_has_read_enough_ends_it_without_a_word(transcribe, monkeypatch)
     assert "Error" not in done.err
 
 
-def test_a_refused_file_is_told_when_it_is_met(transcribe, tmp_path: Path, capsys) -> None:
+def test_a_refused_file_is_told_when_it_is_met(transcribe, corpus: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "bad.wav").write_text("no audio")
     told: list[str] = []
-    done, _ = transcribe(Listener(lambda _: told.append(capsys.readouterr().err)), tmp_path / "bad.wav")
+    recognizer = Listener(lambda _: told.append(capsys.readouterr().err))
+    done, _ = transcribe(recognizer, tmp_path / "bad.wav", corpus / "dev-0.wav")  # which is heard afterwards
     assert f"left out {tmp_path / 'bad.wav'}: not audio" in "".join(told)
-    assert f"1 of 9 files refused: {tmp_path / 'bad.wav'}: not audio" in done.error()
+    assert f"1 of 10 files refused: {tmp_path / 'bad.wav'}: not audio" in done.error()
 
 
 def test_progress_counts_files_to_the_last(transcribe, tmp_path: Path) -> None:
