@@ -13,19 +13,23 @@ from speechllm_pl.apps.ranks import ranks
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
-from speechllm_pl.data.cuts import read_cuts
+from speechllm_pl.core.published_normalizers import package_version, published_normalizer
+from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
+from speechllm_pl.data.manifest import Manifest
+from speechllm_pl.data.utterance import files_of
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.
+    """Score checkpoints; write scores.json, hypotheses.jsonl, manifest.jsonl and alignments-<system>.txt.
 
     Raises:
         UserError: bad input, an average WER above `max_wer`, or a share of unread recordings above `max_unread`.
     """
+    published_normalizer(options.normalizer)  # refused before anything is decoded
     references = read_cuts(Path(options.cuts), allow_commands=options.allow_command_sources)
     systems: dict[str, System] = {}
     stages: set[str] = set()
@@ -33,8 +37,16 @@ def evaluate(options: EvaluateOptions) -> None:
         workers = _readers(options.num_workers, rank.device, rank.here)
         for path in options.checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, options.llm, rank.device, stages))
-            share = {"options": options, "num_workers": workers, "rank": rank.number, "world_size": rank.of}
-            found = recognize(recognizer, references, options.max_duration, precision=options.precision, **share)
+            share = {"num_workers": workers, "rank": rank.number, "world_size": rank.of}
+            found = recognize(
+                recognizer,
+                references,
+                options.max_duration,
+                precision=options.precision,
+                options=options,
+                warm_up=True,
+                **share,
+            )
             parts = rank.gathered(found)
             if rank.is_first:
                 used = options.precision or recognizer.precision
@@ -42,7 +54,9 @@ def evaluate(options: EvaluateOptions) -> None:
                 _judge(Recognized.of_ranks(parts), recognizer, options, how, systems)
     if rank.is_first:
         last = Path(options.checkpoints[-1])
-        _write(Path(options.output) if options.output else last.resolve().parent.parent, systems)
+        folder = Path(options.output) if options.output else last.resolve().parent.parent
+        _write(folder, systems)
+        _write_manifest(folder / "manifest.jsonl", systems[recognizer.systems(options)[-1]], references)
         _refuse_above(options.max_wer, options.max_unread, systems)
 
 
@@ -62,6 +76,7 @@ class System:
     entry: dict[str, Any]  # of scores.json
     utterances: list[ScoredUtterance]  # by id
     hypotheses: dict[str, Hypothesis]  # by id
+    timing: dict[str, tuple[float, float]]  # by id: seconds of audio, and of recognising it
 
 
 def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
@@ -80,7 +95,7 @@ def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recogn
 def _judge(
     recognized: Recognized,
     recognizer: Recognizer,
-    options: DecodingOptions,
+    options: EvaluateOptions,
     how: dict[str, Any],
     systems: dict[str, System],
 ) -> None:
@@ -91,7 +106,7 @@ def _judge(
         # Stage 1's own CTC result stands, not that of the head kept in stage 2.
         if system not in systems or system == recognizer.stage:
             found = _search(recognized, system, options)
-            systems[system] = _judged(recognized, system, of_checkpoint[-1], {**found, **how})
+            systems[system] = _judged(recognized, system, of_checkpoint[-1], options, {**found, **how})
 
 
 def _search(recognized: Recognized, system: str, options: DecodingOptions) -> dict[str, Any]:
@@ -105,7 +120,7 @@ def _search(recognized: Recognized, system: str, options: DecodingOptions) -> di
     return {**chosen, "llm_passes": passes / max(1, len(found)), "drafted": drafted / max(1, tokens)}
 
 
-def _judged(recognized: Recognized, system: str, judged: str, how: dict[str, Any]) -> System:
+def _judged(recognized: Recognized, system: str, judged: str, options: EvaluateOptions, how: dict[str, Any]) -> System:
     hypotheses = recognized.hypotheses(system)
     if problem := not_finite(recognized.ids, hypotheses, system):
         raise UserError(problem)
@@ -116,14 +131,30 @@ def _judged(recognized: Recognized, system: str, judged: str, how: dict[str, Any
     utterances.sort(key=lambda utterance: utterance.id)
     entry = {
         **table(utterances),
+        **_normalized(utterances, options),
         # The CTC head that stage 2 keeps is decoded along with the LLM: it has no time of its own.
         "real_time_factor": recognized.real_time_factor if system == judged else None,
+        "rtfx": recognized.rtfx if system == judged else None,
         "truncated": sum(hypothesis.truncated for hypothesis in hypotheses),
         "unreadable": recognized.skipped,
         **how,
         "command": shlex.join(["speechllm", *sys.argv[1:]]),
     }
-    return System(entry, utterances, dict(zip(recognized.ids, hypotheses, strict=True)))
+    timing = [pair for batch in recognized.batches for pair in zip(batch.durations, batch.times, strict=True)]
+    by_id = (dict(zip(recognized.ids, values, strict=True)) for values in (hypotheses, timing))
+    return System(entry, utterances, *by_id)
+
+
+def _normalized(utterances: list[ScoredUtterance], options: EvaluateOptions) -> dict[str, Any]:
+    """Score table under the named normaliser, if one was asked for."""
+    normalize = published_normalizer(options.normalizer)
+    if normalize is None:
+        return {}
+    ids, languages = [each.id for each in utterances], [each.language for each in utterances]
+    references = [normalize(each.reference, each.language) for each in utterances]
+    hypotheses = [normalize(each.hypothesis, each.language) for each in utterances]
+    scored = table(score(ids, languages, references, hypotheses))
+    return {"normalized": {"normalizer": options.normalizer, "package": package_version(), **scored}}
 
 
 def _refuse_above(max_wer: float | None, max_unread: float, systems: dict[str, System]) -> None:
@@ -186,6 +217,23 @@ def _write(folder: Path, systems: dict[str, System]) -> None:
     print(f"scores, hypotheses and alignments are in {folder}")
 
 
+def _write_manifest(path: Path, system: System, cuts: Cuts) -> None:
+    """Write the texts as they are, with seconds of audio and of work, in the form of the Open ASR leaderboard."""
+    # Cuts of shards hold their audio, and have no file of their own.
+    files = {cut.id: files_of(cut) for cut in cuts} if isinstance(cuts, Manifest) else {}
+    with path.open("w") as file:
+        for utterance in system.utterances:
+            duration, seconds = system.timing[utterance.id]
+            row = {
+                "audio_filepath": next(iter(files.get(utterance.id, ())), utterance.id),
+                "duration": duration,
+                "time": seconds,
+                "text": utterance.reference,
+                "pred_text": utterance.hypothesis,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
 def score_table(scores: dict[str, Any]) -> str:
     """Table of the systems side by side: WER and CER per language, their plain mean, and the interval of each WER."""
     header = "language" + "".join(f" | {system + ' WER %':>12} {'95 % interval':>15} {'CER %':>6}" for system in scores)
@@ -207,11 +255,13 @@ def score_table(scores: dict[str, Any]) -> str:
         lines.append(
             f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
             f"; {_unread(entry)} not read"
-            + ("" if factor is None else f"; real-time factor {factor:.3f} ({_where(entry)})")
+            + ("" if factor is None else f"; real-time factor {factor:.3f}, RTFx {entry['rtfx']:.1f} ({_where(entry)})")
             + (f"; {_how(entry)}" if "llm_passes" in entry else "")
         )
+        lines += [_normalized_line(system, entry["normalized"])] if "normalized" in entry else []
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
     lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")
+    lines.append("RTFx: seconds of audio per second of a device; features count, reading and the warm-up do not")
     return "\n".join(lines)
 
 
@@ -223,3 +273,9 @@ def _how(entry: dict[str, Any]) -> str:
 
 def _where(entry: dict[str, Any]) -> str:
     return f"{entry['devices']} x {entry['device']}, {entry['precision']}"
+
+
+def _normalized_line(system: str, scores: dict[str, Any]) -> str:
+    languages = ", ".join(f"{language} {100 * row['wer']:.2f}" for language, row in scores["languages"].items())
+    wer = f"WER {100 * scores['average']['wer']:.2f} % ({languages})"
+    return f"{system} normalized by {scores['normalizer']} ({scores['package']}): {wer}"

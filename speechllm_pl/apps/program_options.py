@@ -5,6 +5,7 @@ from typing import Literal
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
+from speechllm_pl.core.published_normalizers import Normalizer
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 
 Format = Literal["text", "txt", "json", "srt", "vtt", "tsv", "ctm", "all"]
@@ -30,7 +31,7 @@ class RecognitionOptions(DecodingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(RecognitionOptions):
-    """Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt."""
+    """Score checkpoints and write scores.json, hypotheses.jsonl, manifest.jsonl and alignments-<system>.txt."""
 
     checkpoint: str | list[str]
     """Checkpoint of stage 1 or of stage 2, or '[A,B]' of both for a table side by side."""
@@ -48,6 +49,10 @@ class EvaluateOptions(RecognitionOptions):
     num_workers: int | Literal["auto"] = "auto"
     """Number of processes that read audio ahead for each device; auto is as many as there are CPUs for beside a GPU,
     and none beside a CPU, of which reading takes a few per cent."""
+
+    normalizer: Normalizer = "none"
+    """Published normaliser under which the error rates are given besides: whisper has rules for English and basic ones
+    for other languages, whisper-basic these alone. It needs the extra `normalizer`."""
 
     max_wer: float | None = None
     """Fail (status 2) if the average WER of a system is above this fraction, or recordings could not be read."""

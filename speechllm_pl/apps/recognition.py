@@ -3,11 +3,11 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from lhotse.cut import Cut
 
+from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
@@ -20,7 +20,8 @@ from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.progress import progress_bar
 
 
-class RecognizedBatch(NamedTuple):
+@dataclass(frozen=True)
+class RecognizedBatch:
     """B utterances, without their audio."""
 
     ids: list[str]
@@ -28,6 +29,13 @@ class RecognizedBatch(NamedTuple):
     texts: list[str]  # references
     skipped: list[str]  # ids of recordings that could not be read
     hypotheses: dict[str, list[Hypothesis]]  # system → one an utterance
+    durations: list[float]  # seconds of audio of each
+    seconds: float = field(default=0.0, compare=False)  # of features, encoder and decoding
+
+    @property
+    def times(self) -> list[float]:
+        """Share of each utterance in the seconds of the batch, by its duration."""
+        return [self.seconds * duration / sum(self.durations) for duration in self.durations]
 
 
 @dataclass
@@ -53,6 +61,15 @@ class Recognized:
         Loading the model does not count.
         """
         return self.seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+    @property
+    def rtfx(self) -> float:
+        """Seconds of audio per second of a device, as the Open ASR leaderboard counts: features, encoder, decoding.
+
+        Reading does not count, and neither does the warm-up.
+        """
+        seconds = sum(batch.seconds for batch in self.batches)
+        return self.audio_seconds / seconds if seconds else 0.0
 
     @property
     def ids(self) -> list[str]:
@@ -82,7 +99,8 @@ def recognize_batch(recognizer: Recognizer, batch: Batch, options: DecodingOptio
     if batch.ids:
         there = batch.to(recognizer.device)
         found = recognizer.transcribe(there.waveforms, there.lengths, batch.languages, options)
-    return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found)
+    durations = [seconds_of(length) for length in batch.lengths.tolist()]
+    return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found, durations)
 
 
 def recognize(
@@ -95,6 +113,7 @@ def recognize(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    warm_up: bool = False,
 ) -> Recognized:
     """Recognise all cuts, in batches of at most `max_duration` seconds; cuts that cannot be read are skipped.
 
@@ -103,15 +122,22 @@ def recognize(
         options: options of the search for an LLM's text.
         num_workers: processes that read audio ahead.
         rank, world_size: select this rank's share of the batches, which do not depend on the number of ranks.
+        warm_up: recognise the first batch once before, which counts in no time.
     """
     recognized = Recognized()
     with recognizer.decoding(precision):
         started = asked = time.perf_counter()
         for batch in _batches(cuts, max_duration, num_workers, rank, world_size, recognizer.device.type == "cuda"):
-            recognized.waiting_seconds += time.perf_counter() - asked
-            recognized.batches.append(recognize_batch(recognizer, batch, options))
+            came = time.perf_counter()
+            recognized.waiting_seconds += came - asked
+            if warm_up and not recognized.batches:
+                recognize_batch(recognizer, batch, options)
+                warm = time.perf_counter() - came
+                started, came = started + warm, came + warm
+            found = recognize_batch(recognizer, batch, options)
             recognized.audio_seconds += batch.seconds
             asked = time.perf_counter()
+            recognized.batches.append(replace(found, seconds=asked - came))
         recognized.seconds = time.perf_counter() - started
     return recognized
 

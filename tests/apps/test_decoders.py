@@ -3,15 +3,21 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import jiwer
 import pytest
 from untrained import save
+from whisper_normalizer.basic import BasicTextNormalizer
+from whisper_normalizer.english import EnglishTextNormalizer
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
+
+PACKAGE = "whisper-normalizer"
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,28 @@ def evaluated(speechllm, checkpoint: Path, corpus: Path, output: Path, *options:
     assert outcome.status == 0, outcome.err
     rows = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
     return json.loads((output / "scores.json").read_text())["llm"], rows
+
+
+def test_error_rates_under_a_published_normaliser_stand_beside_the_raw_ones(
+    speechllm, checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
+    raw, rows = evaluated(speechllm, checkpoint, corpus, tmp_path / "raw")
+    both, same = evaluated(speechllm, checkpoint, corpus, tmp_path / "both", "--normalizer", "whisper")
+    assert same == rows
+    assert both["average"] == raw["average"]
+    assert "normalized" not in raw
+    normalized = both["normalized"]
+    assert (normalized["normalizer"], normalized["package"]) == ("whisper", f"{PACKAGE} {version(PACKAGE)}")
+    rules = {"en": EnglishTextNormalizer(), "de": BasicTextNormalizer()}
+    for language, counted in normalized["languages"].items():
+        pairs = [
+            [rules[language](row[kind]) for kind in ("reference", "hypothesis")]
+            for row in rows
+            if (row["system"], row["language"]) == ("llm", language)
+        ]
+        assert counted["wer"] == pytest.approx(jiwer.wer(*map(list, zip(*pairs, strict=True))))
+    assert normalized["languages"].keys() == rules.keys()
+    assert normalized["languages"]["en"]["words"] < raw["languages"]["en"]["words"]  # twenty one is 21
 
 
 def test_beam_search_says_what_it_chose_from_and_how(speechllm, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:

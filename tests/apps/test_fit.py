@@ -8,6 +8,7 @@ from typing import Any
 
 import jiwer
 import pytest
+import soundfile
 import torch
 from command import COMMAND, ROOT, finish
 from test_messages import IDLE
@@ -163,6 +164,24 @@ def test_scores_have_the_agreed_shape(evaluated: tuple[Path, str]) -> None:
         assert entry["real_time_factor"] > 0
     for system in ("ctc WER", "llm WER", "average"):
         assert system in evaluated[1]
+
+
+def test_the_manifest_is_that_of_the_leaderboard_for_the_system_to_judge_by(
+    evaluated: tuple[Path, str], corpus: Path
+) -> None:
+    folder, printed = evaluated
+    rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    said = [json.loads(line) for line in (folder / "hypotheses.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["pred_text"]) for row in rows] == [
+        (row["reference"], row["hypothesis"]) for row in said if row["system"] == "llm"
+    ]
+    for row in rows:
+        assert list(row) == ["audio_filepath", "duration", "time", "text", "pred_text"]
+        assert row["duration"] == soundfile.info(row["audio_filepath"]).duration
+        assert Path(row["audio_filepath"]).parent == corpus
+    rtfx = record(folder, "scores.json")["llm"]["rtfx"]
+    assert rtfx == pytest.approx(sum(row["duration"] for row in rows) / sum(row["time"] for row in rows))
+    assert f"RTFx {rtfx:.1f}" in printed
 
 
 def test_scores_agree_with_jiwer_on_the_written_hypotheses(evaluated: tuple[Path, str]) -> None:

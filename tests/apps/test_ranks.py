@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from speechllm_pl.storage.checkpoints import RECORD
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
-OWN = {"real_time_factor", "devices", "command"}
+OWN = {"real_time_factor", "rtfx", "devices", "command"}
 """Of scores.json what may differ."""
 
 
@@ -114,8 +115,9 @@ def together(
 
 
 def results(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """scores.json, and what the other files hold."""
+    """scores.json, and what the other files hold, but for times."""
     others = {path.name: path.read_text() for path in folder.glob("*.*") if path.name != "scores.json"}
+    others["manifest.jsonl"] = re.sub(r'"time": [0-9.e-]+', '"time": 0', others["manifest.jsonl"])
     return json.loads((folder / "scores.json").read_text()), others
 
 
@@ -150,7 +152,7 @@ def test_two_processes_write_what_one_writes(speechllm, checkpoints: str, cuts: 
     assert (first.status, second.status) == (0, 0), first.err + second.err
     (alone, files), (shared, same_files) = results(tmp_path / "one"), results(tmp_path / "two")
     assert same_files == files
-    assert set(files) == {"hypotheses.jsonl", "alignments-ctc.txt", "alignments-llm.txt"}
+    assert set(files) == {"hypotheses.jsonl", "manifest.jsonl", "alignments-ctc.txt", "alignments-llm.txt"}
     assert without(shared, OWN) == without(alone, OWN)
     assert list(shared) == ["ctc", "llm"]
     for system in ("ctc", "llm"):

@@ -1,5 +1,6 @@
 """What evaluating and transcribing share: no audio is kept, device and precision are as meant, ranks change nothing."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +13,11 @@ from lightning import Trainer
 from listener import Listener
 from untrained import save
 
+from speechllm_pl.apps import recognition
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -97,6 +100,45 @@ def test_the_real_time_factor_counts_waiting_for_audio(corpus: Path, monkeypatch
     assert recognized.seconds == 2 * batches + 1
     assert recognized.waiting_seconds == batches
     assert recognized.real_time_factor == recognized.seconds / recognized.audio_seconds
+
+
+def test_rtfx_counts_neither_reading_nor_the_warm_up(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by 9 s for a batch that is read, and by 1 s, the first time 30 s, for one recognised."""
+    now, readings = [0.0], _batches_read_slowly(monkeypatch)
+    listener = Listener(before=lambda batch: now.__setitem__(0, now[0] + (1 if batch else 30)))
+    clock = SimpleNamespace(perf_counter=lambda: now[0] + 9 * len(readings))
+    monkeypatch.setattr("speechllm_pl.apps.recognition.time", clock)
+    recognized = heard(corpus, listener, warm_up=True)
+    batches = len(recognized.batches)
+    assert listener.batches[0] == listener.batches[1]
+    assert len(listener.batches) == batches + 1
+    assert recognized.rtfx == pytest.approx(recognized.audio_seconds / batches)
+    assert recognized.waiting_seconds == 9 * batches
+    assert recognized.seconds == 10 * batches
+
+
+def _batches_read_slowly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows with each batch that is read."""
+    read, readings = recognition._batches, []
+
+    def noted(*arguments: Any) -> Iterator[Batch]:
+        for batch in read(*arguments):
+            readings.append(len(batch.ids))
+            yield batch
+
+    monkeypatch.setattr(recognition, "_batches", noted)
+    return readings
+
+
+def test_utterances_share_the_time_of_their_batch_by_duration(corpus: Path) -> None:
+    recognized = heard(corpus)
+    for batch in recognized.batches:
+        assert sum(batch.times) == pytest.approx(batch.seconds)
+        assert batch.durations == [len(speak(text)) / 16_000 for text in batch.texts]
+        assert [time / batch.times[0] for time in batch.times] == pytest.approx(
+            [duration / batch.durations[0] for duration in batch.durations]
+        )
+    assert max(len(batch.ids) for batch in recognized.batches) == 2
 
 
 @pytest.mark.parametrize(("there_is_one", "expected"), [(True, "cuda"), (False, "cpu")])
