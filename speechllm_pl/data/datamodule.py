@@ -57,8 +57,8 @@ class SpeechDataModule(L.LightningDataModule):
         shortest_first_epochs: Number of epochs at the start that go from short utterances to long ones.
         num_workers: Number of processes on each device that read audio ahead. With 0 the training process reads; `auto`
             takes one for each available CPU but the one that trains, up to eight.
-        timeout_seconds: Seconds without a batch from these processes after which the run ends and names what they are
-            reading.
+        timeout_seconds: Seconds without a batch from the loader processes after which the run ends and names what they
+            are reading.
         seed: Seed of the order of batches, and of everything random about each.
         augmentations: Changes to training utterances, in this order (docs/augmentation.md).
         allow_command_sources: Run the shell commands and open the addresses that manifests name instead of files. Only
@@ -131,28 +131,26 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _refuse_impossible(self) -> None:
         """Raise a UserError where a setting has a value that it cannot have."""
-        if self.seed < 0:
-            raise UserError(f"data.seed = {self.seed}: give 0 or more")
+        workers, dev = self.num_workers, self.val_utterances
+        allowed = {
+            "seed": (self.seed >= 0, "0 or more"),
+            "val_utterances": (dev is None or dev >= 1, "1 or more, or null for all of dev"),
+            "balance": (0 <= self.balance <= 1, "0 (languages equally long) to 1 (as they are)"),
+            "lanes": (1 <= self.lanes < 2**16, "1 to 65535"),
+            "shuffle_buffer": (self.shuffle_buffer >= 0, "0 or more"),
+            "num_workers": (workers == "auto" or workers >= 0, "0 or more, or auto"),
+            "timeout_seconds": (self.timeout_seconds > 0, "more than 0"),
+            "max_skipped_share": (0 <= self.max_skipped_share <= 1, "a share, 0 to 1"),
+        }
+        for name, (possible, values) in allowed.items():
+            if not possible:
+                raise UserError(f"data.{name} = {getattr(self, name)}: give {values}")
         for augmentation in self.augmentations:
             if isinstance(augmentation, Concatenate) and augmentation.max_seconds > self.max_seconds:
                 raise UserError(
                     f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
                     f" data.max_seconds = {self.max_seconds}, which the memory is planned for: lower it"
                 )
-        if self.val_utterances is not None and self.val_utterances < 1:
-            raise UserError(f"data.val_utterances = {self.val_utterances}: give 1 or more, or null for all of dev")
-        if not 0 <= self.balance <= 1:
-            raise UserError(f"data.balance = {self.balance}: give 0 (languages equally long) to 1 (as they are)")
-        if isinstance(self.num_workers, int) and self.num_workers < 0:
-            raise UserError(f"data.num_workers = {self.num_workers}: give 0 or more, or auto")
-        if not self.timeout_seconds > 0:
-            raise UserError(f"data.timeout_seconds = {self.timeout_seconds}: give more than 0")
-        if not 1 <= self.lanes < 2**16 or self.shuffle_buffer < 0:
-            raise UserError(
-                f"data.lanes {self.lanes}, data.shuffle_buffer {self.shuffle_buffer}: give 1 to 65535, and 0 or more"
-            )
-        if not 0 <= self.max_skipped_share <= 1:
-            raise UserError(f"data.max_skipped_share = {self.max_skipped_share}: give a share, 0 to 1")
 
     def setup(self, stage: str) -> None:
         """Check augmentations, which raise a UserError where they lack something, and count loader processes."""
@@ -254,12 +252,8 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _identity(self, plan: EpochBatches) -> dict[str, int]:
         """All that gives the number of a batch its meaning."""
-        return {
-            "seed": self.seed,
-            "cuts": len(self.cuts("train")),
-            "batches": plan.batches,
-            "plan": plan.plan.digest(),
-        }
+        cuts, digest = len(self.cuts("train")), plan.plan.digest()
+        return {"seed": self.seed, "cuts": cuts, "batches": plan.batches, "plan": digest}
 
     def val_dataloader(self) -> DataLoader:
         """Loader of all of dev, but in `fit` of the sample."""

@@ -57,10 +57,10 @@ class SpecAugmentConfig:
 
     Attributes:
         freq_masks: Number of stripes of mel bins that are hidden.
-        freq_width: Largest width of such a stripe, in bins.
+        freq_width: Largest width of a hidden stripe, in mel bins.
         time_masks: Number of stripes of frames that are hidden.
-        time_width: Largest width of such a stripe, in frames of 10 ms.
-        time_share: Largest width of such a stripe, as a share of the batch's length.
+        time_width: Largest width of a hidden stripe, in frames of 10 ms.
+        time_share: Largest width of a hidden stripe of frames, as a share of the batch's length.
         first_epoch: First epoch in which features are hidden: without it CTC finds its first alignments sooner.
     """
 

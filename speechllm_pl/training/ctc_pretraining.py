@@ -44,14 +44,7 @@ class CtcPretraining(Stage):
         compile_encoder: bool = False,
         **config: Any,
     ):
-        super().__init__(
-            tokenizer,
-            optimizer,
-            schedule,
-            max_skipped_steps=max_skipped_steps,
-            activation_checkpointing=activation_checkpointing,
-            compile_encoder=compile_encoder,
-        )
+        super().__init__(tokenizer, optimizer, schedule, max_skipped_steps, activation_checkpointing, compile_encoder)
         self.config = CtcConfig(**config)
 
     def configure_model(self) -> None:

@@ -73,14 +73,7 @@ class LlmFinetuning(Stage):
         compile_encoder: bool = False,
         **config: Any,
     ):
-        super().__init__(
-            tokenizer,
-            optimizer,
-            schedule,
-            max_skipped_steps=max_skipped_steps,
-            activation_checkpointing=activation_checkpointing,
-            compile_encoder=compile_encoder,
-        )
+        super().__init__(tokenizer, optimizer, schedule, max_skipped_steps, activation_checkpointing, compile_encoder)
         described = SpeechLlmConfig(**config)
         self.config = replace(described, llm_revision=llm_commit(described.llm, described.llm_revision))
         self.encoder_checkpoint = encoder_checkpoint
@@ -99,13 +92,9 @@ class LlmFinetuning(Stage):
     @property
     def llm_input(self) -> LlmInput:
         """How to count the LLM positions of utterances, for `data.max_tokens`, and how many the LLM has."""
-
-        def instruction(language: str) -> int:
-            return self.llm_tokenizer.count([self.prompt.before_audio(language)])[0]
-
         return LlmInput(
             self._embeddings_of,
-            instruction,
+            lambda language: self.llm_tokenizer.count([self.prompt.before_audio(language)])[0],
             self.llm_tokenizer.count,
             self.llm_tokenizer.digest,
             limit=most_positions(llm_config(self.config.llm, self.config.llm_revision)),

@@ -56,7 +56,6 @@ class Stage(Validated):
         tokenizer: str | CtcTokenizer,
         optimizer: OptimizerCallable,
         schedule: Schedule,
-        *,
         max_skipped_steps: int,
         activation_checkpointing: bool,
         compile_encoder: bool,
@@ -240,14 +239,8 @@ class Stage(Validated):
         return pad_tokens([self.tokenizer.encode(text) for text in batch.texts], self.device)
 
     def _pool(self, terms: dict[str, WeightedTerm], readable: bool, batch: Batch) -> None:
-        self.agreed = self._step.pool(
-            terms,
-            counts=readable,
-            signal=self.stop_signal,
-            save=self.save_due,
-            due=batch.due,
-            skipped=len(batch.skipped),
-        )
+        counts = batch.due, len(batch.skipped)
+        self.agreed = self._step.pool(terms, readable, *counts, self.stop_signal, self.save_due)
         self.step_loss = self._step.loss
         if is_logged(self.trainer, self.global_step + 1):
             for name, mean in self.agreed.means.items():

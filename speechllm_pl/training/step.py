@@ -38,23 +38,16 @@ class OptimizerStep:
         return self.total / max(self.tokens, 1.0)
 
     def pool(
-        self,
-        terms: Mapping[str, WeightedTerm],
-        *,
-        counts: bool,
-        signal: int,
-        save: bool,
-        due: int = 0,
-        skipped: int = 0,
+        self, terms: Mapping[str, WeightedTerm], counts: bool, due: int, skipped: int, signal: int, save: bool
     ) -> Agreed:
         """Add a batch of every rank, in one message with everything else that ranks must agree on.
 
         Args:
             terms: loss terms of this rank's batch; the same names on every rank.
             counts: whether this rank's batch counts; false when none of its recordings could be read.
+            due, skipped: numbers of recordings of this rank's batch, and of those that could not be read.
             signal: signal that this rank has received, 0 for none.
             save: whether this rank wants a checkpoint.
-            due, skipped: numbers of recordings of this rank's batch, and of those that could not be read.
         """
         own = [value for term, _ in terms.values() for value in (term.total.detach(), term.count)]
         own = torch.stack([value.double() * counts for value in own])

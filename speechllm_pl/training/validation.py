@@ -42,8 +42,7 @@ class Validated(Placed):
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
         return self.score_batch(batch)
 
-    def test_step(self, batch: Batch, batch_index: int) -> dict[str, list[Hypothesis]]:
-        return self.score_batch(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_index: int) -> list[dict[str, str]]:
         """Recognise a batch; return a row per utterance with its id and each system's text.
