@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable
 
 HARMLESS = (
-    ".*(srun|treespec|sync_dist|eval mode at the start|model summary|is_gradient_checkpointing"
+    ".*(srun|treespec|sync_dist|eval mode at the start|model summary"
     "|metric states have not yet been updated"  # of a rank that had no utterance
     "|dataloader is not resumable"  # ours is, by the data module's state
     "|smaller than the logging interval).*"  # which does not begin anew in each epoch

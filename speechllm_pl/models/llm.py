@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -187,7 +188,9 @@ def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftM
         target_modules=sorted(targets),
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in targets.values()),
     )
-    return cast(peft.PeftModel, peft.get_peft_model(cast(Any, llm), config))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft's use of transformers
+        return cast(peft.PeftModel, peft.get_peft_model(cast(Any, llm), config))
 
 
 @contextmanager
