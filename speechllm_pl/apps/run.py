@@ -18,7 +18,7 @@ from speechllm_pl.recipes.slurm import LOGS, Cluster
 from speechllm_pl.recipes.steps import Step, become, carry_out, unfinished
 
 STAGES: dict[str, Stage] = {"pretrain-ctc": "pretrain_ctc", "finetune": "finetune"}
-PREPARING = {"data": "cuts", "tokenizer": "tokenizer", "llm": "tiny_llm", "shar": "shar"}
+PREPARING = {"data": "cuts", "tokenizer": "tokenizer", "shar": "shar"}
 """Targets that prepare data, and their names in `Preparation`."""
 SHORT = {"root": "data/spoken_numbers_short", "hours": "0.5", "languages": "en", "max_wer": "0.25"}
 EXPERIMENTS = {
@@ -31,7 +31,7 @@ EXPERIMENTS = {
 OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
 """Options that are not passed on to a job."""
 SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
-TARGETS = (*STAGES, "evaluate", "transcribe", "report", "data-report", *PREPARING, "prepare", *EXPERIMENTS)
+TARGETS = (*STAGES, "evaluate", "transcribe", "report", "data-report", "llm", *PREPARING, "prepare", *EXPERIMENTS)
 
 OPTIONS = {
     "data": "Corpus: a file of conf/data.",
@@ -223,6 +223,8 @@ class Target:
             return self.preparation.tokenizer
         if name == "data" and self.options.part:
             return self._part()
+        if name == "llm":
+            return self.preparation.llm(self.options.llm) or self.preparation.tiny_llm
         if name in PREPARING:
             return getattr(self.preparation, PREPARING[name])
         return {
@@ -244,8 +246,8 @@ class Target:
         recipe = self.recipe(STAGES[self.options.target])
         needs = [self.preparation.tokenizer]
         llm = recipe.llm if recipe.stage == "finetune" else None
-        if recipe.tiny_llm:
-            needs.append(self.preparation.tiny_llm)
+        if recipe.stage == "finetune" and (making := self.preparation.llm(llm)):
+            needs.append(making)
         elif self.options.only_needs and llm and not Path(llm, "config.json").is_file():
             needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
         return replace(self.programs.fit(recipe), needs=tuple(needs))

@@ -41,9 +41,9 @@ class Experiment:
     def stage_two(self) -> Step:
         encoder = str(self.folder / "pretrain_ctc" / BEST)
         recipe = replace(self.recipe, stage="finetune", run=str(self.folder / "finetune"), ckpt=encoder)
-        llm = (self.preparation.tiny_llm,) if recipe.tiny_llm else ()
+        llm = self.preparation.llm(recipe.llm)
         makes = self.folder / "finetune" / "finished.json"
-        return replace(self.programs.fit(recipe), makes=makes, needs=(self.stage_one,), after=llm)
+        return replace(self.programs.fit(recipe), makes=makes, needs=(self.stage_one,), after=(llm,) if llm else ())
 
     @cached_property
     def scores(self) -> Step:

@@ -1,4 +1,4 @@
-"""Preparation of a corpus: from DATA and its location to cuts, the CTC tokenizer and the tiny LLM."""
+"""Preparation of a corpus: from DATA and its location to cuts, the CTC tokenizer and an LLM."""
 
 import os
 import shlex
@@ -14,6 +14,7 @@ from speechllm_pl.recipes.steps import Step
 OF_LANGUAGES = ("mls", "common_voice", "voxpopuli")
 """Published corpora of several languages, each of which can be prepared separately."""
 PUBLISHED = (*OF_LANGUAGES, "librispeech")
+SMOLLM2 = Path("data/llms/smollm2")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,17 @@ class Preparation:
         options = [*self._manifest, "--output", str(folder)]
         step = self._step("tiny_llm", options, folder / "config.json", self.cuts)
         return replace(step, environment=self.programs.training_environment)
+
+    @cached_property
+    def smollm2(self) -> Step:
+        """Step that makes the folder of SmolLM2 that conf/llm/smollm2.yaml names."""
+        return self._step("smollm2", ["--output", str(SMOLLM2)], SMOLLM2 / "config.json")
+
+    def llm(self, name: str | None) -> Step | None:
+        """Step that makes the LLM of a recipe; None if it is not made here."""
+        if name in (None, str(self.folder / "llm")):
+            return self.tiny_llm
+        return self.smollm2 if name == "smollm2" else None
 
     @cached_property
     def shar(self) -> Step:

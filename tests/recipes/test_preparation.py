@@ -87,3 +87,21 @@ def test_own_cuts_are_taken_as_they_are(speechllm, tmp_path: Path) -> None:
     for name in ("train.jsonl.gz", "tokenizer.model"):
         (tmp_path / name).touch()
     assert len(lines(speechllm, *given)) == 1
+
+
+def test_smollm2_is_made_from_its_package_for_whichever_target_asks_for_it(speechllm) -> None:
+    making = "python -m data_prep.smollm2 --output data/llms/smollm2"
+    for target in ("llm", "finetune", "experiment"):
+        found = lines(speechllm, target, "--llm", "smollm2", "--name", "nosuch", "--root", "data/nosuch")
+        assert [line.endswith(making) for line in found].count(True) == 1, target
+        assert not any("tiny_llm" in line for line in found)
+    (finetune,) = [line for line in found if "conf/finetune.yaml" in line]
+    assert "--config conf/llm/smollm2.yaml" in finetune
+    assert "llm: data/llms/smollm2\n" in (ROOT / "conf" / "llm" / "smollm2.yaml").read_text()
+    assert not any("smollm2" in line for line in lines(speechllm, "pretrain-ctc", "--llm", "smollm2"))
+
+
+def test_a_tiny_llm_is_made_where_no_other_is_named(speechllm) -> None:
+    for given in ((), ("--llm", "data/nosuch/llm"), ("--llm", "org/name")):
+        (line,) = lines(speechllm, "llm", "--root", "data/nosuch", *given)[-1:]
+        assert "data_prep.tiny_llm --manifest data/nosuch/train.jsonl.gz" in line
