@@ -141,8 +141,8 @@ def _judged(recognized: Recognized, system: str, judged: str, options: EvaluateO
         "command": shlex.join(["speechllm", *sys.argv[1:]]),
     }
     timing = [pair for batch in recognized.batches for pair in zip(batch.durations, batch.times, strict=True)]
-    by_id = (dict(zip(recognized.ids, values, strict=True)) for values in (hypotheses, timing))
-    return System(entry, utterances, *by_id)
+    ids = recognized.ids
+    return System(entry, utterances, dict(zip(ids, hypotheses, strict=True)), dict(zip(ids, timing, strict=True)))
 
 
 def _normalized(utterances: list[ScoredUtterance], options: EvaluateOptions) -> dict[str, Any]:
