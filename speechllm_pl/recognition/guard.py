@@ -23,6 +23,7 @@ class GuardLimits:
         length_ratio: characters of the longer text over those of the shorter one.
         slack_characters: added to both lengths, so that short texts may differ.
         disagreement: edit distance of both texts over the longer one's length, in characters.
+        steady_db, tone_share: limits of `no_speech`, beyond which a sound is not decoded at all.
     """
 
     compression_ratio: float = 2.4
@@ -30,6 +31,8 @@ class GuardLimits:
     length_ratio: float = 2.0
     slack_characters: int = 8
     disagreement: float = 0.75
+    steady_db: float = 5.0
+    tone_share: float = 0.95
 
 
 def objection(text: Hypothesis, heard: Hypothesis, limits: GuardLimits = GuardLimits()) -> str:

@@ -24,6 +24,7 @@ from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.pieces import AudioPiece, pieces, seam
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
+from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import DecodedBy, Piece, Transcript
 from speechllm_pl.recognition.word_times import word_times
 
@@ -141,12 +142,21 @@ class Transcriber:
                 for audio in pieces(source.chunks, self._log_probs, self.longest_seconds, per_frame):
                     if before is not None:
                         yield before
-                    before = _part(recording, audio)
+                    before = self._part(recording, audio)
             except UserError as error:
                 recording.error, before = error, None
             recording.ended = True  # before its last part goes, so that nobody waits for more
             if before is not None:
                 yield before
+
+    def _part(self, recording: _Recording, audio: AudioPiece) -> _Part:
+        """Part of a recording, with its result if nothing can be said in it."""
+        part = _Part(recording, audio.samples, audio.start_seconds, audio.end_seconds, audio.overlap_seconds)
+        why = no_speech(audio.samples, self.limits.steady_db, self.limits.tone_share) if self.limits else ""
+        if audio.silent or why or not len(audio.samples):
+            part.samples, part.result = NOTHING, Piece(part.start_seconds, part.end_seconds, "", (), "silence")
+        recording.parts.append(part)
+        return part
 
     def _log_probs(self, samples: np.ndarray) -> Tensor:
         """`(T, V)` log probabilities of the CTC head for `(N,)` samples."""
@@ -240,14 +250,6 @@ class Transcriber:
             for word in found
         ]
         return Piece(start, part.end_seconds, text.hypothesis.text, tuple(words), text.decoded_by, text.remark)
-
-
-def _part(recording: _Recording, audio: AudioPiece) -> _Part:
-    part = _Part(recording, audio.samples, audio.start_seconds, audio.end_seconds, audio.overlap_seconds)
-    if audio.silent or not len(audio.samples):
-        part.samples, part.result = NOTHING, Piece(part.start_seconds, part.end_seconds, "", (), "silence")
-    recording.parts.append(part)
-    return part
 
 
 def _cut_short(hypothesis: Hypothesis) -> str:

@@ -15,6 +15,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.recognition.decoding_options import DecodingOptions
+from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.transcriber import MOST_BATCHES, Source, Transcriber
@@ -22,6 +23,7 @@ from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 LONGEST = 6.0  # seconds
+TONES_MAY_BE_WORDS = GuardLimits(tone_share=2.0)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def tones() -> ToneRecognizer:
 def transcripts(recognizer: Recognizer, *recordings: np.ndarray, **options) -> list[Transcript]:
     sources = [Source(str(number), np.array_split(samples, 7)) for number, samples in enumerate(recordings)]
     with recognizer.decoding():
-        found = list(Transcriber(recognizer, **options).transcripts(sources))
+        found = list(Transcriber(recognizer, **{"limits": TONES_MAY_BE_WORDS, **options}).transcripts(sources))
     assert all(isinstance(each, Transcript) for each in found)
     return found  # type: ignore[return-value]
 
@@ -117,14 +119,14 @@ def test_texts_are_there_before_all_is_read(tones: ToneRecognizer) -> None:
             read += 1
             yield Source(text, [speak(text)])
 
-    first = next(iter(Transcriber(tones, batch_seconds=4.0).transcripts(sources())))
+    first = next(iter(Transcriber(tones, batch_seconds=4.0, limits=TONES_MAY_BE_WORDS).transcripts(sources())))
     assert isinstance(first, Transcript)
     assert read <= 10
 
 
 def test_memory_does_not_grow_with_the_length(tones: ToneRecognizer) -> None:
     part = with_pauses(sentences(8, 0), 0, most=1.0)
-    transcriber = Transcriber(tones, batch_seconds=2.0)
+    transcriber = Transcriber(tones, batch_seconds=2.0, limits=TONES_MAY_BE_WORDS)
     peaks, times = [], 4 * MOST_BATCHES * 2 * RATE // len(part)
     for count in (times, 5 * times):
         tracemalloc.start()
@@ -157,6 +159,14 @@ def test_where_the_ctc_head_hears_nothing_nothing_is_said(kind: str, seconds: in
     assert (found.text, found.words, found.decoded_by) == ("", (), "silence")
     assert recognizer.batches == []  # the LLM is not even asked
     check(found, samples)
+
+
+def test_tones_are_no_words_even_if_the_ctc_head_hears_some(tones: ToneRecognizer) -> None:
+    samples = speak(" ".join(WORDS))
+    (found,) = transcripts(tones, samples)
+    assert found.text == " ".join(WORDS)
+    (found,) = transcripts(tones, samples, limits=GuardLimits())
+    assert (found.text, found.decoded_by) == ("", "silence")
 
 
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(1, np.float32)])
@@ -230,7 +240,7 @@ def test_a_recording_with_an_error_has_it_in_its_place(tones: ToneRecognizer) ->
         raise UserError("the tape is torn")
 
     sources = [Source("a", [speak("one")]), Source("b", broken()), Source("c", [speak("two")])]
-    first, error, last = Transcriber(tones).transcripts(sources)
+    first, error, last = Transcriber(tones, limits=TONES_MAY_BE_WORDS).transcripts(sources)
     assert isinstance(first, Transcript)
     assert isinstance(last, Transcript)
     assert (first.text, str(error), last.text) == ("one", "the tape is torn", "two")
@@ -241,7 +251,7 @@ def test_text_from_logits_that_are_not_finite_is_an_error() -> None:
         return Hypothesis(heard, log_probability=float("nan") if "six" in heard else -1.0)
 
     sources = [Source(f"file {number}", [speak(word)]) for number, word in enumerate(("five", "six", "seven"))]
-    first, error, last = Transcriber(ToneRecognizer(broken)).transcripts(sources)
+    first, error, last = Transcriber(ToneRecognizer(broken), limits=TONES_MAY_BE_WORDS).transcripts(sources)
     assert isinstance(error, UserError)
     assert "the llm logits of 1 recordings are not finite" in str(error)
     assert "file 1" in str(error)

@@ -1,0 +1,43 @@
+"""Tell sounds that cannot be speech, of which a CTC head may still make words: steady noise, hum, and pure tones."""
+
+import numpy as np
+
+from speechllm_pl.core.audio.units import samples_in
+
+FRAME, HOP = 1024, 512
+"""Samples at 16 kHz: 64 ms every 32 ms."""
+
+LEAST_SECONDS = 2.0
+"""Shortest sound that is judged: a single word may be steady."""
+
+PRE_EMPHASIS = 0.97
+"""Share of the sample before that is taken away, so that low frequencies do not outweigh the rest."""
+
+TONE_BINS = 2
+"""Bins on either side of a spectrum's peak that belong to a tone."""
+
+LEVELS = 10, 95
+"""Percentiles of the frames' levels between which a sound's range lies."""
+
+
+def no_speech(samples: np.ndarray, steady_db: float, tone_share: float) -> str:
+    """Say why `(N,)` samples at 16 kHz cannot be speech; empty if they can, or are too few to tell.
+
+    Args:
+        steady_db: range of the level below which a sound is steady. Speech has 20 dB and more, and in noise as loud as
+            itself still 9 dB.
+        tone_share: share of the power near the peak of each frame's spectrum from which a sound is a tone. Speech has
+            at most 0.8.
+    """
+    if len(samples) < samples_in(LEAST_SECONDS):
+        return ""
+    emphasised = samples[1:] - PRE_EMPHASIS * samples[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(emphasised, FRAME)[::HOP]  # (T, FRAME)
+    power = np.abs(np.fft.rfft(frames * np.hanning(FRAME))) ** 2  # (T, bins)
+    levels = 10 * np.log10(power.sum(1) + 1e-12)
+    low, high = np.percentile(levels, LEVELS)
+    if high - low < steady_db:
+        return "the sound is steady"
+    places = power.argmax(1)[:, None] + np.arange(-TONE_BINS, TONE_BINS + 1)  # (T, 2 * TONE_BINS + 1)
+    near = np.take_along_axis(power, places.clip(0, power.shape[1] - 1), axis=1)
+    return "the sound is a tone" if near.sum() >= tone_share * power.sum() else ""

@@ -1,0 +1,107 @@
+"""`from speechllm_pl import load`: the README's example, what is accepted, and that nothing is imported before."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import RATE, speak
+from lhotse.augmentation import Resample
+
+from speechllm_pl import load
+from speechllm_pl.apps.asr import Asr
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.transcript import Transcript
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run(untrained_llm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "best.ckpt").write_bytes(untrained_llm.read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def asr(run: Path) -> Asr:
+    return load(run, device="cpu")
+
+
+def test_the_example_of_the_readme_works(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "finetune").symlink_to(run)
+    (tmp_path / "talk.wav").write_bytes((corpus / "train-4.wav").read_bytes())
+    names: dict[str, Any] = {}
+    exec(example, names)
+    assert isinstance(names["talk"], Transcript)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{names['talk'].text} {names['talk'].decoded_by}"
+    assert len(printed) == 1 + len(names["talk"].words)
+
+
+def test_files_arrays_and_lists_have_the_same_transcripts(asr: Asr, corpus: Path) -> None:
+    path = corpus / "train-4.wav"
+    samples, _ = soundfile.read(path, dtype="float32")
+    (expected, _) = asr.transcribe([path, corpus / "train-0.wav"])
+    stereo = np.stack([samples, samples])
+    for audio in (path, str(path), samples, samples.astype(np.float64), torch.from_numpy(samples), stereo):
+        assert asr.transcribe(audio) == expected
+    assert asr.transcribe([samples]) == [expected]
+    assert asr.transcribe([]) == []
+    assert expected.seconds == pytest.approx(len(samples) / RATE)
+
+
+def test_other_rates_are_resampled(asr: Asr) -> None:
+    samples = speak("one two three").astype(np.float32)
+    half = Resample(RATE, RATE // 2)(samples[None], RATE)[0]
+    found = asr.transcribe(half, sampling_rate=RATE // 2)
+    assert found.seconds == pytest.approx(len(samples) / RATE, abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("audio", "options", "told"),
+    [
+        (np.zeros(100, np.int16), {}, r"recording 0 is int16 of shape \(100,\): give floats"),
+        (np.zeros((1, 2, 3)), {}, "float64 of shape"),
+        (np.full(100, np.nan), {}, "not finite"),
+        (np.zeros(100), {"sampling_rate": 5}, "implausible sampling rate 5 Hz"),
+        ("missing.wav", {}, "missing.wav"),
+    ],
+)
+def test_what_cannot_be_transcribed_is_an_error(asr: Asr, audio: Any, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        asr.transcribe(audio, **options)
+
+
+def test_options_of_decoding_are_those_of_the_command(run: Path) -> None:
+    asr = load(run, device="cpu", decoder="beam", num_beams=2, max_seconds=3.0, guard=False)
+    assert (asr.transcriber.options.decoder, asr.transcriber.options.num_beams) == ("beam", 2)
+    assert (asr.transcriber.longest_seconds, asr.transcriber.limits) == (3.0, None)
+    with pytest.raises(UserError, match="ctc_weight 2"):
+        load(run, device="cpu", decoder="beam", ctc_weight=2.0)
+
+
+def test_a_runs_folder_stands_for_its_best_checkpoint(run: Path, untrained_llm: Path, tmp_path: Path) -> None:
+    ours, theirs = (Recognizer.load(path).model.state_dict() for path in (run, untrained_llm))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "missing")
+
+
+def test_the_package_imports_nothing_before_it_is_asked() -> None:
+    program = "import sys, speechllm_pl; print(*{'torch', 'lhotse', 'numpy'} & {*sys.modules}); speechllm_pl.load"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
