@@ -1,0 +1,73 @@
+"""WER of a long recording, joined from utterances with pauses, beside that of the utterances alone.
+
+python benchmarks/long_audio_wer.py --checkpoint runs/demo/finetune --cuts data/spoken_numbers/test.jsonl.gz
+
+The pauses are digital silence of 0.3 to 2 s, drawn from `--seed`. Prints both rates in percent and their difference,
+how the pieces were decoded, and the words that are made of a minute of silence, noise and tones.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import jiwer
+import numpy as np
+
+from speechllm_pl import load
+from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.data.cuts import read_cuts
+from speechllm_pl.data.utterance import read
+
+PAUSE_SECONDS = 0.3, 2.0
+TIME = np.arange(60 * SAMPLING_RATE) / SAMPLING_RATE
+
+
+def without_speech(random: np.random.Generator) -> dict[str, np.ndarray]:
+    """A minute of each sound, `(N,)`."""
+    spectrum = np.fft.rfft(random.standard_normal(len(TIME)))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 1)))
+    return {
+        "silence": 0 * TIME,
+        "white noise": 0.1 * random.standard_normal(len(TIME)),
+        "pink noise": 0.1 * pink / pink.std(),
+        "hum": 0.1 * sum(np.sin(2 * np.pi * 50 * k * TIME) / k for k in range(1, 20)),
+        "a tone": 0.3 * np.sin(2 * np.pi * 440 * TIME),
+        "tones": 0.3 * np.sin(2 * np.pi * random.uniform(100, 4000, 60).repeat(SAMPLING_RATE) * TIME),
+        "beeps": 0.3 * np.sin(2 * np.pi * 800 * TIME) * (TIME % 1 < 0.5),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--cuts", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=13.0)
+    parser.add_argument("--max-seconds", type=float, help="longest piece, for a checkpoint that does not tell")
+    parser.add_argument("--decoder", default="speculative")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    random = np.random.default_rng(given.seed)
+    asr = load(given.checkpoint, max_seconds=given.max_seconds, decoder=given.decoder)
+    utterances, texts, parts, seconds = [], [], [], 0.0
+    cuts = read_cuts(given.cuts)
+    for number in range(len(cuts)):
+        if seconds > 60 * given.minutes:
+            break
+        cut = cuts[number]
+        utterances.append(read(cut))
+        texts.append(cut.supervisions[0].text or "")
+        pause = np.zeros(round(random.uniform(*PAUSE_SECONDS) * SAMPLING_RATE), np.float32)
+        parts += [utterances[-1], pause]
+        seconds += (len(utterances[-1]) + len(pause)) / SAMPLING_RATE
+    alone = 100 * jiwer.wer(texts, [found.text for found in asr.transcribe(utterances)])
+    joined = asr.transcribe(np.concatenate(parts))
+    together = 100 * jiwer.wer(" ".join(texts), joined.text)
+    print(f"{len(texts)} utterances alone: WER {alone:.2f} %")
+    print(f"joined, {joined.seconds / 60:.1f} minutes: WER {together:.2f} %, {together - alone:+.2f}")
+    print("pieces:", dict(Counter(piece.decoded_by for piece in joined.pieces)))
+    for name, samples in without_speech(random).items():
+        print(f"a minute of {name}: {asr.transcribe(samples.astype(np.float32)).text or 'no words'}")
+
+
+if __name__ == "__main__":
+    main()
