@@ -21,15 +21,9 @@ def data_report(options: DataReportOptions) -> None:
     """
     path = Path(options.output) if options.output else Path(options.root, "report.html")
     checkpoint, seconds = options.checkpoint, options.player_seconds
-    data, found = survey(
-        Path(options.root),
-        Recognizer.load(checkpoint, options.llm, options.device) if checkpoint else None,
-        sample=options.sample,
-        seed=options.seed,
-        worst=options.worst,
-        max_duration=options.max_duration,
-        allow_commands=options.allow_command_sources,
-    )
+    recognizer = Recognizer.load(checkpoint, options.llm, options.device) if checkpoint else None
+    chosen = {name: getattr(options, name) for name in ("sample", "seed", "worst", "max_duration")}
+    data, found = survey(Path(options.root), recognizer, **chosen, allow_commands=options.allow_command_sources)
     figures = {"root": options.root, "checkpoint": checkpoint, "players": {"seconds": seconds}, **found}
     figures |= {"command": sys.argv, "json": path.with_suffix(".json").name}
     figures |= {"findings": findings(figures), "notes": notes(figures)}

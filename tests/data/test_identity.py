@@ -16,7 +16,7 @@ def identity_of(cuts: list[Cut], path: Path) -> dict:
     return identity(read_cuts(path), str(path))
 
 
-@pytest.mark.parametrize("changed", ["nothing", "order", "duration", "language", "text"])
+@pytest.mark.parametrize("changed", ["nothing", "order", "duration", "language", "all of a language", "text"])
 def test_durations_languages_and_texts_in_their_order_are_what_counts(
     train_cuts: list[Cut], tmp_path: Path, changed: str
 ) -> None:
@@ -26,7 +26,11 @@ def test_durations_languages_and_texts_in_their_order_are_what_counts(
     if changed == "duration":
         train_cuts[3] = train_cuts[3].truncate(duration=0.2, preserve_id=True)
     if changed == "language":
-        train_cuts[3].supervisions[0].language = "fr"
+        assert train_cuts[3].supervisions[0].language == "de"
+        train_cuts[3].supervisions[0].language = "en"
+    if changed == "all of a language":  # so that languages have the numbers that they had
+        for cut in train_cuts:
+            cut.supervisions[0].language = cut.supervisions[0].language.replace("en", "fr")
     if changed == "text":
         train_cuts[3].supervisions[0].text += " four"
     ours = identity_of(train_cuts, tmp_path / "ours.jsonl")
