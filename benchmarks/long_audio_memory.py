@@ -60,7 +60,7 @@ def main() -> None:
     peaks = []
     with tempfile.TemporaryDirectory() as folder:
         for name, seconds in (("10 minutes", 600.0), (f"{given.hours:g} hours", given.hours * 3600)):
-            path = Path(folder, "long.flac")
+            path = Path(folder, "long.wav")
             repeated(given.audio, seconds, path)
             found = transcribed(path, given.checkpoint, given.options)
             peaks.append(found["peak_mib"])
