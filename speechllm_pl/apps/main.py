@@ -52,7 +52,7 @@ COMMANDS = {
 
 PROGRAMS = {
     "run": "Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.",
-    "evaluate": "Score checkpoints and write scores.json, hypotheses.jsonl and alignments-<system>.txt.",
+    "evaluate": "Score checkpoints; write scores.json, hypotheses.jsonl, manifest.jsonl and alignments-<system>.txt.",
     "transcribe": "Print what is said in audio files; one line a file, when it is there.",
     "report": "Write report.html, a page that needs nothing else, into the run folder.",
     "data report": "Write an HTML page about prepared data, with players, and its figures as JSON beside it.",
