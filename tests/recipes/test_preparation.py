@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from commands import last_words, lines
 
+from speechllm_pl.recipes import preparation
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,6 +77,7 @@ def test_training_cuts_are_packed(speechllm) -> None:
     [(("--data", "spoken_numbers"), "256"), (("--data", "fsdd"), "64"), (("--size", "paper"), "1547")],
 )
 def test_the_tokenizer_has_as_many_pieces_as_data_and_size_want(speechllm, given, pieces: str) -> None:
+    given = (*given, "--root", "data/nosuch")
     line = lines(speechllm, "tokenizer", *given)[-1]
     assert f"--vocab-size {pieces} " in line
     assert (
@@ -89,15 +92,18 @@ def test_own_cuts_are_taken_as_they_are(speechllm, tmp_path: Path) -> None:
     assert len(lines(speechllm, *given)) == 1
 
 
-def test_smollm2_is_made_from_its_package_for_whichever_target_asks_for_it(speechllm) -> None:
-    making = "python -m data_prep.smollm2 --output data/llms/smollm2"
+def test_smollm2_is_made_from_its_package_for_whichever_target_asks_for_it(
+    speechllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"llm: {preparation.SMOLLM2}\n" in (ROOT / "conf" / "llm" / "smollm2.yaml").read_text()
+    monkeypatch.setattr(preparation, "SMOLLM2", Path("data/nosuch/smollm2"))  # which nobody has made
+    making = "python -m data_prep.smollm2 --output data/nosuch/smollm2"
     for target in ("llm", "finetune", "experiment"):
         found = lines(speechllm, target, "--llm", "smollm2", "--name", "nosuch", "--root", "data/nosuch")
         assert [line.endswith(making) for line in found].count(True) == 1, target
         assert not any("tiny_llm" in line for line in found)
     (finetune,) = [line for line in found if "conf/finetune.yaml" in line]
     assert "--config conf/llm/smollm2.yaml" in finetune
-    assert "llm: data/llms/smollm2\n" in (ROOT / "conf" / "llm" / "smollm2.yaml").read_text()
     assert not any("smollm2" in line for line in lines(speechllm, "pretrain-ctc", "--llm", "smollm2"))
 
 
