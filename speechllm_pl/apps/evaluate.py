@@ -24,7 +24,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 
 
 def evaluate(options: EvaluateOptions) -> None:
-    """Score checkpoints; write scores.json, hypotheses.jsonl, manifest.jsonl and alignments-<system>.txt.
+    """Score checkpoints and write scores.json, hypotheses.jsonl, manifest.jsonl and alignments-<system>.txt.
 
     Raises:
         UserError: bad input, an average WER above `max_wer`, or a share of unread recordings above `max_unread`.

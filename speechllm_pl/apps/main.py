@@ -42,27 +42,6 @@ PROGRAMS = {
 OF_FIT = ("plan", "fetch")
 """Programs that take a configuration of `fit` besides their own options."""
 
-COMMANDS = {
-    "fit": "Train a stage, or resume its run.",
-    "validate": "Score a trained stage on dev.",
-    "test": "Score a trained stage on test.",
-    "predict": "Write what a trained stage recognises.",
-}
-"""Lightning's commands, with options of the model, the data and the trainer."""
-
-PROGRAMS = {
-    "run": "Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.",
-    "evaluate": "Score checkpoints; write scores.json, hypotheses.jsonl, manifest.jsonl and alignments-<system>.txt.",
-    "transcribe": "Print what is said in audio files; one line a file, when it is there.",
-    "report": "Write report.html, a page that needs nothing else, into the run folder.",
-    "data report": "Write an HTML page about prepared data, with players, and its figures as JSON beside it.",
-    "plan": "Print the memory and time that a configuration of `fit` needs, and what to change if it does not fit.",
-    "fetch": "Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already.",
-    "average": "Average the weights of a run's checkpoints, which often lowers the error rate a little.",
-    "consolidate": "Write what was trained as one folder of safetensors, which evaluate, transcribe and finetune read.",
-}
-"""Programs with their help. Each is a function in a module of its name; its docstring begins with the same line."""
-
 COMMANDS = TRAINER_COMMANDS | PROGRAMS
 MOVED_OPTIONS = {f"model.{former}": f"model.{group}.{name}" for former, (group, name) in MOVED.items()}
 """Present names of options of the models, by those of earlier versions."""
