@@ -7,7 +7,7 @@ from speechllm_pl.core.audio.units import samples_in
 FRAME, HOP = 1024, 512
 """Samples at 16 kHz: 64 ms every 32 ms."""
 
-LEAST_SECONDS = 2.0
+LEAST_SECONDS = 1.0
 """Shortest sound that is judged: a single word may be steady."""
 
 PRE_EMPHASIS = 0.97

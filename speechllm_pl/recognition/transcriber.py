@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from speechllm_pl.core.audio.units import samples_in
+from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.recognition.decoding_options import DecodingOptions
@@ -152,15 +153,20 @@ class Transcriber:
     def _part(self, recording: _Recording, audio: AudioPiece) -> _Part:
         """Part of a recording, with its result if nothing can be said in it."""
         part = _Part(recording, audio.samples, audio.start_seconds, audio.end_seconds, audio.overlap_seconds)
-        why = no_speech(audio.samples, self.limits.steady_db, self.limits.tone_share) if self.limits else ""
-        if audio.silent or why or not len(audio.samples):
+        if audio.silent or self._is_no_speech(audio.samples) or not len(audio.samples):
             part.samples, part.result = NOTHING, Piece(part.start_seconds, part.end_seconds, "", (), "silence")
         recording.parts.append(part)
         return part
 
     def _log_probs(self, samples: np.ndarray) -> Tensor:
-        """`(T, V)` log probabilities of the CTC head for `(N,)` samples."""
-        return self._hear([samples], CTC).logits[0].log_softmax(-1).cpu()
+        """`(T, V)` log probabilities of the CTC head for `(N,)` samples; the blank is sure if they cannot be speech."""
+        log_probs = self._hear([samples], CTC).logits[0].log_softmax(-1).cpu()
+        if self._is_no_speech(samples):  # asked here, as the short pieces that it would be divided into do not tell
+            log_probs[:, BLANK] = 0.0
+        return log_probs
+
+    def _is_no_speech(self, samples: np.ndarray) -> bool:
+        return self.limits is not None and no_speech(samples, self.limits.steady_db, self.limits.tone_share) != ""
 
     def _hear(self, recordings: Sequence[np.ndarray], options: DecodingOptions) -> Heard:
         device = self.recognizer.device

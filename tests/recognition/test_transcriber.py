@@ -14,10 +14,11 @@ from tones import Llm, ToneRecognizer, sentences, with_pauses
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.hypothesis import Hypothesis
-from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.recognizer import Heard, Recognizer
 from speechllm_pl.recognition.transcriber import MOST_BATCHES, Source, Transcriber
 from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -166,6 +167,24 @@ def test_tones_are_no_words_even_if_the_ctc_head_hears_some(tones: ToneRecognize
     (found,) = transcripts(tones, samples)
     assert found.text == " ".join(WORDS)
     (found,) = transcripts(tones, samples, limits=GuardLimits())
+    assert (found.text, found.decoded_by) == ("", "silence")
+
+
+class Imaginative(ToneRecognizer):
+    """Hears a word in every tenth frame, whatever the sound."""
+
+    def hear(self, waveforms: torch.Tensor, lengths: torch.Tensor, *options: DecodingOptions) -> Heard:
+        heard = super().hear(waveforms, lengths, *options)
+        heard.logits[:, ::10, self.classes[0]] = 20.0
+        return heard._replace(hypotheses=greedy_ctc(heard.logits, heard.frames, self.tokenizer))
+
+
+def test_steady_noise_is_silence_even_if_the_ctc_head_hears_words_at_short_intervals() -> None:
+    recognizer = Imaginative(longest_seconds=LONGEST)
+    (found,) = transcripts(recognizer, SILENT["noise"], limits=None)
+    assert "one" in found.text
+    assert max(piece.end_seconds - piece.start_seconds for piece in found.pieces) < 1
+    (found,) = transcripts(recognizer, SILENT["noise"], limits=GuardLimits())
     assert (found.text, found.decoded_by) == ("", "silence")
 
 
