@@ -14,6 +14,7 @@ from command import COMMAND, ROOT, finish
 from test_messages import IDLE
 
 from speechllm_pl.apps.main import main
+from speechllm_pl.recognition.recognizer import Recognizer
 
 LANGUAGES = {"en", "de"}
 TWO_PROCESSES = ("--config", ROOT / "conf" / "trainer" / "cpu.yaml")
@@ -260,6 +261,15 @@ def test_languages_that_were_not_trained_are_refused_and_the_trained_named(
         done = speechllm(*given, "de")
         assert done.status == 0
         assert "--language de has no effect: the checkpoint's instruction names no language" in done.err
+
+
+def test_checkpoints_tell_the_longest_utterance_of_their_training(
+    speechllm, stage_one: Path, stage_two: tuple[Path, str], tmp_path: Path
+) -> None:
+    (first, second), folder = [run / "checkpoints" / "best.ckpt" for run in (stage_one, stage_two[0])], tmp_path / "c"
+    assert speechllm("consolidate", "--checkpoint", second, "--output", folder).status == 0
+    for checkpoint in (first, second, folder):
+        assert Recognizer.load(checkpoint).longest_seconds == pytest.approx(0.05 + 5 * 0.35)
 
 
 # average and consolidate
