@@ -186,7 +186,7 @@ class Bench:
             self._synchronize()
             started = time.perf_counter()
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
-                audio = model.listen(batch.waveforms, batch.lengths)
+                audio = model.listen(batch.waveforms)
                 columns = model.prompt(audio, batch.no_text)
                 cast(Any, model.llm).generate(
                     inputs_embeds=columns.embeddings.to(model.text_embeddings.dtype),

@@ -15,6 +15,7 @@ import torch
 from lhotse.cut import Cut
 from machine import describe
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -28,7 +29,7 @@ def differences(recognizer: Recognizer, cut: Cut, options: DecodingOptions) -> l
     lengths = torch.tensor([samples.shape[1]])
     with recognizer.decoding("32-true"):
         found = recognizer.transcribe(samples, lengths, [str(supervision.language)], options)
-        logits, _ = recognizer.speech(samples, lengths)
+        logits, _ = recognizer.speech(Padded(samples, lengths))
     text = found[recognizer.systems(options)[-1]][0].text
     if text != supervision.text or not supervision.alignment:
         return []

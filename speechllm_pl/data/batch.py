@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from speechllm_pl.core.audio.units import seconds_of
+from speechllm_pl.core.padded import Padded
 
 
 class Batch(NamedTuple):
@@ -29,6 +30,11 @@ class Batch(NamedTuple):
         at_once = torch.device(device).type == "cuda"
         waveforms, lengths = (tensor.to(device, non_blocking=at_once) for tensor in (self.waveforms, self.lengths))
         return self._replace(waveforms=waveforms, lengths=lengths)
+
+    @property
+    def audio(self) -> Padded:
+        """Waveforms with their lengths."""
+        return Padded(self.waveforms, self.lengths)
 
     @property
     def seconds(self) -> float:

@@ -49,27 +49,26 @@ class CtcModel(nn.Module, ABC):
         """The repeated blocks, each a unit of sharding, compilation and activation checkpointing."""
 
     @abstractmethod
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `(B, N)` samples of `(B,)` lengths as `(B, T, dim)` frames, zero beyond their `(B,)` lengths."""
+    def encode(self, waveforms: Padded) -> Padded:
+        """Encode `(B, N)` samples as `(B, T, dim)` frames, zero beyond their lengths."""
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry of the state dict."""
         return True
 
-    def losses(self, waveforms: Tensor, lengths: Tensor, targets: Padded) -> dict[str, WeightedTerm]:
+    def losses(self, waveforms: Padded, targets: Padded) -> dict[str, WeightedTerm]:
         """The named terms of stage 1's loss.
 
         Args:
-            waveforms: `(B, N)` samples; `lengths`: `(B,)`.
+            waveforms: `(B, N)` samples.
             targets: CTC classes of the reference.
         """
-        logits, frames = self(waveforms, lengths)
-        return {"ctc_loss": WeightedTerm(ctc_loss(logits, frames, targets), 1.0)}
+        return {"ctc_loss": WeightedTerm(ctc_loss(self(waveforms), targets), 1.0)}
 
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute `(B, T, vocab_size)` fp32 logits and `(B,)` frames from `(B, N)` samples and `(B,)` lengths."""
-        encoded, frames = self.encode(waveforms, lengths)
-        return self.head(encoded), frames
+    def forward(self, waveforms: Padded) -> Padded:
+        """Compute `(B, T, vocab_size)` fp32 logits from `(B, N)` samples."""
+        encoded, frames = self.encode(waveforms)
+        return Padded(self.head(encoded), frames)
 
 
 class EncoderConfig(ABC):

@@ -62,7 +62,7 @@ class DirectAlignment(nn.Module):
             logits = frames @ torch.cat([blank, tokens], dim=1).mT  # (B, A, 1 + N)
             logits = logits.masked_fill(F.pad(own == len(table), (1, 0))[:, None], NOTHING)
             logits = torch.cat([logits, self._rest(frames, table, own)[:, :, None]], dim=2)
-        return ctc_loss(logits, lengths, Padded(places + 1, text.lengths))
+        return ctc_loss(Padded(logits, lengths), Padded(places + 1, text.lengths))
 
     def _rest(self, frames: Tensor, table: Tensor, own: Tensor) -> Tensor:
         """Joint logit, `(B, A)`, of all tokens of the vocabulary that are not an utterance's own."""

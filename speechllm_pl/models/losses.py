@@ -31,23 +31,22 @@ def weighted_sum(terms: Mapping[str, WeightedTerm]) -> Tensor:
     return torch.stack([weight * term.total for term, weight in terms.values()]).sum()
 
 
-def ctc_loss(logits: Tensor, frames: Tensor, targets: Padded) -> LossTerm:
+def ctc_loss(logits: Padded, targets: Padded) -> LossTerm:
     """Connectionist temporal classification (Graves et al., ICML 2006), in fp32.
 
     Args:
         logits: `(B, T, V)`, class 0 is the blank.
-        frames: `(B,)` real frames.
-        targets: classes 1 … V - 1.
+        targets: `(B, N)` classes 1 … V - 1.
 
     A transcript that needs more frames than its audio has (one per symbol, and a blank between equal ones) has no
     likelihood: it adds neither to the loss nor to the count.
     """
-    ids, lengths = targets
+    (scores, frames), (ids, lengths) = logits, targets
     columns = torch.arange(max(ids.shape[1] - 1, 0), device=ids.device)
     repeats = (ids[:, 1:] == ids[:, :-1]) & (columns < lengths[:, None] - 1)
     possible = frames >= lengths + repeats.sum(1)
-    with torch.autocast(logits.device.type, enabled=False):
-        log_probs = logits.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
+    with torch.autocast(scores.device.type, enabled=False):
+        log_probs = scores.float().log_softmax(-1).transpose(0, 1)  # (T, B, V)
         total = F.ctc_loss(log_probs, ids, frames, lengths, blank=BLANK, reduction="sum", zero_infinity=True)
     return LossTerm(total, (lengths * possible).sum())
 

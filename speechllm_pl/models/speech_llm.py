@@ -76,24 +76,22 @@ class SpeechLLM(nn.Module):
         """The LLM's input embeddings, `(V, D)`."""
         return embedding_table(self.llm)
 
-    def listen(self, waveforms: Tensor, lengths: Tensor) -> Audio:
-        """Compute audio embeddings of `(B, N)` samples and `(B,)` lengths."""
-        encoded, frames = self.speech.encode(waveforms, lengths)
-        logits = self.speech.head(encoded) if self.projector.reads_ctc_logits else None
-        embeddings, embedding_lengths = self.projector(encoded, frames, logits)
-        return Audio(embeddings, embedding_lengths, encoded, frames)
+    def listen(self, waveforms: Padded) -> Audio:
+        """Compute audio embeddings of `(B, N)` samples."""
+        frames = self.speech.encode(waveforms)
+        logits = self.speech.head(frames.values) if self.projector.reads_ctc_logits else None
+        embeddings: Padded = self.projector(frames, logits)
+        return Audio(*embeddings, *frames)
 
     @property
     def seconds_per_embedding(self) -> float:
         return self.projector.stride * self.speech.seconds_per_frame
 
-    def losses(
-        self, waveforms: Tensor, lengths: Tensor, targets: Padded, instruction: Padded, text: Padded
-    ) -> dict[str, WeightedTerm]:
+    def losses(self, waveforms: Padded, targets: Padded, instruction: Padded, text: Padded) -> dict[str, WeightedTerm]:
         """The named terms of stage 2's loss; the same names for every batch.
 
         Args:
-            waveforms: `(B, N)` samples; `lengths`: `(B,)`.
+            waveforms: `(B, N)` samples.
             targets: CTC classes of the reference.
             instruction: LLM tokens before the audio.
             text: LLM tokens of the reference.
@@ -101,7 +99,7 @@ class SpeechLLM(nn.Module):
         Raises:
             UserError: an utterance takes more positions than the LLM has.
         """
-        audio, next_token = self(waveforms, lengths, instruction, text)
+        audio, next_token = self(waveforms, instruction, text)
         terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
         if self.alignment is not None:
             terms["alignment_loss"] = WeightedTerm(self.alignment_loss(audio, text), self.config.alignment_weight)
@@ -134,13 +132,13 @@ class SpeechLLM(nn.Module):
             use_cache=False,
         ).logits
 
-    def forward(self, waveforms: Tensor, lengths: Tensor, instruction: Padded, text: Padded) -> tuple[Audio, LossTerm]:
+    def forward(self, waveforms: Padded, instruction: Padded, text: Padded) -> tuple[Audio, LossTerm]:
         """Compute the audio embeddings and the next-token loss on text and EOS.
 
         Raises:
             UserError: an utterance takes more positions than the LLM has.
         """
-        audio = self.listen(waveforms, lengths)
+        audio = self.listen(waveforms)
         columns = self.prompt(audio, instruction, text)
         self._refuse_too_long(columns)
         return audio, next_token_loss(self.logits(columns), columns.labels)
@@ -162,4 +160,4 @@ class SpeechLLM(nn.Module):
 
     def ctc_loss(self, audio: Audio, targets: Padded) -> LossTerm:
         """Stage 1's loss on the same frames, which keeps the CTC head in tune with the encoder."""
-        return ctc_loss(self.speech.head(audio.encoded), audio.frames, targets)
+        return ctc_loss(Padded(self.speech.head(audio.encoded), audio.frames), targets)

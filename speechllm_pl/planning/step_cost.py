@@ -176,7 +176,7 @@ def decoding_bytes(
         with live, torch.autocast("cpu", autocast, enabled=autocast is not None):
             batch = silence(shape)
             if isinstance(model, CtcModel):
-                model(batch.waveforms, batch.lengths)
+                model(batch.waveforms)
                 return live.at_peak[ACTIVATIONS]
             with _Answers(number=columns):
                 cache = _prefill(model, batch)
@@ -185,7 +185,7 @@ def decoding_bytes(
 
 def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
     """Begin to decode; return the LLM's cache, each layer's keys and values `(B, heads, columns, width)`."""
-    audio = model.listen(batch.waveforms, batch.lengths)
+    audio = model.listen(batch.waveforms)
     model.speech.head(audio.encoded)
     columns = model.prompt(audio, batch.no_text)
     llm = cast(Any, model.llm)
@@ -230,28 +230,27 @@ def _heads(model: nn.Module) -> list[nn.Module]:
 class SilentBatch(NamedTuple):
     """B utterances of silence, with a text that repeats one token."""
 
-    waveforms: Tensor  # (B, N)
-    lengths: Tensor  # (B,)
+    waveforms: Padded  # (B, N)
     text: Padded  # (B, K), for the LLM and the CTC head alike
 
     @property
     def no_text(self) -> Padded:
-        return Padded(self.text.values[:, :0], torch.zeros_like(self.lengths))
+        return Padded(self.text.values[:, :0], torch.zeros_like(self.text.lengths))
 
 
 def silence(shape: StepShape, device: str | torch.device = "cpu") -> SilentBatch:
     waveforms = torch.zeros(shape.utterances, shape.samples, device=device)
     lengths = torch.full((shape.utterances,), shape.samples, device=device)
     ids = torch.ones(shape.utterances, shape.tokens, dtype=torch.long, device=device)
-    return SilentBatch(waveforms, lengths, Padded(ids, torch.full_like(lengths, shape.tokens)))
+    return SilentBatch(Padded(waveforms, lengths), Padded(ids, torch.full_like(lengths, shape.tokens)))
 
 
 def losses(model: nn.Module, batch: SilentBatch) -> dict[str, WeightedTerm]:
     """Compute the model's own losses of a batch; without an instruction in stage 2."""
     if isinstance(model, CtcModel):
-        return model.losses(batch.waveforms, batch.lengths, batch.text)
+        return model.losses(batch.waveforms, batch.text)
     assert isinstance(model, SpeechLLM)
-    return model.losses(batch.waveforms, batch.lengths, batch.text, batch.no_text, batch.text)
+    return model.losses(batch.waveforms, batch.text, batch.no_text, batch.text)
 
 
 # activation checkpointing

@@ -217,11 +217,11 @@ class Recognizer:
     ) -> Heard:
         """Run the encoder and the CTC head; arguments as of `transcribe`."""
         if isinstance(self.model, SpeechLLM) and options.asks_llm:
-            audio = self.model.listen(waveforms, lengths)
+            audio = self.model.listen(Padded(waveforms, lengths))
             logits, frames = self.speech.head(audio.encoded), audio.frames
         else:
             audio = None
-            logits, frames = self.speech(waveforms, lengths)
+            logits, frames = self.speech(Padded(waveforms, lengths))
         if options.decoder == "ctc-beam":
             ngram = (options.ngram, options.ngram_weight)
             found = ctc_beam_search(logits, frames, self.tokenizer, options.num_beams, *ngram)

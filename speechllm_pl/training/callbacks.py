@@ -26,6 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from speechllm_pl.configuration.bounded_yaml import parsed_configuration, read_configuration
 from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.utterance import Utterance, read_utterance
@@ -205,10 +206,10 @@ class Samples(L.Callback):
 
 def posterior_figure(module: Stage, batch: Batch) -> Figure:
     """Plot the first utterance's filter banks above the probabilities of its likeliest CTC classes, frame by frame."""
-    waveforms, lengths = batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1]
+    first = Padded(batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1])
     with torch.no_grad():
-        features, _ = FilterBank().to(waveforms.device)(waveforms, lengths)
-        logits, _ = module.speech(waveforms, lengths)
+        features, _ = FilterBank().to(first.values.device)(*first)
+        logits, _ = module.speech(first)
     posteriors = logits[0].float().softmax(-1).cpu()
     seen = list(dict.fromkeys(posteriors.argmax(-1).tolist()))
     figure, (above, below) = plt.subplots(2, 1, figsize=(10, 6), layout="constrained")

@@ -54,4 +54,4 @@ class CtcPretraining(Stage):
             self.arrange(self.speech.layers)
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
-        return self.model.losses(batch.waveforms, batch.lengths, self.ctc_targets(batch))
+        return self.model.losses(batch.audio, self.ctc_targets(batch))

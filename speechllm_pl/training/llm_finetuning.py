@@ -170,7 +170,7 @@ class LlmFinetuning(Stage):
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         text = pad_tokens(self.llm_tokenizer.encode(batch.texts), self.device)
         instruction, targets = self.recognizer.instruction(batch.languages), self.ctc_targets(batch)
-        return self.model.losses(batch.waveforms, batch.lengths, targets, instruction, text)
+        return self.model.losses(batch.audio, targets, instruction, text)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -14,6 +14,7 @@ from conftest import SPLITS, deleted_while_mapped
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data import manifest, positions
 from speechllm_pl.data.augmentation import PerturbSpeed
@@ -138,7 +139,7 @@ def test_positions_are_those_that_the_prompt_builder_fills(
     for batch in data.train_dataloader():
         text = pad_tokens(module.llm_tokenizer.encode(batch.texts))
         with torch.no_grad():
-            audio = module.model.listen(batch.waveforms, batch.lengths)
+            audio = module.model.listen(batch.audio)
             columns = module.model.prompt(audio, module.recognizer.instruction(batch.languages), text)
         rows = [int(id_.removeprefix("train-")) for id_ in batch.ids]
         before = columns.mask.shape[1] - columns.labels.shape[1]
@@ -265,5 +266,5 @@ def test_numpy_and_the_encoder_agree_on_embeddings(stage_2: Callable[..., LlmFin
     for each, embeddings in zip(seconds[:20].tolist(), found[:20].tolist(), strict=True):
         samples = round(each * 16_000)
         with torch.no_grad():
-            audio = module.model.listen(torch.zeros(1, samples), torch.tensor([samples]))
+            audio = module.model.listen(Padded(torch.zeros(1, samples), torch.tensor([samples])))
         assert int(audio.lengths[0]) == embeddings

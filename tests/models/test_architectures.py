@@ -92,8 +92,8 @@ def test_fresh_lora_leaves_the_llm_as_it_was_and_trained_lora_does_not(architect
 
 
 def test_only_encoder_projector_and_lora_have_gradients(model: SpeechLLM, architecture: str) -> None:
-    waveforms, lengths = audio_batch()
-    _, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+    waveforms = audio_batch()
+    _, loss = model(waveforms, tokens(INSTRUCTIONS), tokens(TEXTS))
     (loss.total / loss.count).backward()
     moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     in_llm = {name for name in moved if name.startswith("llm.")}
@@ -105,10 +105,10 @@ def test_only_encoder_projector_and_lora_have_gradients(model: SpeechLLM, archit
 
 @torch.no_grad()
 def test_loss_is_that_of_the_llm_on_one_utterances_plain_sequence(model: SpeechLLM) -> None:
-    _, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+    _, loss = model(audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
     expected, embed = 0.0, model.llm.get_input_embeddings()
     for row, text in enumerate(TEXTS):
-        audio = model.listen(*one(row)[:2])
+        audio = model.listen(one(row)[0])
         before, after = (embed(torch.tensor(ids, dtype=torch.long)) for ids in (INSTRUCTIONS[row], [1, *text]))
         sequence = torch.cat([before, audio.embeddings[0], after])
         labels = torch.tensor([*text, 2])
@@ -120,7 +120,7 @@ def test_loss_is_that_of_the_llm_on_one_utterances_plain_sequence(model: SpeechL
 @torch.no_grad()
 def test_a_batch_of_eight_gives_what_eight_batches_of_one_give(model: SpeechLLM, llm_folder: Path) -> None:
     tokenizer = LlmTokenizer(str(llm_folder))
-    audio, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+    audio, loss = model(audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
     together = generate(model, audio, tokens(INSTRUCTIONS), tokenizer)
     assert len({found.text for found in together}) > 4
     total = 0.0
@@ -136,7 +136,7 @@ def test_generation_takes_the_likeliest_token_of_the_full_forward_at_every_step(
     model: SpeechLLM, llm_folder: Path
 ) -> None:
     tokenizer, row = LlmTokenizer(str(llm_folder)), 1
-    audio, instruction = model.listen(*one(row)[:2]), tokens([INSTRUCTIONS[row]])
+    audio, instruction = model.listen(one(row)[0]), tokens([INSTRUCTIONS[row]])
     [found] = generate(model, audio, instruction, tokenizer)
     ids: list[int] = []
     while len(ids) < 2 * int(audio.frames[0]) + 10 and 2 not in ids:  # 25 tokens a second are 2 a frame

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models import encoders
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel, EncoderConfig
@@ -33,11 +34,11 @@ def model(described: EncoderConfig) -> CtcModel:
     return described.build(SpecAugmentConfig(), 20).eval()
 
 
-def waveforms() -> tuple[torch.Tensor, torch.Tensor]:
+def waveforms() -> Padded:
     torch.manual_seed(0)
     lengths = torch.tensor(LENGTHS)
     real = torch.arange(max(LENGTHS))[None] < lengths[:, None]
-    return 0.1 * torch.randn(len(LENGTHS), max(LENGTHS)) * real, lengths
+    return Padded(0.1 * torch.randn(len(LENGTHS), max(LENGTHS)) * real, lengths)
 
 
 def test_a_description_is_frozen_and_of_plain_values(described: EncoderConfig) -> None:
@@ -47,10 +48,10 @@ def test_a_description_is_frozen_and_of_plain_values(described: EncoderConfig) -
 
 
 def test_the_number_of_frames_is_known_without_the_model(described: EncoderConfig, model: CtcModel) -> None:
-    samples, lengths = waveforms()
-    encoded, frames = model.encode(samples, lengths)
+    samples = waveforms()
+    encoded, frames = model.encode(samples)
     assert encoded.shape == (len(LENGTHS), int(frames.max()), model.dim)
-    assert frames.tolist() == described.frame_lengths(lengths).tolist()
+    assert frames.tolist() == described.frame_lengths(samples.lengths).tolist()
     assert model.head(encoded).shape[2] == 20
 
 
@@ -63,9 +64,9 @@ def test_a_frames_duration_is_that_of_the_model(described: EncoderConfig, model:
 
 def test_padding_never_leaks_and_frames_beyond_a_length_are_zero(model: CtcModel) -> None:
     samples, lengths = waveforms()
-    together, frames = model.encode(samples, lengths)
+    together, frames = model.encode(Padded(samples, lengths))
     for row, (length, count) in enumerate(zip(LENGTHS, frames.tolist(), strict=True)):
-        alone, own = model.encode(samples[row : row + 1, :length], lengths[row : row + 1])
+        alone, own = model.encode(Padded(samples[row : row + 1, :length], lengths[row : row + 1]))
         assert own.tolist() == [count]
         torch.testing.assert_close(together[row, :count], alone[0, :count], atol=1e-5, rtol=1e-4)
         assert not together[row, count:].any()
@@ -75,13 +76,13 @@ def test_layers_are_parts_of_the_model_and_the_spectrum_is_hidden_in_training_al
     names = {id(module) for module in model.modules()}
     assert len(model.layers)
     assert all(id(layer) in names for layer in model.layers)
-    samples, lengths = waveforms()
-    assert torch.equal(model.encode(samples, lengths)[0], model.encode(samples, lengths)[0])
+    samples = waveforms()
+    assert torch.equal(model.encode(samples)[0], model.encode(samples)[0])
     model.train()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    assert not torch.equal(model.encode(samples, lengths)[0], model.encode(samples, lengths)[0])
+    assert not torch.equal(model.encode(samples)[0], model.encode(samples)[0])
 
 
 def test_logits_are_the_fp32_product_of_the_frames_where_autocast_computes_in_bf16(
@@ -89,10 +90,10 @@ def test_logits_are_the_fp32_product_of_the_frames_where_autocast_computes_in_bf
 ) -> None:
     torch.manual_seed(0)
     model = CtcConfig(encoder=small_encoder).build_speech(20).eval()
-    waveforms, lengths = 0.1 * torch.randn(2, 12_000), torch.tensor([12_000, 7_000])
+    waveforms = Padded(0.1 * torch.randn(2, 12_000), torch.tensor([12_000, 7_000]))
     with torch.autocast("cpu", torch.bfloat16):
-        logits, _ = model(waveforms, lengths)
-        encoded, _ = model.encode(waveforms, lengths)
+        logits, _ = model(waveforms)
+        encoded, _ = model.encode(waveforms)
         assert (encoded @ encoded.mT).dtype == torch.bfloat16
     assert logits.dtype == torch.float32
     expected = encoded.double() @ model.head.weight.double().T + model.head.bias.double()

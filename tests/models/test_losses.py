@@ -27,7 +27,7 @@ def test_ctc_is_the_sum_over_all_paths() -> None:
     logits = torch.randn(4, 5, 3)
     frames, targets = [5, 3, 4, 5], [[1, 2], [2], [1, 1], []]
     ids = torch.tensor([row + [0] * (2 - len(row)) for row in targets])
-    term = ctc_loss(logits, torch.tensor(frames), Padded(ids, torch.tensor([2, 1, 2, 0])))
+    term = ctc_loss(Padded(logits, torch.tensor(frames)), Padded(ids, torch.tensor([2, 1, 2, 0])))
     expected = sum(
         -math.log(likelihood(logits[row, :count].softmax(-1), target))
         for row, (count, target) in enumerate(zip(frames, targets, strict=True))
@@ -38,7 +38,7 @@ def test_ctc_is_the_sum_over_all_paths() -> None:
 
 def test_a_transcript_that_cannot_fit_adds_nothing_and_has_no_gradient() -> None:
     logits = torch.randn(1, 2, 3, requires_grad=True)
-    term = ctc_loss(logits, torch.tensor([2]), Padded(torch.tensor([[1, 1]]), torch.tensor([2])))
+    term = ctc_loss(Padded(logits, torch.tensor([2])), Padded(torch.tensor([[1, 1]]), torch.tensor([2])))
     term.total.backward()
     assert term.total.item() == 0
     assert logits.grad is not None
@@ -48,8 +48,8 @@ def test_a_transcript_that_cannot_fit_adds_nothing_and_has_no_gradient() -> None
 def test_padding_frames_do_not_change_the_ctc_loss() -> None:
     torch.manual_seed(0)
     logits, targets = torch.randn(1, 6, 4), Padded(torch.tensor([[1, 3]]), torch.tensor([2]))
-    alone = ctc_loss(logits[:, :4], torch.tensor([4]), targets)
-    padded = ctc_loss(logits, torch.tensor([4]), targets)
+    alone = ctc_loss(Padded(logits[:, :4], torch.tensor([4])), targets)
+    padded = ctc_loss(Padded(logits, torch.tensor([4])), targets)
     torch.testing.assert_close(alone.total, padded.total)
 
 
@@ -76,4 +76,4 @@ def test_half_precision_logits_are_summed_in_full_precision() -> None:
     assert next_token_loss(logits, labels).total.dtype == torch.float32
     with torch.autocast("cpu", dtype=torch.bfloat16):
         targets = Padded(labels[:, :5].clamp(min=1), torch.tensor([5, 5, 5]))
-        assert ctc_loss(logits, torch.tensor([50, 50, 50]), targets).total.dtype == torch.float32
+        assert ctc_loss(Padded(logits, torch.tensor([50, 50, 50])), targets).total.dtype == torch.float32

@@ -115,7 +115,7 @@ def test_loss_and_gradients_are_those_of_the_dequantised_weights(
     losses, gradients = [], []
     for llm in (load_llm(str(llm_for_nf4), quantize="nf4"), plain_twin):
         model = speech_llm(llm, small_encoder)
-        _, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+        _, loss = model(audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
         (loss.total / loss.count).backward()
         losses.append(loss.total.item())
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -137,8 +137,8 @@ def test_a_text_is_generated_as_by_the_dequantised_weights_alone_and_in_a_batch(
     found = []
     for llm in (load_llm(str(llm_for_nf4), quantize="nf4"), plain_twin):
         model = speech_llm(llm, small_encoder)
-        found.append(generate(model, model.listen(*audio_batch()), tokens(INSTRUCTIONS), tokenizer))
-        alone = generate(model, model.listen(*one(3)[:2]), tokens([INSTRUCTIONS[3]]), tokenizer)
+        found.append(generate(model, model.listen(audio_batch()), tokens(INSTRUCTIONS), tokenizer))
+        alone = generate(model, model.listen(one(3)[0]), tokens([INSTRUCTIONS[3]]), tokenizer)
         assert alone == [found[-1][3]]
     assert found[0] == found[1]
     assert len({hypothesis.text for hypothesis in found[0]}) > 1
@@ -156,12 +156,12 @@ def test_evaluation_leaves_every_bit_as_it_was_and_training_goes_on_after_it(
     before = frozen()
     assert any("absmax" in name for name in before)
     with torch.no_grad():
-        generate(model, model.listen(*audio_batch()), tokens(INSTRUCTIONS), LlmTokenizer(str(llm_for_nf4)))
-        model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+        generate(model, model.listen(audio_batch()), tokens(INSTRUCTIONS), LlmTokenizer(str(llm_for_nf4)))
+        model(audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
     after = frozen()
     assert set(before) == set(after)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-    _, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+    _, loss = model(audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
     loss.total.backward()
     assert all(p.grad is not None and p.grad.any() for name, p in model.named_parameters() if "lora_B" in name)
     assert model.projector.linear.weight.grad.any()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import BloomConfig, BloomForCausalLM
 
 from speechllm_pl.core.errors import UserError
@@ -30,27 +30,23 @@ def build(llm: nn.Module, encoder: ConformerConfig, **options) -> SpeechLLM:
     return SpeechLLM(config, config.build_speech(20), llm, SpecialTokens(bos=1, eos=2, unk=3))
 
 
-def audio_batch() -> tuple[Tensor, Tensor]:
+def audio_batch() -> Padded:
     generator = torch.Generator().manual_seed(2)
     waveforms = torch.zeros(len(LENGTHS), max(LENGTHS))
     for row, length in zip(waveforms, LENGTHS, strict=True):
         row[:length] = 0.1 * torch.randn(length, generator=generator)
-    return waveforms, torch.tensor(LENGTHS)
+    return Padded(waveforms, torch.tensor(LENGTHS))
 
 
 def tokens(rows: list[list[int]]) -> Padded:
     return pad_tokens(rows)
 
 
-def one(row: int) -> tuple[Tensor, Tensor, Padded, Padded]:
+def one(row: int) -> tuple[Padded, Padded, Padded]:
     """Utterance `row` as a batch of its own."""
     waveforms, lengths = audio_batch()
-    return (
-        waveforms[row : row + 1, : LENGTHS[row]],
-        lengths[row : row + 1],
-        tokens([INSTRUCTIONS[row]]),
-        tokens([TEXTS[row]]),
-    )
+    audio = Padded(waveforms[row : row + 1, : LENGTHS[row]], lengths[row : row + 1])
+    return audio, tokens([INSTRUCTIONS[row]]), tokens([TEXTS[row]])
 
 
 @pytest.fixture(params=["llama", "llama with lora", "bloom"])
@@ -97,9 +93,9 @@ def test_frozen_parts_stay_bit_identical_and_trained_parts_move(
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    waveforms, lengths = audio_batch()
+    waveforms = audio_batch()
     for _ in range(3):
-        audio, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+        audio, loss = model(waveforms, tokens(INSTRUCTIONS), tokens(TEXTS))
         total = loss.total + model.ctc_loss(audio, Padded(torch.ones(8, 1).long(), torch.ones(8).long())).total
         optimizer.zero_grad()
         total.backward()
@@ -134,14 +130,14 @@ def test_frames_vary_from_step_to_step_unless_the_encoder_is_frozen(
     frames = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        frames.append(model.listen(*audio_batch()).encoded)
+        frames.append(model.listen(audio_batch()).encoded)
     assert torch.equal(*frames) == frozen
 
 
 def test_text_masking_hides_inputs_in_training_only(llm_folder: Path, small_encoder: ConformerConfig) -> None:
     model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0, text_masking=0.9)
     with torch.no_grad():
-        audio = model.eval().listen(*audio_batch())
+        audio = model.eval().listen(audio_batch())
         plain = model.prompt(audio, tokens(INSTRUCTIONS), tokens(TEXTS))
         masked = model.train().prompt(audio, tokens(INSTRUCTIONS), tokens(TEXTS))
     assert torch.equal(plain.labels, masked.labels)
@@ -158,11 +154,11 @@ def test_text_masking_hides_inputs_in_training_only(llm_folder: Path, small_enco
 
 @torch.no_grad()
 def test_logits_are_those_of_the_llm_on_one_utterances_plain_sequence(model: SpeechLLM) -> None:
-    waveforms, lengths = audio_batch()
-    columns = model.prompt(model.listen(waveforms, lengths), tokens(INSTRUCTIONS), tokens(TEXTS))
+    waveforms = audio_batch()
+    columns = model.prompt(model.listen(waveforms), tokens(INSTRUCTIONS), tokens(TEXTS))
     logits = model.logits(columns)
     for row, text in enumerate(TEXTS):
-        audio = model.listen(*one(row)[:2])
+        audio = model.listen(one(row)[0])
         table = model.llm.get_input_embeddings().weight
         sequence = torch.cat([table[INSTRUCTIONS[row]], audio.embeddings[0], table[[1, *text]]])
         expected = model.llm(inputs_embeds=sequence[None]).logits[0, -len(text) - 1 :]
@@ -171,11 +167,11 @@ def test_logits_are_those_of_the_llm_on_one_utterances_plain_sequence(model: Spe
 
 @torch.no_grad()
 def test_loss_is_the_mean_log_likelihood_of_text_and_end(model: SpeechLLM) -> None:
-    waveforms, lengths = audio_batch()
-    _, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+    waveforms = audio_batch()
+    _, loss = model(waveforms, tokens(INSTRUCTIONS), tokens(TEXTS))
     expected = 0.0
     for row, text in enumerate(TEXTS):
-        audio = model.listen(*one(row)[:2])
+        audio = model.listen(one(row)[0])
         table = model.llm.get_input_embeddings().weight
         sequence = torch.cat([table[INSTRUCTIONS[row]], audio.embeddings[0], table[[1, *text]]])
         scores = model.llm(inputs_embeds=sequence[None]).logits[0].log_softmax(-1)
@@ -188,8 +184,8 @@ def test_loss_is_the_mean_log_likelihood_of_text_and_end(model: SpeechLLM) -> No
 @torch.no_grad()
 def test_a_batch_of_eight_gives_what_eight_batches_of_one_give(model: SpeechLLM, llm_folder: Path) -> None:
     tokenizer = LlmTokenizer(str(llm_folder))
-    waveforms, lengths = audio_batch()
-    audio, loss = model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(TEXTS))
+    waveforms = audio_batch()
+    audio, loss = model(waveforms, tokens(INSTRUCTIONS), tokens(TEXTS))
     logits = model.logits(model.prompt(audio, tokens(INSTRUCTIONS), tokens(TEXTS)))
     together = generate(model, audio, tokens(INSTRUCTIONS), tokenizer)
     assert len({found.text for found in together}) > 1
@@ -209,7 +205,7 @@ def test_generation_takes_the_likeliest_token_of_the_full_forward_at_every_step(
     model: SpeechLLM, llm_folder: Path
 ) -> None:
     tokenizer = LlmTokenizer(str(llm_folder))
-    audio = model.listen(*one(1)[:2])
+    audio = model.listen(one(1)[0])
     instruction = tokens([INSTRUCTIONS[1]])
     [found] = generate(model, audio, instruction, tokenizer)
     cap = -(-int(audio.frames[0]) * 2 // 1) + 10  # 25 tokens a second are 2 a frame
@@ -225,7 +221,7 @@ def test_weights_in_half_precision_are_given_embeddings_of_their_type(
     llm_folder: Path, small_encoder: ConformerConfig
 ) -> None:
     model = build(load_llm(str(llm_folder), torch.bfloat16), small_encoder, lora_r=8)
-    _, loss = model(*audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
+    _, loss = model(audio_batch(), tokens(INSTRUCTIONS), tokens(TEXTS))
     loss.total.backward()
     assert loss.total.isfinite()
     assert model.projector.linear.weight.grad is not None
@@ -237,7 +233,7 @@ def test_the_blank_of_the_alignment_starts_from_the_filler(llm_folder: Path, sma
     model = build(llm, small_encoder, alignment_weight=1.0)
     assert model.alignment is not None
     assert torch.equal(model.alignment.blank, llm.get_input_embeddings().weight[5])
-    audio = model.listen(*audio_batch())
+    audio = model.listen(audio_batch())
     assert model.alignment_loss(audio, tokens(TEXTS)).total > 0
 
 
@@ -247,7 +243,7 @@ def test_the_ctc_loss_of_stage_2_is_that_of_fp32_logits_under_autocast(
     model = build(load_llm(str(llm_folder)), small_encoder).eval()
     text = tokens([[4, 5], [7], [], [8, 9], [6, 6], [5], [11], [4]])
     with torch.autocast("cpu", torch.bfloat16):
-        audio = model.listen(*audio_batch())
+        audio = model.listen(audio_batch())
         found = model.ctc_loss(audio, text).total
     head = model.speech.head
     logits = audio.encoded.double() @ head.weight.double().T + head.bias.double()
@@ -261,17 +257,17 @@ def test_a_text_beyond_the_llms_last_position_is_refused_and_padding_does_not_co
     llm_folder: Path, small_encoder: ConformerConfig
 ) -> None:
     model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0).eval()
-    waveforms, lengths = audio_batch()
+    waveforms = audio_batch()
     texts = TEXTS[::-1]  # the longest text does not belong to the longest audio
-    audio = model.listen(waveforms, lengths)
+    audio = model.listen(waveforms)
     taken = [len(i) + a + 1 + len(t) for i, a, t in zip(INSTRUCTIONS, audio.lengths.tolist(), texts, strict=True)]
     columns = model.prompt(audio, tokens(INSTRUCTIONS), tokens(texts))
     model.most_positions = max(taken)
     assert columns.mask.shape[1] > model.most_positions
-    model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(texts))
+    model(waveforms, tokens(INSTRUCTIONS), tokens(texts))
     model.most_positions -= 1
     with pytest.raises(UserError, match=rf"takes {max(taken)} positions of the LLM, which has {max(taken) - 1}"):
-        model(waveforms, lengths, tokens(INSTRUCTIONS), tokens(texts))
+        model(waveforms, tokens(INSTRUCTIONS), tokens(texts))
 
 
 def test_a_longer_stride_gives_proportionally_fewer_embeddings(
@@ -280,7 +276,7 @@ def test_a_longer_stride_gives_proportionally_fewer_embeddings(
     counts = []
     for stride in (1, 2, 3, 6, 12):
         model = build(load_llm(str(llm_folder)), small_encoder, lora_r=0, bridge=ProjectorConfig(stride)).eval()
-        audio = model.listen(*audio_batch())
+        audio = model.listen(audio_batch())
         assert audio.lengths.tolist() == [-(-n // stride) for n in audio.frames.tolist()]
         counts.append(int(audio.lengths.sum()))
     assert all(longer > shorter for longer, shorter in pairwise(counts))

@@ -7,7 +7,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BloomConfig, LlamaConfig, PretrainedConfig
 
-from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.adjustments import checkpoint_activations
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
@@ -75,10 +74,10 @@ def test_decoding_on_fake_tensors_takes_what_a_real_one_takes(
     def decode() -> None:
         with sdpa_kernel(SDPBackend.MATH):
             if llm is None:
-                model(batch.waveforms, batch.lengths)
+                model(batch.waveforms)
                 return
-            audio = model.listen(batch.waveforms, batch.lengths)
-            prompt = model.prompt(audio, Padded(batch.text.values[:, :0], torch.zeros_like(batch.lengths)))
+            audio = model.listen(batch.waveforms)
+            prompt = model.prompt(audio, batch.no_text)
             model.speech.head(audio.encoded)
             model.llm.generate(
                 inputs_embeds=prompt.embeddings,

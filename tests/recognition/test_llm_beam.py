@@ -121,7 +121,7 @@ def model(request: pytest.FixtureRequest, small_encoder: ConformerConfig) -> Spe
 
 @torch.no_grad()
 def texts(model: SpeechLLM, num_beams: int, rows: Sequence[int]) -> list[list[Beam]]:
-    audio = model.listen(*audio_batch())
+    audio = model.listen(audio_batch())
     prompt = model.prompt(audio, tokens(INSTRUCTIONS))
     scorer = LlmScorer(model, prompt)
     scorer.select(rows)
@@ -131,7 +131,7 @@ def texts(model: SpeechLLM, num_beams: int, rows: Sequence[int]) -> list[list[Be
 @pytest.mark.parametrize("num_beams", [1, 2, 4])
 @torch.no_grad()
 def test_texts_and_scores_are_those_of_generate(model: SpeechLLM, num_beams: int) -> None:
-    audio = model.listen(*audio_batch())
+    audio = model.listen(audio_batch())
     prompt = model.prompt(audio, tokens(INSTRUCTIONS))
     llm: Any = model.llm
     expected = llm.generate(

@@ -24,7 +24,7 @@ def model(request, small_encoder: ConformerConfig) -> SpeechLLM:
 
 @torch.no_grad()
 def test_texts_are_those_of_generate_to_the_last_token(model: SpeechLLM) -> None:
-    audio = model.listen(*audio_batch())
+    audio = model.listen(audio_batch())
     prompt = model.prompt(audio, tokens(INSTRUCTIONS))
     llm: Any = model.llm
     for suppressed in (None, [5, 7]):
@@ -47,7 +47,7 @@ def test_texts_are_those_of_generate_to_the_last_token(model: SpeechLLM) -> None
 
 @torch.no_grad()
 def test_scores_are_those_of_the_whole_text_read_at_once(model: SpeechLLM) -> None:
-    audio = model.listen(*audio_batch())
+    audio = model.listen(audio_batch())
     ends = TextEnds(token_caps(audio.frames * 0.08), EOS)
     found = greedy(LlmScorer(model, model.prompt(audio, tokens(INSTRUCTIONS))), ends, PAD)
     rows = [row[:length] for row, length in zip(found.tokens.tolist(), ends.lengths.tolist(), strict=True)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
@@ -22,7 +23,8 @@ def test_compiled_blocks_give_the_same_frames_and_gradients(ctc_tokenizer: CtcTo
         blocks = module.speech.encoder.blocks
         assert all((block._compiled_call_impl is not None) == compiled for block in blocks)
         for samples in (16_000, 24_000):  # other lengths without compiling anew for each
-            frames, _ = module.speech.eval().encode(torch.randn(2, samples), torch.tensor([samples, samples // 2]))
+            lengths = torch.tensor([samples, samples // 2])
+            frames, _ = module.speech.eval().encode(Padded(torch.randn(2, samples), lengths))
             frames.square().sum().backward()
         found.append((frames.detach(), [p.grad for p in blocks.parameters()]))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-4, atol=1e-5)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.encoders.conformer import ConformerConfig
@@ -166,13 +167,13 @@ def loss(made: Stage, files: Files, number: int) -> tuple[Tensor, int]:
     """Of an utterance alone, and the number of tokens that it is of."""
     samples, _ = soundfile.read(files.corpus / f"train-{number}.wav", dtype="float32")
     text = SPLITS["train"][number]
-    heard = torch.from_numpy(samples)[None], torch.tensor([len(samples)])
+    heard = Padded(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
     pieces = torch.tensor(made.tokenizer.encode(text))
     if isinstance(made, CtcPretraining):
-        logits, _ = made.model(*heard)
+        logits, _ = made.model(heard)
         return ctc(logits, pieces), len(pieces)
     model = cast(LlmFinetuning, made).model
-    audio = model.listen(*heard)
+    audio = model.listen(heard)
     (ids,) = made.llm_tokenizer.encode([text])
     read = torch.cat([audio.embeddings[0], model.text_embeddings[torch.tensor([1, *ids])]])  # audio, BOS, text
     scores = model.llm(inputs_embeds=read[None]).logits[0, -len(ids) - 1 :]

@@ -29,7 +29,7 @@ def transcript_scores(recognizer: Recognizer, batch: Batch) -> list[TranscriptSc
         batch: at least one utterance.
     """
     device, there = recognizer.device, batch.to(recognizer.device)
-    logits, frames = recognizer.speech(there.waveforms, there.lengths)
+    logits, frames = recognizer.speech(there.audio)
     targets, lengths = pad_tokens([recognizer.tokenizer.encode(text) for text in batch.texts], device)
     nats = F.ctc_loss(
         logits.float().log_softmax(-1).transpose(0, 1),  # (T, B, V)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from torch import Tensor
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.direct_alignment import cosine_similarities
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -49,7 +50,8 @@ def align(recognizer: Recognizer, samples: np.ndarray, text: str) -> AlignmentMa
     model, tokenizer, device = recognizer.model, recognizer.llm_tokenizer, recognizer.device
     assert isinstance(model, SpeechLLM)
     assert tokenizer is not None
-    audio = model.listen(torch.from_numpy(samples).to(device)[None], torch.tensor([len(samples)], device=device))
+    waveforms = torch.from_numpy(samples).to(device)[None]
+    audio = model.listen(Padded(waveforms, torch.tensor([len(samples)], device=device)))
     (ids,) = tokenizer.encode([text])
     said = [tokenizer.decode(ids[:count]) for count in range(len(ids) + 1)]
     tokens = [longer[len(shorter) :] for shorter, longer in pairwise(said)]

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import stacked
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.bridges.protocol import Bridge, BridgeConfig
 
 
@@ -41,9 +42,9 @@ class Projector(Bridge):
         self.stride = stride
         self.linear = nn.Linear(stride * dim, llm_dim)
 
-    def forward(self, frames: Tensor, lengths: Tensor, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Project `(B, T, dim)`, zero beyond `(B,)` lengths, to `(B, ceil(T / stride), llm_dim)` and its lengths."""
-        missing = -frames.shape[1] % self.stride
-        frames = nn.functional.pad(frames, (0, 0, 0, missing))
-        stacks = frames.unflatten(1, (-1, self.stride)).flatten(2)
-        return self.linear(stacks), stacked(lengths, self.stride)
+    def forward(self, frames: Padded, logits: Tensor | None = None) -> Padded:
+        """Project `(B, T, dim)`, zero beyond their lengths, to `(B, ceil(T / stride), llm_dim)`."""
+        missing = -frames.values.shape[1] % self.stride
+        filled = nn.functional.pad(frames.values, (0, 0, 0, missing))
+        stacks = filled.unflatten(1, (-1, self.stride)).flatten(2)
+        return Padded(self.linear(stacks), stacked(frames.lengths, self.stride))

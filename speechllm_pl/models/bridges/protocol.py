@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from speechllm_pl.core.padded import Padded
+
 
 class Bridge(nn.Module, ABC):
     """Frames in, audio embeddings out.
@@ -17,15 +19,15 @@ class Bridge(nn.Module, ABC):
     reads_ctc_logits = False
 
     @abstractmethod
-    def forward(self, frames: Tensor, lengths: Tensor, logits: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Padded, logits: Tensor | None = None) -> Padded:
         """Make embeddings of the LLM's width.
 
         Args:
-            frames: `(B, T, dim)`, zero beyond their lengths; `lengths`: `(B,)`.
+            frames: `(B, T, dim)`, zero beyond their lengths.
             logits: `(B, T, V)` of the CTC head.
 
         Returns:
-            `(B, A, llm_dim)` embeddings, and `(B,)` their lengths.
+            `(B, A, llm_dim)` embeddings.
         """
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from speechllm_pl.core.audio.units import FRAME_SECONDS
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import halved, length_mask
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.ctc import CtcHead, CtcModel, EncoderConfig
 from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
 
@@ -74,9 +75,9 @@ class ConformerCtc(CtcModel):
     def layers(self) -> nn.ModuleList:
         return self.encoder.blocks
 
-    def encode(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        features, frames = self.features(waveforms, lengths)
-        return self.encoder(self.augment(features), frames)
+    def encode(self, waveforms: Padded) -> Padded:
+        features, frames = self.features(*waveforms)
+        return Padded(*self.encoder(self.augment(features), frames))
 
 
 class Conformer(nn.Module):

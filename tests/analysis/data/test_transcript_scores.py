@@ -31,7 +31,7 @@ def test_the_score_is_the_sum_over_all_paths(recognizer):
     texts = ["one", "two three", "one one"]
     batch = batch_of(texts, samples=4800)
     with torch.no_grad():
-        logits, frames = recognizer.speech(batch.waveforms, batch.lengths)
+        logits, frames = recognizer.speech(batch.audio)
     found = transcript_scores(recognizer, batch)
     for row, text in enumerate(texts):
         log_probs = logits[row, : frames[row]].double().log_softmax(-1)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.bridges.projector import Projector, ProjectorConfig
 
 
@@ -11,7 +12,7 @@ def test_every_stack_is_projected_as_one_vector(stride: int, length: int) -> Non
     torch.manual_seed(0)
     projector = Projector(4, 5, stride)
     frames = torch.randn(1, length, 4)
-    embeddings, lengths = projector(frames, torch.tensor([length]))
+    embeddings, lengths = projector(Padded(frames, torch.tensor([length])))
     weight, bias = projector.linear.weight, projector.linear.bias
     for number, start in enumerate(range(0, length, stride)):
         vector = [value for frame in frames[0, start : start + stride].tolist() for value in frame]
@@ -24,8 +25,8 @@ def test_no_frame_of_a_shorter_utterance_is_lost_in_a_batch() -> None:
     torch.manual_seed(0)
     projector, frames = Projector(4, 5, 3), torch.randn(2, 11, 4)
     frames[1, 4:] = 0
-    together, lengths = projector(frames, torch.tensor([11, 4]))
-    alone, _ = projector(frames[1:, :4], torch.tensor([4]))
+    together, lengths = projector(Padded(frames, torch.tensor([11, 4])))
+    alone, _ = projector(Padded(frames[1:, :4], torch.tensor([4])))
     assert lengths.tolist() == [4, 2]
     torch.testing.assert_close(together[1, :2], alone[0])
 

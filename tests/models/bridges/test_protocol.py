@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models import bridges
 from speechllm_pl.models.bridges.protocol import BridgeConfig
 
@@ -22,15 +23,12 @@ def described(request: pytest.FixtureRequest) -> BridgeConfig:
     return SMALL[request.param]
 
 
-def inputs(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Frames, their lengths and CTC logits; zero beyond the lengths, as an encoder gives them."""
+def inputs(lengths: list[int]) -> tuple[Padded, torch.Tensor]:
+    """Frames, zero beyond their lengths as an encoder gives them, and CTC logits."""
     torch.manual_seed(len(lengths))
     real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-    return (
-        torch.randn(len(lengths), max(lengths), DIM) * real[..., None],
-        torch.tensor(lengths),
-        torch.randn(len(lengths), max(lengths), CLASSES),
-    )
+    frames = torch.randn(len(lengths), max(lengths), DIM) * real[..., None]
+    return Padded(frames, torch.tensor(lengths)), torch.randn(len(lengths), max(lengths), CLASSES)
 
 
 def test_its_description_is_frozen_plain_and_of_plain_values(described: BridgeConfig) -> None:
@@ -41,19 +39,20 @@ def test_its_description_is_frozen_plain_and_of_plain_values(described: BridgeCo
 
 
 def test_the_number_of_embeddings_is_known_without_the_module(described: BridgeConfig) -> None:
-    frames, lengths, logits = inputs([1, 2, 3, 4, 11, 12, 13, 40])
-    embeddings, counts = described.build(DIM, LLM_DIM)(frames, lengths, logits)
+    frames, logits = inputs([1, 2, 3, 4, 11, 12, 13, 40])
+    embeddings, counts = described.build(DIM, LLM_DIM)(frames, logits)
     assert embeddings.shape == (8, int(counts.max()), LLM_DIM)
-    assert (counts <= described.embedding_lengths(lengths)).all()
+    assert (counts <= described.embedding_lengths(frames.lengths)).all()
     assert (counts >= 1).all()
 
 
 def test_padding_never_leaks(described: BridgeConfig) -> None:
     bridge = described.build(DIM, LLM_DIM).eval()
-    frames, lengths, logits = inputs([11, 4, 25])
-    together, counts = bridge(frames, lengths, logits)
+    (frames, lengths), logits = inputs([11, 4, 25])
+    together, counts = bridge(Padded(frames, lengths), logits)
     for row, (length, count) in enumerate(zip(lengths.tolist(), counts.tolist(), strict=True)):
-        alone, own = bridge(frames[row : row + 1, :length], lengths[row : row + 1], logits[row : row + 1, :length])
+        alone_frames = Padded(frames[row : row + 1, :length], lengths[row : row + 1])
+        alone, own = bridge(alone_frames, logits[row : row + 1, :length])
         assert own.tolist() == [count]
         torch.testing.assert_close(together[row, :count], alone[0, :count])
 
