@@ -25,7 +25,7 @@ heard longer pauses inside them."""
 LONG_PAUSE_SECONDS = 0.4, 1.0
 """Bounds of that length."""
 
-MARGIN_SECONDS = 0.16
+MARGIN_SECONDS = 0.12
 """How much of a long pause stays with the speech on either side."""
 
 LEAST_SHARE = 0.5
