@@ -73,8 +73,8 @@ def score(
 ) -> list[ScoredUtterance]:
     """Score hypotheses against references; the four sequences run in parallel (ValueError if they differ)."""
     return [
-        ScoredUtterance(id_, language, *texts, word_errors(*texts), character_errors(*texts))
-        for id_, language, *texts in zip(ids, languages, references, hypotheses, strict=True)
+        ScoredUtterance(id_, language, said, found, word_errors(said, found), character_errors(said, found))
+        for id_, language, said, found in zip(ids, languages, references, hypotheses, strict=True)
     ]
 
 

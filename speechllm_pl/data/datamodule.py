@@ -138,7 +138,7 @@ class SpeechDataModule(L.LightningDataModule):
             "balance": (0 <= self.balance <= 1, "0 (languages equally long) to 1 (as they are)"),
             "lanes": (1 <= self.lanes < 2**16, "1 to 65535"),
             "shuffle_buffer": (self.shuffle_buffer >= 0, "0 or more"),
-            "num_workers": (workers == "auto" or workers >= 0, "0 or more, or auto"),
+            "num_workers": (isinstance(workers, str) or workers >= 0, "0 or more, or auto"),
             "timeout_seconds": (self.timeout_seconds > 0, "more than 0"),
             "max_skipped_share": (0 <= self.max_skipped_share <= 1, "a share, 0 to 1"),
         }
