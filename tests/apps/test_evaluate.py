@@ -127,6 +127,7 @@ def test_the_table_has_rates_of_all_systems_side_by_side_and_what_they_count() -
         scores[system] = {**table(utterances), "truncated": 3, "unreadable": ["c"], "real_time_factor": None}
     scores["llm"] |= {
         "real_time_factor": 0.25,
+        "rtfx": 4.5,
         "devices": 2,
         "device": "cpu",
         "precision": "32-true",
@@ -143,4 +144,4 @@ def test_the_table_has_rates_of_all_systems_side_by_side_and_what_they_count() -
         "; 1 of 3 recordings (33.3 %) not read"
     )
     how = "beam, CTC weight 0.3, 7.2 passes of the LLM an utterance"
-    assert llm.endswith(f"; real-time factor 0.250 (2 x cpu, 32-true); {how}")
+    assert llm.endswith(f"; real-time factor 0.250, RTFx 4.5 (2 x cpu, 32-true); {how}")
