@@ -35,7 +35,7 @@ them: the base of the positions alone adds a tenth."""
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep.smollm2", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="the Hugging Face folder to write")
+    parser.add_argument("--output", type=Path, required=True, help="Hugging Face folder to write.")
     output: Path = parser.parse_args().output
     if (output / "config.json").is_file():
         print(f"{output}: already there; nothing to do")

@@ -200,12 +200,14 @@ def test_llms_have_their_nominal_sizes_and_lora_the_formulas(parse, monkeypatch,
 def says(config: Any, system: System) -> None:
     """The parsed configuration is that of the system, and LLM and encoder come from their files."""
     chosen = config.model.init_args
-    assert (chosen.stride, chosen.lora_r, chosen.text_masking) == (system.stride, system.rank, system.masking)
+    found = (chosen.bridge.init_args.stride, chosen.lora_r, chosen.text_masking)
+    assert found == (system.stride, system.rank, system.masking)
     for part, name in (("size", system.size), ("llm", system.llm)):
         for key, value in yaml.safe_load((ROOT / "conf" / part / f"{name}.yaml").read_text())["model"][
             "init_args"
         ].items():
             found = getattr(chosen, key)
+            found = getattr(found, "init_args", found)  # of a class that is chosen
             assert value == ({k: found[k] for k in value} if isinstance(value, dict) else found)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from command import COMMAND, ROOT, finish
 from forwarded import lines
-from test_bad_input import save
+from untrained import save
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.encoders.conformer import ConformerConfig

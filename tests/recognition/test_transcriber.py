@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import RATE, WORDS, speak
-from tones import Llm, ToneRecognizer, sentences, with_pauses
+from tone_words import Llm, ToneRecognizer, sentences, with_pauses
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
