@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from speechllm_pl.apps.audio_files import find_audio, left_out, samples_of
+from speechllm_pl.apps.given_audio import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.transcript_files import TranscriptFiles

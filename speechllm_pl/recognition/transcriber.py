@@ -20,10 +20,10 @@ from speechllm_pl.core.audio.units import samples_in
 from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
+from speechllm_pl.recognition.audio_pieces import AudioPiece, pieces, seam
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
-from speechllm_pl.recognition.pieces import AudioPiece, pieces, seam
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
 from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import DecodedBy, Piece, Transcript

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechllm_pl.recognition.pieces import (
+from speechllm_pl.recognition.audio_pieces import (
     LEAST_SHARE,
     MARGIN_SECONDS,
     OVERLAP_SECONDS,
