@@ -39,15 +39,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=defaults.steps, help="Steps (default: %(default)s).")
     most = "Largest number of tokens (default: %(default)s)."
     parser.add_argument("--vocabulary", type=int, default=defaults.vocabulary_size, help=most)
-    products = "Precision of matrix products (default: %(default)s)."
-    parser.add_argument("--precision", choices=["bf16", "fp32"], default=defaults.precision, help=products)
+    products = "Precision of matrix products; auto is the faster one here (default: %(default)s)."
+    parser.add_argument("--precision", choices=["auto", "bf16", "fp32"], default=defaults.precision, help=products)
     parser.add_argument("--seed", type=int, default=defaults.seed, help="Seed (default: %(default)s).")
     args = parser.parse_args()
     if args.steps < 1:
         raise UserError(f"--steps {args.steps}: must be at least 1")
     torch.set_num_threads(1)  # the result then does not depend on the machine's number of cores
     transformers_logging.disable_progress_bar()  # of saving, which takes no time
-    torch.backends.cuda.enable_flash_sdp(False)  # its bf16 backward is slow on CPUs, which this switch covers too
     texts = read_texts(args.manifest)
     if warning := too_few(texts):
         print(warning)

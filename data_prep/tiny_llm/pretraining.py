@@ -12,6 +12,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 from data_prep.tiny_llm.noisy_copies import IGNORED, Noise, Sequences, collate, noisy_copy, perturb
 from data_prep.tiny_llm.subwords import BOS_ID, EOS_ID, FILLER_ID, PAD_ID
 from data_prep.tiny_llm.text_pool import TextPool
+from speechllm_pl.core.bf16 import bf16_is_faster
 from speechllm_pl.optim.muon_adamw import MuonAdamW, grouped
 from speechllm_pl.storage.progress import progress_bar
 
@@ -38,8 +39,8 @@ class Recipe:
     initializer_range: float = 0.06
     tied: bool = True
     """Whether the output layer is the embedding table."""
-    precision: str = "bf16"
-    """Of matrix products in training: bf16 or fp32. The weights are kept in fp32."""
+    precision: str = "auto"
+    """Of matrix products in training: bf16, fp32, or auto, the faster one here. The weights are kept in fp32."""
     seed: int = 0
 
 
@@ -110,11 +111,13 @@ def pretrain(model: LlamaForCausalLM, data: Iterable[tuple[Sequences, Noise]], r
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, recipe.learning_rate, total_steps=recipe.steps + 1, pct_start=0.1, cycle_momentum=False
     )
+    in_bf16 = recipe.precision == "bf16" or (recipe.precision == "auto" and bf16_is_faster(model.device))
+    torch.backends.cuda.enable_flash_sdp(not in_bf16)  # its bf16 backward is slow on CPUs, which this covers too
     losses: list[float] = []
     model.train()
     progress = progress_bar("pretraining", recipe.steps, unit=" steps")
     for batch, noise in data:
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
             table = model.model.embed_tokens.weight
             embeddings = perturb(table[batch.ids], batch.ids, batch.in_prefix, table, noise, generator)
             hidden = model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state  # (B, T, D)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import DefaultHelpFormatter, Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -21,6 +22,7 @@ from speechllm_pl.apps.option_parser import OneLineErrors
 from speechllm_pl.apps.pinned_llm import pin_llm
 from speechllm_pl.apps.plan import fitting_duration
 from speechllm_pl.apps.val_duration import fitting_val_duration
+from speechllm_pl.core.bf16 import bf16_is_faster
 from speechllm_pl.core.errors import UserError, in_one_line, user_error
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.bridges.protocol import BridgeConfig
@@ -80,11 +82,13 @@ class SpeechCLI(LightningCLI):
         parser.add_lightning_class_args(LargestBatches, "largest_batches")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and derive values that follow from others: the tokenizer is that of the data."""
+        """Parse, and derive values that follow from others: the tokenizer is that of the data, precision the CPU's."""
         super().parse_arguments(parser, args)
         config = self.config[self.config["subcommand"]]
         if config.model.init_args.tokenizer == "":
             config.model.init_args.tokenizer = str(Path(config.data.root, "tokenizer.model"))
+        if config.trainer.accelerator == "cpu" and config.trainer.precision is None:
+            config.trainer.precision = "bf16-mixed" if bf16_is_faster(torch.device("cpu")) else "32-true"
 
     def _parse_ckpt_path(self) -> None:
         """Skip Lightning's search for hyperparameters: our checkpoints hold none, and are read when needed."""

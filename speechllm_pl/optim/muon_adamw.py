@@ -10,6 +10,8 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Module, Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from speechllm_pl.core.bf16 import bf16_is_faster
+
 HIDDEN_MATRICES = "hidden_matrices"
 """Key of a parameter group: whether it holds weight matrices between hidden layers, and nothing else."""
 
@@ -144,7 +146,7 @@ def shared(stacks: list[Tensor]) -> list[Tensor]:
     if ranks == 1 or not stacks:  # none has a gradient in a step that is left out
         return [orthogonalised(stack) for stack in stacks]
     own = [orthogonalised(_part(stack, dist.get_rank(), ranks)).flatten() for stack in stacks]
-    told = torch.empty(ranks * sum(map(len, own)), dtype=torch.bfloat16, device=own[0].device)
+    told = own[0].new_empty(ranks * sum(map(len, own)))
     dist.all_gather_into_tensor(told, torch.cat(own))
     of_stacks = told.view(ranks, -1).split([len(part) for part in own], dim=1)
     return [parts.reshape(-1, *stack.shape[1:])[: len(stack)] for stack, parts in zip(stacks, of_stacks, strict=True)]
@@ -158,12 +160,12 @@ def _part(stack: Tensor, rank: int, ranks: int) -> Tensor:
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Bring the singular values of `(N, R, C)` matrices near one, in bf16.
+    """Bring the singular values of `(N, R, C)` matrices near one, in bf16 where that is faster than fp32.
 
     Five Newton-Schulz iterations of the fifth order, with Muon's coefficients: https://kellerjordan.github.io/posts/muon
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.to(torch.bfloat16 if bf16_is_faster(matrices.device) else torch.float32)
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

@@ -13,6 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning import Trainer
 from lightning.pytorch.cli import LightningCLI
 
+from speechllm_pl.apps import trainer_cli
 from speechllm_pl.apps.main import main
 from speechllm_pl.apps.trainer_cli import fit_configuration
 from speechllm_pl.data import augmentation
@@ -170,6 +171,15 @@ def test_tokenizer_and_run_follow_from_other_values_unless_they_are_given(monkey
     assert fit_configuration(other).model.init_args.tokenizer == "data/other/tokenizer.model"
     other += ["--model.tokenizer", "mine.model"]
     assert fit_configuration(other).model.init_args.tokenizer == "mine.model"
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_precision_on_a_cpu_is_the_faster_one_unless_given(fast, precision, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(trainer_cli, "bf16_is_faster", lambda device: fast)
+    given = configs("pretrain_ctc")[1:]
+    assert fit_configuration(given).trainer.precision == precision
+    assert fit_configuration([*given, "--trainer.precision", "16-mixed"]).trainer.precision == "16-mixed"
 
 
 def test_later_files_win(parser, tmp_path: Path) -> None:

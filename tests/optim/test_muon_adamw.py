@@ -18,6 +18,12 @@ from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 
+@pytest.fixture(autouse=True)
+def in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Multiply in bf16 on every machine, as torch's Muon does."""
+    monkeypatch.setattr(optimizers, "bf16_is_faster", lambda device: True)
+
+
 @pytest.fixture
 def network() -> nn.Sequential:
     torch.manual_seed(0)
@@ -61,12 +67,15 @@ def test_steps_are_those_of_muon_and_adamw_apart(network) -> None:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize("shape", [(3, 16, 40), (2, 40, 16)])
-def test_orthogonalised_together_as_each_by_its_singular_value_decomposition(shape) -> None:
+def test_orthogonalised_together_as_each_by_its_singular_value_decomposition(shape, bf16, monkeypatch) -> None:
     """Muon's iterations leave singular values within a third or so of one: as far from the exact factor, no further."""
+    monkeypatch.setattr(optimizers, "bf16_is_faster", lambda device: bf16)
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    found = orthogonalised(matrices).float()
-    for matrix, other in zip(matrices, found, strict=True):
+    found = orthogonalised(matrices)
+    assert found.dtype == (torch.bfloat16 if bf16 else torch.float32)
+    for matrix, other in zip(matrices, found.float(), strict=True):
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         inside = left.T @ other @ right.T  # diagonal where singular vectors are kept
         torch.testing.assert_close(inside, torch.diag(inside.diagonal()), rtol=0, atol=0.05)
@@ -92,9 +101,10 @@ def _rank(rank: int, folder: Path) -> None:
         return orthogonalised(own)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizers, "bf16_is_faster", lambda device: True)
         patch.setattr(optimizers, "orthogonalised", counting)
         found = {"shared": optimizers.shared(two_stacks()), "whole": stepped(fully_shard=None)}
-    found["sharded"] = stepped(fully_shard)
+        found["sharded"] = stepped(fully_shard)
     torch.save({**found, "numbers": numbers}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
