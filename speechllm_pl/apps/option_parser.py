@@ -60,7 +60,9 @@ def parser_of(name: str, kind: type, epilog: str | None = None) -> Parser:
     parser = Parser(prog=f"speechllm {name}", description=(kind.__doc__ or "").splitlines()[0], epilog=epilog)
     parser.add_class_arguments(kind, as_group=False, skip={"files"})
     if "files" in kind.__dataclass_fields__:
-        parser.add_argument("files", nargs="+", type=str, help="Audio files, or folders of them.")
+        parser.add_argument(
+            "files", nargs="+", type=str, help="Audio files, or folders of them; with --stream one, or -."
+        )
     return parser
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.core.published_normalizers import Normalizer
@@ -83,7 +84,7 @@ class TranscribeOptions(RecognitionOptions):
     """Print what is said in audio files; one line a file, when it is there."""
 
     files: list[str]
-    """Audio files, or folders of them."""
+    """Audio files, or folders of them; with stream one file, or - for standard input."""
 
     checkpoint: str
     """Checkpoint of either stage."""
@@ -111,14 +112,30 @@ class TranscribeOptions(RecognitionOptions):
     """Doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard: ask again,
     and then take the CTC head's text."""
 
+    stream: bool = False
+    """Transcribe one file, or raw PCM on standard input (mono, S16_LE), while it is heard: print the words of the CTC
+    head at once, and the text of a piece when a pause ends it."""
+
+    sample_rate: int = SAMPLING_RATE
+    """Sampling rate in Hz of standard input."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_stream()
         if self.max_seconds is not None and not self.max_seconds >= 1:
             raise UserError(f"max_seconds {self.max_seconds:g} leaves no room for a word: give at least 1")
         if self.output_dir is None and self.format == "all":
             raise UserError("format all writes files: give --output_dir too")
         if self.output_dir is None and self.output_template != "{folder}/{name}":
             raise UserError("output_template has no effect without output_dir: give both")
+
+    def _check_stream(self) -> None:
+        if "-" in self.files and not self.stream:
+            raise UserError("- is standard input, which is transcribed while it is heard: give --stream too")
+        if self.sample_rate != SAMPLING_RATE and self.files != ["-"]:
+            raise UserError("sample_rate is that of standard input (--stream -): files have their own")
+        if self.stream and (len(self.files) != 1 or self.output_dir or self.format not in ("text", "json")):
+            raise UserError("stream prints one file or standard input (-) as text or json: leave out what does not fit")
 
 
 @dataclass(frozen=True, kw_only=True)

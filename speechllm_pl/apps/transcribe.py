@@ -1,12 +1,11 @@
 """`speechllm transcribe`: audio files of any length in, text out."""
 
-import json
 import os
-import re
 import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from tqdm import tqdm
 from speechllm_pl.apps.given_audio import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.ranks import device_of
+from speechllm_pl.apps.transcribe_stream import transcribe_stream
 from speechllm_pl.apps.transcript_files import TranscriptFiles
+from speechllm_pl.apps.transcript_lines import json_line, warning_of
 from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES, UNKNOWN_LANGUAGE
@@ -31,19 +32,17 @@ from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.storage.checkpoints import RECORD, read_record
 from speechllm_pl.storage.progress import print_above, progress_bar
 
-RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that `json.dumps` keeps and that terminals or files cannot take: control characters, and lone surrogates,
-by which Python represents bytes in a file's name that are not UTF-8."""
-
 SHORTEST_SECONDS = 0.1
 """Shortest duration of a word; a frame of the encoder has 0.08."""
-
-BEHIND_REMARK = {"llm": "", "llm-retried": ", so it was asked again", "ctc": ", so this is what the CTC head heard"}
-"""Continuation of a remark about a piece, by the origin of its text."""
 
 
 def transcribe(options: TranscribeOptions) -> None:
     """Print what is said in audio files; one line a file, when it is there."""
+    if options.stream:
+        _check_language(options)
+        with _reader_may_leave():
+            transcribe_stream(_transcriber(options), options)
+        return
     found, refused = find_audio(options.files)
     paths, files = [path for path, _ in found], None
     given = len(paths) + len(refused)
@@ -53,8 +52,7 @@ def transcribe(options: TranscribeOptions) -> None:
         paths = _left_to_do(paths, files)
     elif options.format in ("srt", "vtt", "tsv") and given > 1:
         raise UserError(f"{given} files in one output of format {options.format}: give --output_dir, or one file")
-    if options.language != UNKNOWN_LANGUAGE:
-        _check_language(options.language, read_record(options.checkpoint)[RECORD])
+    _check_language(options)
     if paths:
         _transcribe(options, paths, files, refused, given)
     if refused:
@@ -65,18 +63,11 @@ def _transcribe(
     options: TranscribeOptions, paths: list[Path], files: TranscriptFiles | None, refused: list[str], given: int
 ) -> None:
     """Transcribe `paths`; problems are added to those of `refused`, which belong to the same `given` files."""
-    recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
-    _tell_no_effect(options.decoder, recognizer)
-    transcriber = Transcriber(
-        recognizer,
-        options,
-        longest_seconds=options.max_seconds,
-        batch_seconds=options.max_duration,
-        limits=GuardLimits() if options.guard else None,
-    )
-    done = 0
+    transcriber = _transcriber(options)
+    recognizer, done = transcriber.recognizer, 0
     try:
-        with recognizer.decoding(options.precision), progress_bar("transcribing", len(paths), unit=" files") as bar:
+        bar_of = progress_bar("transcribing", len(paths), unit=" files")
+        with _reader_may_leave(), recognizer.decoding(options.precision), bar_of as bar:
             meter = _Meter(bar)
             sources = _sources(paths, meter, refused)
             for path, transcript in zip(paths, transcriber.transcripts(sources, options.language), strict=True):
@@ -93,10 +84,29 @@ def _transcribe(
     except KeyboardInterrupt:
         remedy = "give the other files again" if files is None else "run the same command again"
         raise KeyboardInterrupt(f"{done} of {given} files are transcribed: {remedy}") from None
-    except BrokenPipeError:  # whoever reads has enough, such as `head`
+
+
+@contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """Exit without a word when whoever reads the output has enough, such as `head`."""
+    try:
+        yield
+    except BrokenPipeError:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else Python complains of what it cannot write at its end
         sys.exit(EXIT_BASE + signal.SIGPIPE)
+
+
+def _transcriber(options: TranscribeOptions) -> Transcriber:
+    recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
+    _tell_no_effect(options.decoder, recognizer)
+    return Transcriber(
+        recognizer,
+        options,
+        longest_seconds=options.max_seconds,
+        batch_seconds=options.max_duration,
+        limits=GuardLimits() if options.guard else None,
+    )
 
 
 def _left_to_do(paths: list[Path], files: TranscriptFiles) -> list[Path]:
@@ -142,15 +152,16 @@ def _tell_no_effect(decoder: Decoder, recognizer: Recognizer) -> None:
         print(told, file=sys.stderr)
 
 
-def _check_language(language: str, record: dict[str, Any]) -> None:
+def _check_language(options: TranscribeOptions) -> None:
     """Refuse a language that the checkpoint was not trained on, and warn if it has no effect.
-
-    Args:
-        record: record of a checkpoint; earlier versions do not list the languages of training.
 
     Raises:
         UserError: the checkpoint was not trained on this language.
     """
+    language = options.language
+    if language == UNKNOWN_LANGUAGE:
+        return
+    record = read_record(options.checkpoint)[RECORD]  # earlier versions do not list the languages of training
     known = record.get("languages") or sorted(LANGUAGES)
     if language not in known:
         raise UserError(f"--language {language!r} is unknown: give one of {', '.join(known)}, or leave it out")
@@ -165,9 +176,8 @@ def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptF
     if transcript.seconds < SHORTEST_SECONDS:
         print_above(f"warning: {name}: lasts {transcript.seconds:.3f} s, too short for a word", sys.stderr)
     for piece in transcript.pieces:
-        if piece.remark:
-            place = f", {piece.start_seconds:.1f} to {piece.end_seconds:.1f} s" if len(transcript.pieces) > 1 else ""
-            print_above(f"warning: {name}{place}: {piece.remark}{BEHIND_REMARK[piece.decoded_by]}", sys.stderr)
+        if warning := warning_of(piece, name, place=len(transcript.pieces) > 1):
+            print_above(warning, sys.stderr)
     if files is not None:
         files.write(path, transcript)
         for file in files.of(path):
@@ -175,14 +185,14 @@ def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptF
     elif format == "text":
         print_above(f"{name}: {printable(transcript.text)}")
     elif format == "json":
-        print_above(_json_line(path, transcript))
+        print_above(json_line(_row(path, transcript)))
     else:
         for line in "".join(FORMATS[format](transcript, path.stem)).splitlines():
             print_above("\t".join(map(printable, line.split("\t"))))
 
 
-def _json_line(path: Path, transcript: Transcript) -> str:
-    row = {
+def _row(path: Path, transcript: Transcript) -> dict[str, Any]:
+    return {
         "file": str(path),
         "seconds": round(transcript.seconds, 3),
         "text": transcript.text,
@@ -190,4 +200,3 @@ def _json_line(path: Path, transcript: Transcript) -> str:
         "decoded_by": transcript.decoded_by,
         "pieces": [asdict(piece) for piece in transcript.pieces],
     }
-    return RAW_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(row, ensure_ascii=False))

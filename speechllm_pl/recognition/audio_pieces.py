@@ -93,37 +93,85 @@ def pieces(
         Pieces that cover the recording in order. A recording that is no longer than the longest piece is one, and one
         without samples has one without samples.
     """
-    longest, long = samples_in(longest_seconds), samples_in(long_pause(longest_seconds))
-    overlap = min(samples_in(OVERLAP_SECONDS), longest // 4)
+    longest = samples_in(longest_seconds)
     per_frame = round(seconds_per_frame * SAMPLING_RATE)
-    held, start, shared = np.zeros(0, np.float32), 0, 0
+    rest = Rest(longest_seconds)
     for chunk in chunks:
-        held = np.concatenate([held, chunk])
-        while len(held) > longest:
-            window = held[:longest]
-            pauses = _pauses(log_probs_of(window), window, per_frame)
-            ends = _ends_in_long_pauses(pauses, longest, long) or _end_in_a_pause(pauses, longest)
-            yield from _divided(held, ends or [longest], start, shared, pauses)
-            shared = 0 if ends else overlap
-            done = ends[-1] if ends else longest - overlap
-            held, start = held[done:], start + done
-    pauses = _pauses(log_probs_of(held), held, per_frame) if start and len(held) else []
-    yield from _divided(held, [*_ends_in_long_pauses(pauses, len(held), long), len(held)], start, shared, pauses)
+        rest.add(chunk)
+        while len(rest.samples) > longest:
+            window = rest.samples[:longest]
+            yield from rest.cut_within(pauses_in(log_probs_of(window), window, per_frame), longest)
+    held = rest.samples
+    yield from rest.cut_all(pauses_in(log_probs_of(held), held, per_frame) if rest.start and len(held) else [])
 
 
-def _divided(
-    samples: np.ndarray, ends: Sequence[int], start: int, shared: int, pauses: Sequence[Stretch]
-) -> Iterator[AudioPiece]:
-    """Copy pieces of `samples` that end at `ends`; the first sample is number `start` of the recording."""
-    first = 0
-    for end in ends:
-        silent = any(pause[0] <= first and end <= pause[1] for pause in pauses)
-        overlap = seconds_of(shared) if first == 0 else 0.0
-        yield AudioPiece(samples[first:end].copy(), start + first, overlap, silent)
-        first = end
+class Rest:
+    """What is left of a recording that is being divided.
+
+    Args:
+        longest_seconds: longest piece.
+
+    Attributes:
+        samples: `(N,)` that are not yet divided.
+        start: number of the first of them in the recording.
+        shared: number of samples at their beginning that the piece before holds as well.
+        long: number of samples from which a pause ends a piece of any length.
+    """
+
+    def __init__(self, longest_seconds: float):
+        self.samples, self.start = np.zeros(0, np.float32), 0
+        self.shared = 0
+        self.long = samples_in(long_pause(longest_seconds))
+        self._overlap = min(samples_in(OVERLAP_SECONDS), samples_in(longest_seconds) // 4)
+
+    def add(self, samples: np.ndarray) -> None:
+        self.samples = np.concatenate([self.samples, samples])
+
+    def cut_within(self, pauses: Sequence[Stretch], length: int) -> list[AudioPiece]:
+        """Take pieces off the first `length` samples: up to long pauses, else a short one, else all but an overlap.
+
+        Args:
+            pauses: of these samples.
+        """
+        ends = self.ends_in_long_pauses(pauses, length) or _end_in_a_pause(pauses, length)
+        return self.cut(ends or [length], pauses, overlap=0 if ends else self._overlap)
+
+    def cut_all(self, pauses: Sequence[Stretch]) -> list[AudioPiece]:
+        """Take off all that is left; `pauses` are its pauses."""
+        length = len(self.samples)
+        return self.cut([*self.ends_in_long_pauses(pauses, length), length], pauses)
+
+    def cut(self, ends: Sequence[int], pauses: Sequence[Stretch], overlap: int = 0) -> list[AudioPiece]:
+        """Take off copies of the pieces that end at `ends`, and keep the last `overlap` samples of them."""
+        first, found = 0, []
+        for end in ends:
+            silent = any(pause[0] <= first and end <= pause[1] for pause in pauses)
+            shared = seconds_of(self.shared) if first == 0 else 0.0
+            found.append(AudioPiece(self.samples[first:end].copy(), self.start + first, shared, silent))
+            first = end
+        self.samples, self.start = self.samples[first - overlap :], self.start + first - overlap
+        self.shared = overlap
+        return found
+
+    def ends_in_long_pauses(self, pauses: Sequence[Stretch], length: int) -> list[int]:
+        """Ends of pieces in the long pauses of the first `length` samples.
+
+        Pauses that are longer than their margins are pieces of their own.
+        """
+        margin, ends = samples_in(MARGIN_SECONDS), []
+        for first, end in pauses:
+            if end - first < self.long:
+                continue
+            if first == 0 or end == length:
+                ends.append(end - margin if first == 0 else first + margin)
+            elif end - first < 4 * margin:
+                ends.append((first + end) // 2)
+            else:
+                ends += [first + margin, end - margin]
+        return [] if pauses == [(0, length)] else ends
 
 
-def _pauses(log_probs: Tensor, samples: np.ndarray, per_frame: int) -> list[Stretch]:
+def pauses_in(log_probs: Tensor, samples: np.ndarray, per_frame: int) -> list[Stretch]:
     """Find the stretches in which the CTC head's best class is the blank, and if there are such ones, that are quiet.
 
     Blanks also stand between the pieces of a word, which is not quiet.
@@ -143,21 +191,6 @@ def _pauses(log_probs: Tensor, samples: np.ndarray, per_frame: int) -> list[Stre
         if found:
             return found
     return []
-
-
-def _ends_in_long_pauses(pauses: Sequence[Stretch], length: int, long: int) -> list[int]:
-    """Ends of pieces in the long pauses, which are their own pieces if they are longer than their margins."""
-    margin, ends = samples_in(MARGIN_SECONDS), []
-    for first, end in pauses:
-        if end - first < long:
-            continue
-        if first == 0 or end == length:
-            ends.append(end - margin if first == 0 else first + margin)
-        elif end - first < 4 * margin:
-            ends.append((first + end) // 2)
-        else:
-            ends += [first + margin, end - margin]
-    return [] if pauses == [(0, length)] else ends
 
 
 def _end_in_a_pause(pauses: Sequence[Stretch], length: int) -> list[int]:

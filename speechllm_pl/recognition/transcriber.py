@@ -132,6 +132,21 @@ class Transcriber:
         for recording in waiting:
             yield _result(recording, language)
 
+    def piece(self, audio: AudioPiece, language: str = UNKNOWN_LANGUAGE) -> Piece:
+        """Decode a piece by itself, inside `recognizer.decoding()`.
+
+        Raises:
+            UserError: its logits are not finite.
+        """
+        recording = _Recording(f"{audio.start_seconds:.1f} to {audio.end_seconds:.1f} s")
+        part = self._part(recording, audio)
+        if part.result is None:
+            self._decode([part], language)
+        if recording.error is not None:
+            raise recording.error
+        assert part.result is not None
+        return part.result
+
     def _parts(self, sources: Iterable[Source], waiting: deque[_Recording]) -> Iterator[_Part]:
         """Parts of all recordings in order; the recordings are added to `waiting` when they are begun."""
         per_frame = self.recognizer.speech.seconds_per_frame
@@ -140,7 +155,7 @@ class Transcriber:
             waiting.append(recording)
             before = None
             try:
-                for audio in pieces(source.chunks, self._log_probs, self.longest_seconds, per_frame):
+                for audio in pieces(source.chunks, self.log_probs, self.longest_seconds, per_frame):
                     if before is not None:
                         yield before
                     before = self._part(recording, audio)
@@ -158,7 +173,7 @@ class Transcriber:
         recording.parts.append(part)
         return part
 
-    def _log_probs(self, samples: np.ndarray) -> Tensor:
+    def log_probs(self, samples: np.ndarray) -> Tensor:
         """`(T, V)` log probabilities of the CTC head for `(N,)` samples; the blank is sure if they cannot be speech."""
         log_probs = self._hear([samples], CTC).logits[0].log_softmax(-1).cpu()
         if self._is_no_speech(samples):  # asked here, as the short pieces that it would be divided into do not tell
