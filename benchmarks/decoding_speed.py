@@ -10,6 +10,10 @@ the waveform.
 
 `assisted` is transformers' own assisted generation, which takes one utterance at a time, with the same CTC drafts by
 prompt lookup: they are the ids of the columns in which the LLM reads audio. Relaxed modes stand beside the exact one.
+
+    python benchmarks/decoding_speed.py runs/demo/finetune --only-equality --utterances 400
+
+counts the utterances whose text is the same by greedy and by speculative decoding, in fp32, and measures nothing.
 """
 
 import argparse
@@ -28,12 +32,12 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from speechllm_pl.core.metrics import score, table
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.manifest import durations_of, read_manifest
-from speechllm_pl.models.speech_llm import Audio, SpeechLLM
-from speechllm_pl.recognition.ctc_greedy import greedy_ctc
+from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
@@ -126,16 +130,6 @@ def assisted(recognizer: Recognizer, heard: Heard, languages: Sequence[str]) -> 
     return [Hypothesis(text, truncated=not ended, num_tokens=len(written), passes=len(passes))]
 
 
-def heard_from(recognizer: Recognizer, encoded: Tensor, frames: Tensor) -> Heard:
-    """What `Recognizer.hear` makes of the encoder's frames."""
-    logits, audio = recognizer.speech.head(encoded), None
-    if isinstance(recognizer.model, SpeechLLM):
-        reads = recognizer.model.projector.reads_ctc_logits
-        embeddings, lengths = recognizer.model.projector(encoded, frames, logits if reads else None)
-        audio = Audio(embeddings, lengths, encoded, frames)
-    return Heard(logits, frames, greedy_ctc(logits, frames, recognizer.tokenizer), audio)
-
-
 def batches_of(path: Path, utterances: int, size: int) -> list[Batch]:
     """Utterances from all over a manifest, sorted by length, in batches; short ones first."""
     cuts = read_manifest(path)
@@ -174,9 +168,9 @@ def measure(
 def timed(recognizer: Recognizer, batch: Batch, decode: Decode) -> tuple[list[Hypothesis], Moment, Moment]:
     """Texts of a batch, and the times from the encoder's frames and from the waveforms."""
     started = Moment.now()
-    encoded, lengths = recognizer.speech.encode(batch.waveforms, batch.lengths)
+    encoded = recognizer.speech.encode(Padded(batch.waveforms, batch.lengths))
     begun = Moment.now()
-    found = decode(recognizer, heard_from(recognizer, encoded, lengths), batch.languages)
+    found = decode(recognizer, recognizer.heard_in(encoded), batch.languages)
     done = Moment.now()
     return found, done.since(begun), done.since(started)
 
@@ -233,6 +227,12 @@ def benchmark(run: Path, args: argparse.Namespace) -> None:
     is_llm = recognizer.stage == "llm"
     for size in args.batches:
         batches = batches_of(args.cuts, args.utterances, size)
+        if args.only_equality:
+            pair = {name: asked(EXACT[name]) for name in ("greedy", "speculative")}
+            found = measure(recognizer, batches, pair, 1, "32-true")
+            same = equal(found["greedy"], found["speculative"])
+            print(f"{run}, batches of {size}, fp32: texts of speculative equal to greedy's: {same}", flush=True)
+            continue
         chosen = {name: asked(options) for name, options in {**EXACT, **RELAXED}.items()} if is_llm else {}
         chosen |= {"assisted": assisted} if is_llm and size == 1 and not args.no_assisted else {}
         ways = {name: decode for name, decode in {**chosen, "ctc": ctc}.items() if name not in args.leave_out}
@@ -262,11 +262,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--cuts", type=Path, default=Path("data/spoken_numbers/test.jsonl.gz"))
     parser.add_argument("--llm", help="folder of the LLM, if it has moved since training")
-    parser.add_argument("--utterances", type=int, default=100)
+    parser.add_argument("--utterances", type=int, default=100, help="number of them, or fewer if there are fewer")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="utterances in a batch")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--leave-out", nargs="+", default=[], help="decoders that are not measured")
     parser.add_argument("--no-assisted", action="store_true", help="leave out transformers' assisted generation")
+    parser.add_argument("--only-equality", action="store_true", help="only count equal texts of greedy and speculative")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -37,6 +37,8 @@ def evaluate(options: EvaluateOptions) -> None:
         workers = _readers(options.num_workers, rank.device, rank.here)
         for path in options.checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, options.llm, rank.device, stages))
+            if rank.is_first:
+                recognizer.warn_of_ctc_head(options)
             share = {"num_workers": workers, "rank": rank.number, "world_size": rank.of}
             found = recognize(
                 recognizer,

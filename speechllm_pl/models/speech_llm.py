@@ -79,8 +79,11 @@ class SpeechLLM(nn.Module):
     def listen(self, waveforms: Padded) -> Audio:
         """Compute audio embeddings of `(B, N)` samples."""
         frames = self.speech.encode(waveforms)
-        logits = self.speech.head(frames.values) if self.projector.reads_ctc_logits else None
-        embeddings: Padded = self.projector(frames, logits)
+        return self.audio(frames, self.speech.head(frames.values) if self.projector.reads_ctc_logits else None)
+
+    def audio(self, frames: Padded, ctc_logits: Tensor | None) -> Audio:
+        """Compute audio embeddings of `(B, T, dim)` encoder frames; a bridge may read their `(B, T, V)` logits."""
+        embeddings: Padded = self.projector(frames, ctc_logits if self.projector.reads_ctc_logits else None)
         return Audio(*embeddings, *frames)
 
     @property

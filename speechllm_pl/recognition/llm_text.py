@@ -63,24 +63,32 @@ def _greedily(
 ) -> list[Hypothesis]:
     ends = TextEnds(caps, model.tokens.eos)
     found = greedy(LlmScorer(model, prompt), ends, tokenizer.pad_id, all_ended)
-    return [
-        Hypothesis(
-            tokenizer.decode(row[: length - complete]),
-            truncated=not complete,
-            looped=looped,
-            log_probability=log_probability,
-            num_tokens=length,
-            passes=length,
-        )
-        for row, length, complete, looped, log_probability in zip(
-            found.tokens.tolist(),
-            ends.lengths.tolist(),
-            ends.complete.tolist(),
-            ends.looped.tolist(),
-            found.log_probabilities.tolist(),
-            strict=True,
-        )
-    ]
+    lengths = ends.lengths.tolist()
+    tokens = [row[:length] for row, length in zip(found.tokens.tolist(), lengths, strict=True)]
+    how_ended = ends.complete.tolist(), ends.looped.tolist()
+    rows = zip(tokens, *how_ended, found.log_probabilities.tolist(), lengths, strict=True)
+    return [_hypothesis(tokenizer, *row) for row in rows]
+
+
+def _hypothesis(
+    tokenizer: LlmTokenizer,
+    tokens: Sequence[int],
+    complete: bool,
+    looped: bool,
+    log_probability: float,
+    passes: int,
+    drafted: int = 0,
+) -> Hypothesis:
+    """Text of tokens of which the last one is the end token if they are `complete`."""
+    return Hypothesis(
+        tokenizer.decode(tokens[: len(tokens) - complete]),
+        truncated=not complete,
+        looped=looped,
+        log_probability=log_probability,
+        num_tokens=len(tokens),
+        passes=passes,
+        drafted=drafted,
+    )
 
 
 def _with_drafts(
@@ -95,14 +103,8 @@ def _with_drafts(
     scorer = LlmDraftScorer(model, prompt)
     rows = speculative(scorer, guesses, caps.tolist(), model.tokens.eos, options.accept_probability)
     found = [
-        Hypothesis(
-            tokenizer.decode(row.tokens[: len(row.tokens) - row.end.complete]),
-            truncated=not row.end.complete,
-            looped=row.end.looped,
-            log_probability=row.log_probability,
-            num_tokens=len(row.tokens),
-            passes=row.passes,
-            drafted=row.accepted,
+        _hypothesis(
+            tokenizer, row.tokens, row.end.complete, row.end.looped, row.log_probability, row.passes, row.accepted
         )
         for row in rows
     ]
@@ -150,14 +152,7 @@ def _by_beams(
     found = []
     for search in beam_search(LlmScorer(model, prompt), caps.tolist(), model.tokens.eos, num_beams):
         texts = tuple(
-            Hypothesis(
-                tokenizer.decode(beam.tokens[: len(beam.tokens) - beam.end.complete]),
-                truncated=not beam.end.complete,
-                looped=beam.end.looped,
-                log_probability=beam.log_probability,
-                num_tokens=len(beam.tokens),
-                passes=search.passes,
-            )
+            _hypothesis(tokenizer, beam.tokens, beam.end.complete, beam.end.looped, beam.log_probability, search.passes)
             for beam in search.beams
         )
         found.append(replace(texts[0], alternatives=texts))

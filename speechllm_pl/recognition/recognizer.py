@@ -6,6 +6,7 @@ with recognizer.decoding():
 print(found["llm"][0].text)
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -41,6 +42,8 @@ from speechllm_pl.storage.llm_files import llm_digest as digest_of
 from speechllm_pl.storage.llm_files import refuse_another_llm
 from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, present_settings, wrong_settings
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
+
+log = logging.getLogger(__name__)
 
 PREFIX = "model."
 """Prefix of the names of a model's tensors in a checkpoint."""
@@ -149,6 +152,17 @@ class Recognizer:
         """Systems of which `transcribe` returns hypotheses, that to judge by last."""
         return ("ctc", "llm") if isinstance(self.model, SpeechLLM) and options.asks_llm else ("ctc",)
 
+    def warn_of_ctc_head(self, options: DecodingOptions) -> None:
+        """Warn of a search that relies on the CTC head where stage 2 trained the encoder without it."""
+        config = self.model.config if isinstance(self.model, SpeechLLM) else None
+        moved = config is not None and not config.freeze_encoder and not config.trains_ctc_head
+        if moved and (options.ctc_weight or options.decoder not in ("greedy", "beam")):
+            log.warning(
+                "decoder %s relies on the CTC head, which was not trained with the encoder in stage 2 and may hear"
+                " wrongly: train with a ctc_weight above 0, or decode with greedy",
+                options.decoder,
+            )
+
     @property
     def speech(self) -> CtcModel:
         """Features, encoder and CTC head."""
@@ -216,12 +230,15 @@ class Recognizer:
         options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     ) -> Heard:
         """Run the encoder and the CTC head; arguments as of `transcribe`."""
+        return self.heard_in(self.speech.encode(Padded(waveforms, lengths)), options)
+
+    @torch.no_grad()
+    def heard_in(self, encoded: Padded, options: DecodingOptions = DecodingOptions()) -> Heard:  # noqa: B008 (frozen)
+        """Run the CTC head, and the bridge if an LLM is to be asked, on `(B, T, dim)` encoder frames."""
+        logits, frames = self.speech.head(encoded.values), encoded.lengths
+        audio = None
         if isinstance(self.model, SpeechLLM) and options.asks_llm:
-            audio = self.model.listen(Padded(waveforms, lengths))
-            logits, frames = self.speech.head(audio.encoded), audio.frames
-        else:
-            audio = None
-            logits, frames = self.speech(Padded(waveforms, lengths))
+            audio = self.model.audio(encoded, logits)
         if options.decoder == "ctc-beam":
             ngram = (options.ngram, options.ngram_weight)
             found = ctc_beam_search(logits, frames, self.tokenizer, options.num_beams, *ngram)

@@ -111,6 +111,7 @@ class Transcriber:
         self.recognizer, self.options, self.limits = recognizer, options, limits
         self.longest_seconds = longest_seconds or recognizer.longest_seconds or LONGEST_SECONDS
         self.batch_seconds = batch_seconds
+        recognizer.warn_of_ctc_head(options)
 
     def transcripts(
         self, sources: Iterable[Source], language: str = UNKNOWN_LANGUAGE

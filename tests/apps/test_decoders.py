@@ -193,3 +193,30 @@ def test_a_decoder_of_the_llm_has_no_effect_without_one(
     outcome = speechllm("transcribe", "--checkpoint", stage_one, "--decoder", "speculative", corpus)
     assert outcome.status == 0
     assert "--decoder speculative has no effect" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "told"),
+    [
+        ({"ctc_weight": 0.0}, ("--decoder", "speculative"), True),
+        ({"ctc_weight": 0.0}, ("--decoder", "ctc"), True),
+        ({"ctc_weight": 0.0}, ("--decoder", "beam", "--ctc-weight", "0.3"), True),
+        ({"ctc_weight": 0.0}, ("--decoder", "beam"), False),
+        ({"ctc_weight": 0.0}, (), False),
+        ({"ctc_weight": 0.1}, ("--decoder", "speculative"), False),
+        ({"ctc_weight": 0.0, "freeze_encoder": True}, ("--decoder", "speculative"), False),
+    ],
+)
+def test_a_ctc_head_that_the_encoder_moved_away_from_is_told_where_it_counts(
+    speechllm, ctc_tokenizer, llm_folder, small_encoder, corpus: Path, tmp_path, caplog, settings, options, told: bool
+) -> None:
+    module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, **settings)
+    path, cuts = save(module, tmp_path / "llm.ckpt"), corpus / "test.jsonl.gz"
+    for command in (
+        ("transcribe", "--checkpoint", path, *options, corpus / "test-0.wav"),
+        ("evaluate", "--checkpoint", path, "--cuts", cuts, "--output", tmp_path, *options),
+    ):
+        caplog.clear()
+        outcome = speechllm(*command)
+        assert outcome.status == 0, outcome.err
+        assert caplog.text.count("was not trained with the encoder in stage 2") == told
