@@ -44,25 +44,25 @@ class DirectAlignment(nn.Module):
         start = torch.randn(llm_dim) if blank is None else blank.detach().float().clone()
         self.blank = nn.Parameter(start)
 
-    def forward(self, audio: Tensor, lengths: Tensor, text: Padded, embeddings: Tensor) -> LossTerm:
+    def forward(self, audio: Padded, text: Padded, embeddings: Tensor) -> LossTerm:
         """The loss against the LLM tokens of the reference.
 
         Args:
-            audio: `(B, A, D)` audio embeddings; `lengths`: `(B,)`.
+            audio: `(B, A, D)` audio embeddings.
             text: LLM tokens of the reference.
             embeddings: `(V, D)` the LLM's input embeddings, which get no gradient. The rest of the vocabulary is
                 multiplied in their type; the classes that CTC follows are scored in fp32.
         """
         table = embeddings.detach()
         own, places = _own_tokens(text.values, len(table))
-        with torch.autocast(audio.device.type, enabled=False):
-            frames = F.normalize(audio.float(), dim=-1) / self.temperature
-            blank = F.normalize(self.blank, dim=0).expand(len(audio), 1, -1)
+        with torch.autocast(table.device.type, enabled=False):
+            frames = F.normalize(audio.values.float(), dim=-1) / self.temperature
+            blank = F.normalize(self.blank, dim=0).expand(len(frames), 1, -1)
             tokens = F.normalize(table[own.clamp(max=len(table) - 1)].float(), dim=-1)  # (B, N, D)
             logits = frames @ torch.cat([blank, tokens], dim=1).mT  # (B, A, 1 + N)
             logits = logits.masked_fill(F.pad(own == len(table), (1, 0))[:, None], NOTHING)
             logits = torch.cat([logits, self._rest(frames, table, own)[:, :, None]], dim=2)
-        return ctc_loss(Padded(logits, lengths), Padded(places + 1, text.lengths))
+        return ctc_loss(Padded(logits, audio.lengths), Padded(places + 1, text.lengths))
 
     def _rest(self, frames: Tensor, table: Tensor, own: Tensor) -> Tensor:
         """Joint logit, `(B, A)`, of all tokens of the vocabulary that are not an utterance's own."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE, WINDOW
 from speechllm_pl.core.masks import length_mask
+from speechllm_pl.core.padded import Padded
 
 
 class FilterBank(nn.Module):
@@ -38,19 +39,20 @@ class FilterBank(nn.Module):
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
-    def forward(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute `(B, T, num_bins)` features and `(B,)` frames from `(B, N)` samples in -1 … 1, zero-padded."""
-        shortage = max(FFT - waveforms.shape[1], 0)
-        waveforms = nn.functional.pad(waveforms.float(), (0, shortage))
-        power = torch.view_as_real(self.mel.spectrogram(waveforms)).square().sum(-1)
+    def forward(self, waveforms: Padded) -> Padded:
+        """Compute `(B, T, num_bins)` features from `(B, N)` samples in -1 … 1, zero-padded."""
+        shortage = max(FFT - waveforms.values.shape[1], 0)
+        samples = nn.functional.pad(waveforms.values.float(), (0, shortage))
+        spectrum = self.mel.spectrogram(samples)
+        power = spectrum.real.square() + spectrum.imag.square()
         features = (self.mel.mel_scale(power) + 1e-6).log().transpose(1, 2)  # (B, T, bins)
-        frames = self.num_frames(lengths)
+        frames = self.num_frames(waveforms.lengths)
         mask = length_mask(frames, features.shape[1])[:, :, None]
         count = frames[:, None, None] * features.shape[2]
         mean = (features * mask).sum((1, 2), keepdim=True) / count
         centred = (features - mean) * mask
         deviation = (centred.square().sum((1, 2), keepdim=True) / count).sqrt()
-        return centred / (deviation + 1e-3), frames
+        return Padded(centred / (deviation + 1e-3), frames)
 
 
 @dataclass(frozen=True)

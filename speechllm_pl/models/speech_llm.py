@@ -159,7 +159,7 @@ class SpeechLLM(nn.Module):
     def alignment_loss(self, audio: Audio, text: Padded) -> LossTerm:
         """Direct alignment of the audio embeddings with the text's (needs an `alignment_weight`)."""
         assert self.alignment is not None
-        return self.alignment(audio.embeddings, audio.lengths, text, self.text_embeddings)
+        return self.alignment(Padded(audio.embeddings, audio.lengths), text, self.text_embeddings)
 
     def ctc_loss(self, audio: Audio, targets: Padded) -> LossTerm:
         """Stage 1's loss on the same frames, which keeps the CTC head in tune with the encoder."""

@@ -208,7 +208,7 @@ def posterior_figure(module: Stage, batch: Batch) -> Figure:
     """Plot the first utterance's filter banks above the probabilities of its likeliest CTC classes, frame by frame."""
     first = Padded(batch.waveforms[:1, : batch.lengths[0]], batch.lengths[:1])
     with torch.no_grad():
-        features, _ = FilterBank().to(first.values.device)(*first)
+        features, _ = FilterBank().to(first.values.device)(first)
         logits, _ = module.speech(first)
     posteriors = logits[0].float().softmax(-1).cpu()
     seen = list(dict.fromkeys(posteriors.argmax(-1).tolist()))

@@ -25,7 +25,8 @@ def test_the_loss_is_ctc_over_blank_and_embeddings() -> None:
     torch.manual_seed(0)
     embeddings, audio = torch.randn(4, 6), torch.randn(1, 2, 6)
     alignment = DirectAlignment(6, temperature=0.1)
-    term = alignment(audio, torch.tensor([2]), Padded(torch.tensor([[2]]), torch.tensor([1])), embeddings)
+    text = Padded(torch.tensor([[2]]), torch.tensor([1]))
+    term = alignment(Padded(audio, torch.tensor([2])), text, embeddings)
     classes = torch.cat([alignment.blank.detach()[None], embeddings]).numpy()
     scores = (1 - scipy.spatial.distance.cdist(audio[0].numpy(), classes, "cosine")) / 0.1
     chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -55,7 +56,7 @@ def test_loss_and_gradients_are_those_over_the_whole_vocabulary(part: int) -> No
     alignment = DirectAlignment(16, temperature=0.3, part=part)
     gradients, losses = [], []
     for loss in (
-        lambda audio: alignment(audio, lengths, text, table).total,
+        lambda audio: alignment(Padded(audio, lengths), text, table).total,
         lambda audio: over_the_whole_vocabulary(alignment, audio, lengths, text, table),
     ):
         torch.manual_seed(1)
@@ -74,7 +75,7 @@ def test_a_batch_without_text_is_all_blank() -> None:
     text = pad_tokens([[], []])
     alignment = DirectAlignment(8)
     expected = over_the_whole_vocabulary(alignment, audio, lengths, text, table)
-    torch.testing.assert_close(alignment(audio, lengths, text, table).total, expected)
+    torch.testing.assert_close(alignment(Padded(audio, lengths), text, table).total, expected)
 
 
 def test_no_copy_of_a_large_vocabulary_is_made(profiled_peak: Callable[[Callable], int]) -> None:
@@ -83,7 +84,7 @@ def test_no_copy_of_a_large_vocabulary_is_made(profiled_peak: Callable[[Callable
     alignment = DirectAlignment(64, part=4096)
     audio, lengths = torch.randn(2, 20, 64, requires_grad=True), torch.tensor([20, 15])
     text = pad_tokens([[5, 99_999, 7], [3]])
-    peak = profiled_peak(lambda: alignment(audio, lengths, text, table).total.backward())
+    peak = profiled_peak(lambda: alignment(Padded(audio, lengths), text, table).total.backward())
     assert peak < table.numel()  # bytes: a fourth of an fp32 copy, a half of a bf16 one
     assert peak < 40 * 100_000  # and a fourth of one fp32 logit for each frame and token
 
@@ -95,7 +96,7 @@ def test_products_in_bf16_change_the_loss_by_less_than_a_ten_thousandth() -> Non
     audio = table[ids].float().repeat_interleave(3, dim=1) + 2 * torch.randn(4, 36, 256)
     text, lengths = Padded(ids, torch.full((4,), 12)), torch.full((4,), 36)
     alignment = DirectAlignment(256)
-    in_bf16, in_fp32 = (alignment(audio, lengths, text, each).total.item() for each in (table, table.float()))
+    in_bf16, in_fp32 = (alignment(Padded(audio, lengths), text, each).total.item() for each in (table, table.float()))
     assert in_bf16 == pytest.approx(in_fp32, rel=1e-4)
 
 
@@ -106,7 +107,7 @@ def test_embeddings_that_spell_the_text_cost_less_than_any_other_order() -> None
     text = Padded(torch.tensor([[1, 3, 4]]), torch.tensor([3]))
 
     def loss(frames: list[torch.Tensor]) -> float:
-        return alignment(torch.stack(frames)[None], torch.tensor([len(frames)]), text, embeddings).total.item()
+        return alignment(Padded(torch.stack(frames)[None], torch.tensor([len(frames)])), text, embeddings).total.item()
 
     blank = alignment.blank.detach()
     spelled = loss([embeddings[1], blank, embeddings[3], embeddings[3], embeddings[4]])
@@ -119,7 +120,7 @@ def test_the_llm_gets_no_gradient_and_the_blank_does() -> None:
     audio = torch.randn(2, 4, 8, requires_grad=True)
     alignment = DirectAlignment(8)
     text = Padded(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1]))
-    alignment(audio, torch.tensor([4, 3]), text, embeddings).total.backward()
+    alignment(Padded(audio, torch.tensor([4, 3])), text, embeddings).total.backward()
     assert embeddings.grad is None
     assert alignment.blank.grad is not None
     assert alignment.blank.grad.any()

@@ -5,6 +5,7 @@ import pytest
 import scipy.signal
 import torch
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.features import FilterBank, SpecAugment, SpecAugmentConfig
 
 LENGTHS = [16_000, 5_120, 511, 512, 700, 12_345, 1, 671]
@@ -39,16 +40,16 @@ def recordings(lengths: list[int]) -> list[np.ndarray]:
     return [0.1 * rng.standard_normal(n) + 0.2 * np.sin(np.arange(n) * rng.uniform(0.1, 1)) for n in lengths]
 
 
-def batch_of(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_of(rows: list[np.ndarray]) -> Padded:
     waveforms = torch.zeros(len(rows), max(map(len, rows)))
     for row, samples in zip(waveforms, rows, strict=True):
         row[: len(samples)] = torch.from_numpy(samples)
-    return waveforms, torch.tensor([len(samples) for samples in rows])
+    return Padded(waveforms, torch.tensor([len(samples) for samples in rows]))
 
 
 def test_features_are_those_of_numpy_for_every_utterance_of_a_batch() -> None:
     rows = recordings(LENGTHS)
-    features, frames = FilterBank(40)(*batch_of(rows))
+    features, frames = FilterBank(40)(batch_of(rows))
     for row, samples in enumerate(rows):
         expected = reference(samples, 40)
         assert frames[row] == len(expected)
@@ -58,9 +59,9 @@ def test_features_are_those_of_numpy_for_every_utterance_of_a_batch() -> None:
 def test_padding_is_zero_and_changes_nothing() -> None:
     rows = recordings(LENGTHS)
     bank = FilterBank(80)
-    features, frames = bank(*batch_of(rows))
+    features, frames = bank(batch_of(rows))
     for row, samples in enumerate(rows):
-        alone, _ = bank(*batch_of([samples]))
+        alone, _ = bank(batch_of([samples]))
         count = int(frames[row])
         torch.testing.assert_close(features[row, :count], alone[0], atol=1e-5, rtol=0)
         assert not features[row, count:].any()
@@ -68,22 +69,22 @@ def test_padding_is_zero_and_changes_nothing() -> None:
 
 @pytest.mark.parametrize("length", [1, 100, 511, 512, 671])
 def test_a_recording_of_at_most_one_window_has_one_frame(length: int) -> None:
-    features, frames = FilterBank(80)(torch.randn(1, length), torch.tensor([length]))
+    features, frames = FilterBank(80)(Padded(torch.randn(1, length), torch.tensor([length])))
     assert frames.tolist() == [1]
     assert features.shape == (1, 1, 80)
     assert features.isfinite().all()
 
 
 def test_digital_silence_gives_next_to_nothing() -> None:
-    features, _ = FilterBank(80)(torch.zeros(1, 8_000), torch.tensor([8_000]))
+    features, _ = FilterBank(80)(Padded(torch.zeros(1, 8_000), torch.tensor([8_000])))
     assert features.abs().max() < 0.01  # not a division of rounding errors by their own spread
 
 
 def test_half_precision_autocast_leaves_the_features_exact() -> None:
-    waveforms, lengths = batch_of(recordings([8_000]))
-    exact, _ = FilterBank(80)(waveforms, lengths)
+    waveforms = batch_of(recordings([8_000]))
+    exact, _ = FilterBank(80)(waveforms)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under_autocast, _ = FilterBank(80)(waveforms, lengths)
+        under_autocast, _ = FilterBank(80)(waveforms)
     assert torch.equal(exact, under_autocast)
 
 

@@ -76,8 +76,8 @@ class ConformerCtc(CtcModel):
         return self.encoder.blocks
 
     def encode(self, waveforms: Padded) -> Padded:
-        features, frames = self.features(*waveforms)
-        return Padded(*self.encoder(self.augment(features), frames))
+        features, frames = self.features(waveforms)
+        return self.encoder(Padded(self.augment(features), frames))
 
 
 class Conformer(nn.Module):
@@ -96,14 +96,14 @@ class Conformer(nn.Module):
         """`(B,)` encoder frames for `(B,)` filter bank frames: ceil(frames / 8)."""
         return halved(halved(halved(frames)))
 
-    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode `(B, T, num_bins)` features of `(B,)` frames as `(B, T/8, dim)` frames of `(B,)` lengths."""
-        x, lengths = self.front_end(features, frames)
+    def forward(self, features: Padded) -> Padded:
+        """Encode `(B, T, num_bins)` features as `(B, T/8, dim)` frames, zero beyond their lengths."""
+        x, lengths = self.front_end(features)
         mask = length_mask(lengths, x.shape[1])
         rotation = self.rotary(x.shape[1], x.device)
         for block in self.blocks:
             x = block(x, mask, rotation)
-        return self.norm(x) * mask[:, :, None], lengths
+        return Padded(self.norm(x) * mask[:, :, None], lengths)
 
 
 class FrontEnd(nn.Module):
@@ -120,13 +120,13 @@ class FrontEnd(nn.Module):
         self.project = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-        x = features.transpose(1, 2)  # (B, bins, T)
+    def forward(self, features: Padded) -> Padded:
+        x, frames = features.values.transpose(1, 2), features.lengths  # (B, bins, T)
         for convolution in self.convolutions:
             x = F.gelu(convolution(x))
             frames = halved(frames)
             x = x * length_mask(frames, x.shape[2])[:, None, :]
-        return self.dropout(self.project(x.transpose(1, 2))), frames
+        return Padded(self.dropout(self.project(x.transpose(1, 2))), frames)
 
 
 class Rotary(nn.Module):

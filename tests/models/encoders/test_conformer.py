@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.encoders.conformer import Conformer, ConformerConfig, FrontEnd, Rotary, rotate
 
 LENGTHS = [160, 1, 7, 8, 9, 77, 120, 33]
@@ -44,9 +45,9 @@ def test_a_batch_gives_what_its_utterances_give_alone(encoder: Conformer) -> Non
     features = torch.randn(len(LENGTHS), max(LENGTHS), 80, generator=generator)
     for row, length in enumerate(LENGTHS):
         features[row, length:] = 0
-    together, frames = encoder(features, torch.tensor(LENGTHS))
+    together, frames = encoder(Padded(features, torch.tensor(LENGTHS)))
     for row, length in enumerate(LENGTHS):
-        alone, alone_frames = encoder(features[row : row + 1, :length], torch.tensor([length]))
+        alone, alone_frames = encoder(Padded(features[row : row + 1, :length], torch.tensor([length])))
         count = int(alone_frames[0])
         assert frames[row] == count == alone.shape[1]
         torch.testing.assert_close(together[row, :count], alone[0], atol=1e-4, rtol=0)
@@ -55,7 +56,7 @@ def test_a_batch_gives_what_its_utterances_give_alone(encoder: Conformer) -> Non
 
 def test_the_last_frame_depends_on_the_first_sample(encoder: Conformer) -> None:
     features = torch.randn(1, 160, 80, requires_grad=True)
-    output, _ = encoder(features, torch.tensor([160]))
+    output, _ = encoder(Padded(features, torch.tensor([160])))
     output[0, -1, 0].backward()
     assert features.grad is not None
     assert features.grad[0, 0].abs().max() > 0
@@ -64,7 +65,7 @@ def test_the_last_frame_depends_on_the_first_sample(encoder: Conformer) -> None:
 def test_output_lengths_are_those_of_the_convolutions() -> None:
     front_end = FrontEnd(num_bins=4, dim=2, dropout=0.0)
     for length in range(1, 70):
-        output, frames = front_end(torch.randn(1, length, 4), torch.tensor([length]))
+        output, frames = front_end(Padded(torch.randn(1, length, 4), torch.tensor([length])))
         expected = Conformer.output_lengths(torch.tensor([length]))
         assert output.shape[1] == frames.item() == expected.item()
 
