@@ -43,6 +43,7 @@ from speechllm_pl.training.callbacks import (
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.data_checks import DataChecks
 from speechllm_pl.training.interruption import LastCheckpoints
+from speechllm_pl.training.log_lines import LogLines
 from speechllm_pl.training.probe import LargestBatches
 from speechllm_pl.training.speed import Speed
 from speechllm_pl.training.stage import Stage
@@ -190,7 +191,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
             trainer_defaults={
                 "callbacks": [
                     *(LearningRateMonitor("step"), Speed(), LanguageShares(), Samples(), AugmentationSamples()),
-                    *(DataChecks(), Predictions(), Finished()),
+                    *(DataChecks(), Predictions(), Finished(), LogLines()),
                 ],
                 "use_distributed_sampler": False,
                 "reload_dataloaders_every_n_epochs": 1,
