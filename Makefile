@@ -53,6 +53,7 @@ report: ## one HTML page about RUN (default runs/demo)
 data-report: ## one HTML page about the prepared DATA, data/DATA/report.html (CKPT also compares audio and text)
 demo: ## the main job on the embedded default, into runs/demo (no download, GPU or account)
 fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
+experiment: ## the same with any DATA, SIZE and LLM, into runs/NAME
 demo-short: ## the demo's whole path in a few minutes, one language, into runs/demo_short; asserts its error rate
 
 RUN_HERE = data shar tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd demo-short \
