@@ -99,7 +99,7 @@ class TranscribeOptions(RecognitionOptions):
 
     output_template: str = "{folder}/{name}"
     """Path of an output file below output_dir, without its suffix. {folder} is the audio file's folder below the one
-    that was given, {name} its name, {suffix} the end of that."""
+    that was given, or below the deepest one common to several, {name} its name, {suffix} the end of that."""
 
     language: str = UNKNOWN_LANGUAGE
     """Language of the recordings, one that was trained on, for an instruction that names it."""

@@ -4,11 +4,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,14 +15,14 @@ from speechllm_pl.apps.given_audio import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.transcribe_stream import transcribe_stream
-from speechllm_pl.apps.transcript_files import TranscriptFiles
+from speechllm_pl.apps.transcript_files import TranscriptFiles, below_given, recording_names
 from speechllm_pl.apps.transcript_lines import json_line, warning_of
 from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
 from speechllm_pl.core.languages import LANGUAGES, UNKNOWN_LANGUAGE
 from speechllm_pl.core.prompt import Prompt
 from speechllm_pl.recognition.decoding_options import Decoder
-from speechllm_pl.recognition.formats import FORMATS
+from speechllm_pl.recognition.formats import FORMATS, json_row
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.transcriber import Source, Transcriber
@@ -44,23 +42,28 @@ def transcribe(options: TranscribeOptions) -> None:
             transcribe_stream(_transcriber(options), options)
         return
     found, refused = find_audio(options.files)
-    paths, files = [path for path, _ in found], None
+    paths, below, files = [path for path, _ in found], below_given(found), None
     given = len(paths) + len(refused)
     if options.output_dir is not None:
         formats = [*FORMATS] if options.format == "all" else [options.format.replace("text", "txt")]
-        files = TranscriptFiles(Path(options.output_dir), options.output_template, formats, found)
+        files = TranscriptFiles(Path(options.output_dir), options.output_template, formats, below)
         paths = _left_to_do(paths, files)
     elif options.format in ("srt", "vtt", "tsv") and given > 1:
         raise UserError(f"{given} files in one output of format {options.format}: give --output_dir, or one file")
     _check_language(options)
     if paths:
-        _transcribe(options, paths, files, refused, given)
+        _transcribe(options, paths, files, recording_names(below), refused, given)
     if refused:
         raise UserError(f"{len(refused)} of {given} files refused: " + "; ".join(refused))
 
 
 def _transcribe(
-    options: TranscribeOptions, paths: list[Path], files: TranscriptFiles | None, refused: list[str], given: int
+    options: TranscribeOptions,
+    paths: list[Path],
+    files: TranscriptFiles | None,
+    names: Mapping[Path, str],
+    refused: list[str],
+    given: int,
 ) -> None:
     """Transcribe `paths`; problems are added to those of `refused`, which belong to the same `given` files."""
     transcriber = _transcriber(options)
@@ -74,7 +77,7 @@ def _transcribe(
                 try:
                     if isinstance(transcript, UserError):
                         raise transcript
-                    _put_out(path, transcript, options.format, files)
+                    _put_out(path, transcript, options.format, files, names[path])
                     done += 1
                 except UserError as error:
                     if str(error) not in refused:  # as it is if it was met in reading
@@ -170,8 +173,8 @@ def _check_language(options: TranscribeOptions) -> None:
         print(f"warning: --language {language} has no effect: {told}", file=sys.stderr)
 
 
-def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptFiles | None) -> None:
-    """Print or write a transcript, and warn of what may be wrong with it."""
+def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptFiles | None, recording: str) -> None:
+    """Print or write the transcript of a recording of this name, and warn of what may be wrong with it."""
     name = printable(str(path))
     if transcript.seconds < SHORTEST_SECONDS:
         print_above(f"warning: {name}: lasts {transcript.seconds:.3f} s, too short for a word", sys.stderr)
@@ -179,24 +182,13 @@ def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptF
         if warning := warning_of(piece, name, place=len(transcript.pieces) > 1):
             print_above(warning, sys.stderr)
     if files is not None:
-        files.write(path, transcript)
+        files.write(path, transcript, recording)
         for file in files.of(path):
             print_above(printable(str(file)))
     elif format == "text":
         print_above(f"{name}: {printable(transcript.text)}")
     elif format == "json":
-        print_above(json_line(_row(path, transcript)))
+        print_above(json_line(json_row(transcript, str(path), recording)))
     else:
-        for line in "".join(FORMATS[format](transcript, path.stem)).splitlines():
+        for line in "".join(FORMATS[format](transcript, str(path), recording)).splitlines():
             print_above("\t".join(map(printable, line.split("\t"))))
-
-
-def _row(path: Path, transcript: Transcript) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "seconds": round(transcript.seconds, 3),
-        "text": transcript.text,
-        "language": transcript.language,
-        "decoded_by": transcript.decoded_by,
-        "pieces": [asdict(piece) for piece in transcript.pieces],
-    }

@@ -1,8 +1,9 @@
 """Files of transcripts: their names, which are there already, and their content."""
 
+import os
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from speechllm_pl.core.errors import UserError
@@ -11,7 +12,7 @@ from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.storage.whole_file import replace_atomically
 
 FIELDS = ("folder", "name", "suffix")
-"""Fields of a template: folder below the one that was given, name without and suffix of the audio file."""
+"""Fields of a template: folder as of `below_given`, name without and suffix of the audio file."""
 
 
 class TranscriptFiles:
@@ -21,21 +22,21 @@ class TranscriptFiles:
         folder: where the files are written.
         template: path below it without its suffix, with `FIELDS`.
         formats: formats to write.
-        inputs: audio files, each with the folder in which it was found.
+        below: path of each audio file as of `below_given`.
 
     Raises:
         UserError: the template has another field, or gives two audio files one name.
     """
 
-    def __init__(self, folder: Path, template: str, formats: Sequence[str], inputs: Sequence[tuple[Path, Path]]):
+    def __init__(self, folder: Path, template: str, formats: Sequence[str], below: Mapping[Path, Path]):
         self.formats = formats
         _check(template)
-        self._stems = {path: folder / _filled(template, path, root) for path, root in inputs}
+        self._stems = {path: folder / _filled(template, shorter) for path, shorter in below.items()}
         twice = [stem for stem, count in Counter(self._stems.values()).items() if count > 1]
         if twice:
             raise UserError(
-                f"several audio files would be written to {twice[0]}.{formats[0]}: put {{folder}}, {{name}} or"
-                " {suffix} into --output_template, or give them apart"
+                f"several audio files would be written to {twice[0]}.{formats[0]}: put {{folder}}, {{name}} and"
+                " {suffix} into --output_template, or give them apart and each another --output_dir"
             )
 
     def of(self, path: Path) -> list[Path]:
@@ -48,8 +49,8 @@ class TranscriptFiles:
         changed = path.stat().st_mtime
         return all(file.is_file() and file.stat().st_mtime >= changed for file in self.of(path))
 
-    def write(self, path: Path, transcript: Transcript) -> None:
-        """Write them, each whole or not at all.
+    def write(self, path: Path, transcript: Transcript, recording: str) -> None:
+        """Write them with the name of the recording, each whole or not at all.
 
         Raises:
             UserError: one cannot be written.
@@ -57,7 +58,7 @@ class TranscriptFiles:
         for suffix, target in zip(self.formats, self.of(path), strict=True):
             try:
                 with replace_atomically(target) as file:
-                    for part in FORMATS[suffix](transcript, path.stem):
+                    for part in FORMATS[suffix](transcript, str(path), recording):
                         file.write(part.encode(errors="backslashreplace"))
             except OSError as error:
                 remedy = "free space, or give another --output_dir"
@@ -76,5 +77,24 @@ def _check(template: str) -> None:
         raise UserError(f"--output_template has {{{other[0]}}}, which is unknown: give one of {known}")
 
 
-def _filled(template: str, path: Path, root: Path) -> str:
-    return template.format(folder=path.parent.relative_to(root), name=path.stem, suffix=path.suffix.removeprefix("."))
+def _filled(template: str, below: Path) -> str:
+    return template.format(folder=below.parent, name=below.stem, suffix=below.suffix.removeprefix("."))
+
+
+def below_given(inputs: Sequence[tuple[Path, Path]]) -> dict[Path, Path]:
+    """Path of each audio file below the folder that was given, or below the deepest folder common to several.
+
+    Args:
+        inputs: audio files, each with the folder in which it was found.
+    """
+    common = os.path.commonpath([os.path.abspath(root) for _, root in inputs])
+    return {path: Path(os.path.relpath(path, common)) for path, _ in inputs}
+
+
+def recording_names(below: Mapping[Path, Path]) -> dict[Path, str]:
+    """Name of each recording inside a transcript: its path of `below_given`, with the suffix where others share it."""
+    count = Counter(path.with_suffix("") for path in below.values())
+    return {
+        path: str(shorter.with_suffix("") if count[shorter.with_suffix("")] == 1 else shorter)
+        for path, shorter in below.items()
+    }

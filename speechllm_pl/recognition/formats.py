@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.recognition.word_times import Word
@@ -47,48 +48,56 @@ def _cue(words: list[Word]) -> Cue:
     return Cue(words[0].start_seconds, words[-1].end_seconds, " ".join(word.text for word in words))
 
 
-def as_txt(transcript: Transcript, name: str) -> Iterator[str]:
+def as_txt(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """The text on one line."""
     yield transcript.text + "\n"
 
 
-def as_json(transcript: Transcript, name: str) -> Iterator[str]:
-    """All that is known, with times in seconds; a piece a line."""
-    head = {
+def json_row(transcript: Transcript, file: str, name: str) -> dict[str, Any]:
+    """All that is known, with times in seconds."""
+    return {
+        "file": file,
         "recording": name,
-        "seconds": transcript.seconds,
+        "seconds": round(transcript.seconds, 3),
         "language": transcript.language,
         "decoded_by": transcript.decoded_by,
         "text": transcript.text,
+        "pieces": [asdict(piece) for piece in transcript.pieces],
     }
-    yield json.dumps(head, ensure_ascii=False)[:-1] + ', "pieces": [\n'
-    for number, piece in enumerate(transcript.pieces):
-        yield (",\n" if number else "") + json.dumps(asdict(piece), ensure_ascii=False)
+
+
+def as_json(transcript: Transcript, file: str, name: str) -> Iterator[str]:
+    """`json_row`, with a piece a line."""
+    row = json_row(transcript, file, name)
+    pieces = row.pop("pieces")
+    yield json.dumps(row, ensure_ascii=False)[:-1] + ', "pieces": [\n'
+    for number, piece in enumerate(pieces):
+        yield (",\n" if number else "") + json.dumps(piece, ensure_ascii=False)
     yield "]}\n"
 
 
-def as_srt(transcript: Transcript, name: str) -> Iterator[str]:
+def as_srt(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """SubRip subtitles."""
     for number, cue in enumerate(cues(transcript.words), 1):
         times = f"{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}"
         yield ("\n" if number > 1 else "") + f"{number}\n{times}\n{cue.text}\n"
 
 
-def as_vtt(transcript: Transcript, name: str) -> Iterator[str]:
+def as_vtt(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """WebVTT subtitles (W3C), with the characters escaped that have a meaning there."""
     yield "WEBVTT\n"
     for cue in cues(transcript.words):
         yield f"\n{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n{_escaped(cue.text)}\n"
 
 
-def as_tsv(transcript: Transcript, name: str) -> Iterator[str]:
+def as_tsv(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """A row a cue: start and end in milliseconds, text; tabs between them."""
     yield "start\tend\ttext\n"
     for cue in cues(transcript.words):
         yield f"{round(cue.start_seconds * 1000)}\t{round(cue.end_seconds * 1000)}\t{cue.text}\n"
 
 
-def as_ctm(transcript: Transcript, name: str) -> Iterator[str]:
+def as_ctm(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """NIST's time-marked conversation format: recording, channel, start, duration, word, confidence."""
     recording = "_".join(name.split())  # its fields are separated by spaces
     for word in transcript.words:
@@ -96,7 +105,7 @@ def as_ctm(transcript: Transcript, name: str) -> Iterator[str]:
         yield f"{recording} 1 {times} {word.text} {word.confidence:.2f}\n"
 
 
-FORMATS: dict[str, Callable[[Transcript, str], Iterator[str]]] = {
+FORMATS: dict[str, Callable[[Transcript, str, str], Iterator[str]]] = {
     "txt": as_txt,
     "json": as_json,
     "srt": as_srt,
@@ -104,7 +113,7 @@ FORMATS: dict[str, Callable[[Transcript, str], Iterator[str]]] = {
     "tsv": as_tsv,
     "ctm": as_ctm,
 }
-"""Writers by suffix: from a transcript and the name of its recording to the parts of a file's content."""
+"""Writers by suffix: from a transcript, its audio file and the name of its recording to the parts of their content."""
 
 
 def _clock(seconds: float, point: str) -> str:

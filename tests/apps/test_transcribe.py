@@ -224,3 +224,73 @@ def test_one_files_transcript_may_be_printed_in_any_format(transcribe, corpus: P
 def test_options_that_do_not_go_together_are_refused(transcribe, more, told: str) -> None:
     done, _ = transcribe(Listener(), *more)
     assert told in done.error()
+
+
+# recordings of one name in several folders
+
+
+@pytest.fixture
+def of_one_name(speechllm, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Transcribes a/x.wav and b/x.wav, which have 17600 and 12000 samples."""
+    given = [tmp_path / "in" / folder / "x.wav" for folder in "ab"]
+    for number, path in enumerate(given):
+        path.parent.mkdir(parents=True)
+        path.write_bytes((corpus / f"train-{number}.wav").read_bytes())
+    monkeypatch.setattr("speechllm_pl.apps.transcribe.Recognizer.load", lambda *_, **__: Listener())
+
+    def run(*more: object, files=given):
+        done = speechllm("transcribe", *files, "--checkpoint", "x", "--guard", "false", *more)
+        return done, given
+
+    return run
+
+
+@pytest.mark.parametrize("folders", [False, True])
+def test_files_of_one_name_in_several_folders_are_kept_apart(of_one_name, tmp_path: Path, folders: bool) -> None:
+    files = {"files": [tmp_path / "in" / folder for folder in "ab"]} if folders else {}
+    done, _ = of_one_name("--output-dir", tmp_path / "out", **files)
+    assert done.status == 0, done.err
+    assert names(tmp_path / "out") == ["a/x.txt", "b/x.txt"]
+    assert [(tmp_path / "out" / folder / "x.txt").read_text() for folder in "ab"] == [
+        "17600 samples\n",
+        "12000 samples\n",
+    ]
+
+
+def test_files_that_differ_in_their_suffix_are_refused_with_a_remedy_that_loses_none(
+    of_one_name, corpus: Path, tmp_path: Path
+) -> None:
+    _, (first, _) = of_one_name()
+    first.with_suffix(".flac").write_bytes((corpus / "train-3.wav").read_bytes())
+    both = {"files": [first, first.with_suffix(".flac")]}
+    out = ("--output-dir", tmp_path / "out")
+    assert "or give them apart and each another --output_dir" in of_one_name(*out, **both)[0].error()
+    done, _ = of_one_name(*out, "--output_template", "{folder}/{name}-{suffix}", **both)
+    assert done.status == 0, done.err
+    assert names(tmp_path / "out") == ["x-flac.txt", "x-wav.txt"]
+    printed, _ = of_one_name("--format", "ctm", **both)
+    assert {line.split()[0] for line in printed.out.splitlines()} == {"x.wav", "x.flac"}
+
+
+def test_ctm_names_each_recording(of_one_name) -> None:
+    done, (first, _) = of_one_name("--format", "ctm")
+    assert done.status == 0, done.err
+    assert [(line.split()[0], line.split()[4]) for line in done.out.splitlines()] == [
+        ("a/x", "17600"),
+        ("a/x", "samples"),
+        ("b/x", "12000"),
+        ("b/x", "samples"),
+    ]
+    alone, _ = of_one_name("--format", "ctm", files=[first])
+    assert {line.split()[0] for line in alone.out.splitlines()} == {"x"}
+
+
+def test_json_is_the_same_printed_and_in_files(of_one_name, tmp_path: Path) -> None:
+    printed, given = of_one_name("--format", "json")
+    rows = [json.loads(line) for line in printed.out.splitlines()]
+    assert of_one_name("--format", "json", "--output-dir", tmp_path / "out")[0].status == 0
+    assert [json.loads((tmp_path / "out" / folder / "x.json").read_text()) for folder in "ab"] == rows
+    assert [(row["file"], row["recording"], row["seconds"]) for row in rows] == [
+        (str(given[0]), "a/x", 1.1),
+        (str(given[1]), "b/x", 0.75),
+    ]

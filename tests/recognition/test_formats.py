@@ -21,7 +21,7 @@ TRANSCRIPT = Transcript(3724.0, "en", (HELLO, SILENCE, LATE))
 
 
 def written(suffix: str, transcript: Transcript = TRANSCRIPT) -> str:
-    return "".join(FORMATS[suffix](transcript, "my talk"))
+    return "".join(FORMATS[suffix](transcript, "given/my talk.wav", "my talk"))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,8 @@ def test_each_format_is_what_its_readers_expect(suffix: str, content: str) -> No
 def test_json_says_all_that_is_known() -> None:
     known = json.loads(written("json"))
     assert known["text"] == "hello <world> late"
-    assert (known["recording"], known["seconds"], known["language"]) == ("my talk", 3724.0, "en")
+    assert (known["file"], known["recording"]) == ("given/my talk.wav", "my talk")
+    assert (known["seconds"], known["language"]) == (3724.0, "en")
     assert known["decoded_by"] == "llm,ctc"
     assert [piece["decoded_by"] for piece in known["pieces"]] == ["llm", "silence", "ctc"]
     assert known["pieces"][2]["remark"] == "the LLM's text was a loop"
