@@ -21,16 +21,16 @@ class GuardLimits:
             openai/whisper).
         compressed_characters: length below which texts are not judged by compression.
         length_ratio: characters of the longer text over those of the shorter one.
-        slack_characters: added to both lengths, so that short texts may differ.
-        disagreement: edit distance of both texts over the longer one's length, in characters.
+        slack_characters: added to lengths, so that short texts may differ.
+        disagreement: edit distance of both texts over the longer one's length and the slack, in characters.
         steady_db, tone_share: limits of `no_speech`, beyond which a sound is not decoded at all.
     """
 
     compression_ratio: float = 2.4
     compressed_characters: int = 80
     length_ratio: float = 2.0
-    slack_characters: int = 8
-    disagreement: float = 0.75
+    slack_characters: int = 4
+    disagreement: float = 0.55
     steady_db: float = 5.0
     tone_share: float = 0.95
 
@@ -54,7 +54,7 @@ def objection(text: Hypothesis, heard: Hypothesis, limits: GuardLimits = GuardLi
     if lengths[1] > limits.length_ratio * lengths[0]:
         shorter = len(text.text) < len(heard.text)
         return f"the LLM's text is too {'short' if shorter else 'long'} for what the CTC head heard"
-    if Levenshtein.normalized_distance(text.text, heard.text) > limits.disagreement:
+    if Levenshtein.distance(text.text, heard.text) > limits.disagreement * lengths[1]:
         return "the LLM's text has little in common with what the CTC head heard"
     return ""
 

@@ -29,6 +29,9 @@ class Hypothesis:
     drafted: int = field(default=0, compare=False)
     """Number of tokens accepted from a draft."""
 
+    by_ctc: bool = field(default=False, compare=False)
+    """Whether the CTC head found the text, and the LLM only scored it."""
+
     ctc_log_probability: float = field(default=0.0, compare=False)
     """Log-likelihood of an LLM's text by the CTC head, in nats, if it was asked."""
 

@@ -119,7 +119,7 @@ def _with_drafts(
 def _draft(text: str, tokens: Sequence[int], log_probability: float | None) -> Hypothesis | None:
     if log_probability is None:
         return None
-    return Hypothesis(text, log_probability=log_probability, num_tokens=len(tokens) + 1)
+    return Hypothesis(text, log_probability=log_probability, num_tokens=len(tokens) + 1, by_ctc=True)
 
 
 def _with_alternative(found: Hypothesis, other: Hypothesis | None) -> Hypothesis:

@@ -152,15 +152,17 @@ class Recognizer:
         """Systems of which `transcribe` returns hypotheses, that to judge by last."""
         return ("ctc", "llm") if isinstance(self.model, SpeechLLM) and options.asks_llm else ("ctc",)
 
-    def warn_of_ctc_head(self, options: DecodingOptions) -> None:
-        """Warn of a search that relies on the CTC head where stage 2 trained the encoder without it."""
+    def warn_of_ctc_head(self, options: DecodingOptions, guarded: bool = False) -> None:
+        """Warn of a search or a guard that relies on the CTC head where stage 2 trained the encoder without it."""
         config = self.model.config if isinstance(self.model, SpeechLLM) else None
         moved = config is not None and not config.freeze_encoder and not config.trains_ctc_head
-        if moved and (options.ctc_weight or options.decoder not in ("greedy", "beam")):
+        searched = options.ctc_weight or options.decoder not in ("greedy", "beam")
+        if moved and (searched or guarded):
             log.warning(
-                "decoder %s relies on the CTC head, which was not trained with the encoder in stage 2 and may hear"
-                " wrongly: train with a ctc_weight above 0, or decode with greedy",
-                options.decoder,
+                "%s relies on the CTC head, which was not trained with the encoder in stage 2 and may hear wrongly:"
+                " train with a ctc_weight above 0, or decode with greedy%s",
+                f"decoder {options.decoder}" if searched else "the guard",
+                " and --guard false" if guarded else "",
             )
 
     @property

@@ -111,7 +111,7 @@ class Transcriber:
         self.recognizer, self.options, self.limits = recognizer, options, limits
         self.longest_seconds = longest_seconds or recognizer.longest_seconds or LONGEST_SECONDS
         self.batch_seconds = batch_seconds
-        recognizer.warn_of_ctc_head(options)
+        recognizer.warn_of_ctc_head(options, guarded=limits is not None)
 
     def transcripts(
         self, sources: Iterable[Source], language: str = UNKNOWN_LANGUAGE
@@ -246,7 +246,8 @@ class Transcriber:
                     reasons.setdefault(i, why)
                     doubted.append(i)
                 else:
-                    by = "ctc" if options.accept_entropy is not None and not hypothesis.passes else decoded_by
+                    taken = options.accept_entropy is not None and not hypothesis.passes  # without asking the LLM
+                    by = "ctc" if taken or hypothesis.by_ctc else decoded_by
                     texts[i] = _Text(hypothesis, by, reasons.get(i, "") or _cut_short(hypothesis))
             asked = doubted
         for i in asked:
@@ -260,6 +261,9 @@ class Transcriber:
 
     def _objection(self, hypothesis: Hypothesis, heard: Hypothesis) -> str:
         if self.limits is None or not hypothesis.finite:
+            return ""
+        most = self.options.max_new_tokens
+        if most is not None and hypothesis.num_tokens >= most and not hypothesis.looped:  # cut short as it was told
             return ""
         return objection(hypothesis, heard, self.limits)
 

@@ -61,5 +61,23 @@ def test_syllables_may_be_speech_in_noise_as_well(pitch_hz: float, noise: float)
     assert no_speech(loud(samples, 0.3), *LIMITS) == ""
 
 
+@pytest.mark.parametrize("background", [0.0, 1e-3])
+@pytest.mark.parametrize("seconds", [0.25, 0.5])
+def test_a_short_word_in_a_long_silence_may_be_speech(seconds: float, background: float) -> None:
+    samples = background * RANDOM.standard_normal(25 * RATE)
+    word = loud(vowels(160)[: round(seconds * RATE)], 0.1)
+    samples[10 * RATE : 10 * RATE + len(word)] += word
+    assert no_speech(samples.astype(np.float32), *LIMITS) == ""
+
+
+@pytest.mark.parametrize("level", [0.05, 0.5])
+def test_a_tone_beside_a_word_does_not_hide_it(level: float) -> None:
+    beep = 0.5 * np.sin(2 * np.pi * 1000 * TIME[:RATE])
+    word = loud(vowels(160)[: RATE // 2], level)
+    samples = np.concatenate([beep, np.zeros(RATE // 4), word]).astype(np.float32)
+    assert no_speech(samples[: RATE + RATE // 4], *LIMITS) == "the sound is a tone"
+    assert no_speech(samples, *LIMITS) == ""
+
+
 def test_of_too_few_samples_nothing_is_said() -> None:
     assert no_speech(np.zeros(15_999, np.float32), *LIMITS) == no_speech(np.zeros(0, np.float32), *LIMITS) == ""

@@ -249,6 +249,26 @@ def test_only_doubted_texts_are_asked_for_again() -> None:
     assert recognizer.batches[1:] == [[HEARD]]
 
 
+def test_a_text_that_the_ctc_head_found_is_said_to_be_its() -> None:
+    """With a CTC weight its text is among those that are chosen from."""
+
+    def joined(heard: str, options: DecodingOptions) -> Hypothesis:
+        return Hypothesis(heard, by_ctc=options.ctc_weight > 0)
+
+    assert decided(joined)[:2] == (HEARD, "llm")
+    assert decided(joined, options=DecodingOptions(decoder="beam", ctc_weight=0.3))[:2] == (HEARD, "ctc")
+
+
+def test_a_cap_that_was_asked_for_is_no_reason_to_doubt() -> None:
+    def capped(heard: str, options: DecodingOptions) -> Hypothesis:
+        return Hypothesis("one two", truncated=True, num_tokens=2)
+
+    text, decoded_by, remark = decided(capped, options=DecodingOptions(max_new_tokens=2))
+    assert (text, decoded_by) == ("one two", "llm")
+    assert "cap" in remark
+    assert decided(capped, options=DecodingOptions(max_new_tokens=3))[1] == "ctc"
+
+
 # errors
 
 
