@@ -92,9 +92,9 @@ class _Stream:
         """Words of the CTC head in the running piece, with their times in the recording, and its pauses."""
         recognizer, samples = self._transcriber.recognizer, self._rest.samples
         per_frame = recognizer.speech.seconds_per_frame
-        log_probs = self._transcriber.log_probs(samples)
-        text = recognizer.tokenizer.decode(ctc_collapse(log_probs.argmax(-1).tolist()))
         start = seconds_of(self._rest.start)
+        log_probs = self._transcriber.log_probs(samples, f"{start:.1f} to {start + seconds_of(len(samples)):.1f} s")
+        text = recognizer.tokenizer.decode(ctc_collapse(log_probs.argmax(-1).tolist()))
         words = [
             replace(word, start_seconds=start + word.start_seconds, end_seconds=start + word.end_seconds)
             for word in word_times(log_probs, text, recognizer.tokenizer, per_frame, seconds_of(len(samples)))

@@ -9,6 +9,7 @@ with transcriber.recognizer.decoding():
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -156,7 +157,8 @@ class Transcriber:
             waiting.append(recording)
             before = None
             try:
-                for audio in pieces(source.chunks, self.log_probs, self.longest_seconds, per_frame):
+                log_probs_of = partial(self.log_probs, name=source.name)
+                for audio in pieces(source.chunks, log_probs_of, self.longest_seconds, per_frame):
                     if before is not None:
                         yield before
                     before = self._part(recording, audio)
@@ -174,9 +176,16 @@ class Transcriber:
         recording.parts.append(part)
         return part
 
-    def log_probs(self, samples: np.ndarray) -> Tensor:
-        """`(T, V)` log probabilities of the CTC head for `(N,)` samples; the blank is sure if they cannot be speech."""
-        log_probs = self._hear([samples], CTC).logits[0].log_softmax(-1).cpu()
+    def log_probs(self, samples: np.ndarray, name: str) -> Tensor:
+        """`(T, V)` log probabilities of the CTC head for `(N,)` samples; the blank is sure if they cannot be speech.
+
+        Raises:
+            UserError: they are not finite, in which `name` says of what.
+        """
+        heard = self._hear([samples], CTC)
+        if problem := not_finite([name], heard.hypotheses, "ctc"):
+            raise UserError(problem)
+        log_probs = heard.logits[0].log_softmax(-1).cpu()
         if self._is_no_speech(samples):  # asked here, as the short pieces that it would be divided into do not tell
             log_probs[:, BLANK] = 0.0
         return log_probs

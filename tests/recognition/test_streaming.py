@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
+import torch
 from conftest import RATE, speak
 from tone_words import ToneRecognizer, sentences, with_pauses
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Heard
@@ -196,3 +198,14 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_time() -> None:
     recognizer = ToneRecognizer(lambda heard, _: Hypothesis(heard, log_probability=float("nan")), LONGEST)
     with pytest.raises(UserError, match=r"not finite.*0\.0 to 1\.2 s"):
         list(stream([speak("one two three"), np.zeros(RATE, np.float32)], transcriber(recognizer)))
+
+
+def test_a_ctc_head_that_is_not_finite_is_an_error_and_no_silence() -> None:
+    class Broken(ToneRecognizer):
+        def hear(self, waveforms, lengths, *options) -> Heard:
+            heard = super().hear(waveforms, lengths, *options)
+            logits = torch.full_like(heard.logits, float("nan"))
+            return heard._replace(logits=logits, hypotheses=greedy_ctc(logits, heard.frames, self.tokenizer))
+
+    with pytest.raises(UserError, match=r"ctc logits .* not finite.*0\.0 to 0\.3 s"):
+        list(stream([speak("one two three")], transcriber(Broken(longest_seconds=LONGEST))))

@@ -298,6 +298,28 @@ def test_text_from_logits_that_are_not_finite_is_an_error() -> None:
     assert isinstance(last, Transcript)
 
 
+class Overflowing(ToneRecognizer):
+    """Has logits that are not finite for all that has a four in it, as half precision may have."""
+
+    def hear(self, waveforms: torch.Tensor, lengths: torch.Tensor, *options: DecodingOptions) -> Heard:
+        heard = super().hear(waveforms, lengths, *options)
+        four = self.classes[WORDS.index("four")]
+        heard.logits[(heard.logits.argmax(-1) == four).any(-1)] = float("nan")
+        return heard._replace(hypotheses=greedy_ctc(heard.logits, heard.frames, self.tokenizer))
+
+
+@pytest.mark.parametrize("others", [0, 30])
+def test_a_ctc_head_that_is_not_finite_is_an_error_and_no_silence(others: int) -> None:
+    text = " ".join(["one two three"] * others)
+    sources = [Source("fine", [speak(f"one {text}")]), Source("broken", [speak(f"{text} four")])]
+    fine, error = Transcriber(Overflowing(longest_seconds=LONGEST), limits=TONES_MAY_BE_WORDS).transcripts(sources)
+    assert isinstance(fine, Transcript)
+    assert fine.text == f"one {text}".strip()
+    assert isinstance(error, UserError)
+    assert "the ctc logits of 1 recordings are not finite" in str(error)
+    assert "broken" in str(error)
+
+
 # a model
 
 
