@@ -1,0 +1,71 @@
+"""A recogniser's texts depend on the utterance alone, in every search: not on its batch, nor on its place there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import speak
+from tone_words import sentences
+from torch.nn.utils.rnn import pad_sequence
+
+from speechllm_pl.recognition.decoding_options import DecodingOptions
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.recognizer import Recognizer
+
+RECORDINGS = [speak(text) for text in sentences(8, 4)]
+MODES = {
+    "greedy": {},
+    "CTC where it is sure": {"accept_entropy": True},
+    "drafts": {"decoder": "speculative"},
+    "drafts that need not be the LLM's choice": {"decoder": "speculative", "accept_probability": 0.01},
+    "drafts and CTC": {"decoder": "speculative", "ctc_weight": 0.5},
+    "beams": {"decoder": "beam", "num_beams": 3},
+    "beams and CTC": {"decoder": "beam", "num_beams": 3, "ctc_weight": 0.5},
+    "CTC": {"decoder": "ctc"},
+}
+
+
+@pytest.fixture(scope="module")
+def recognizer(untrained_llm: Path) -> Recognizer:
+    """Random weights, and a CTC head that is surer of some utterances than of others."""
+    found = Recognizer.load(untrained_llm)
+    with torch.no_grad():
+        found.speech.head.weight.mul_(8)
+    return found
+
+
+def heard(recognizer: Recognizer, recordings: Sequence[np.ndarray], options: DecodingOptions) -> list[Hypothesis]:
+    waveforms = pad_sequence([torch.from_numpy(samples) for samples in recordings], batch_first=True)
+    lengths = torch.tensor([len(samples) for samples in recordings])
+    with recognizer.decoding():
+        found = recognizer.transcribe(waveforms, lengths, ["und"] * len(recordings), options)
+    return found[recognizer.systems(options)[-1]]
+
+
+def median_entropy(recognizer: Recognizer) -> float:
+    """Of the least sure frames of the recordings."""
+    most = []
+    for samples in RECORDINGS:
+        with recognizer.decoding():
+            logits = recognizer.hear(torch.from_numpy(samples)[None], torch.tensor([len(samples)])).logits
+        most.append(torch.distributions.Categorical(logits=logits[0]).entropy().max().item())
+    return float(np.median(most))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_neither_batch_nor_order_changes_a_text(recognizer: Recognizer, mode: str) -> None:
+    given: dict[str, Any] = dict(MODES[mode])
+    if "accept_entropy" in given:
+        given["accept_entropy"] = median_entropy(recognizer)
+    options = DecodingOptions(**given, max_new_tokens=12)
+    alone = [heard(recognizer, [samples], options)[0] for samples in RECORDINGS]
+    together = heard(recognizer, RECORDINGS, options)
+    assert len({each.text for each in alone}) > 3
+    for found in (together, heard(recognizer, RECORDINGS[::-1], options)[::-1]):
+        assert found == alone
+        assert [(each.passes, each.drafted) for each in found] == [(each.passes, each.drafted) for each in alone]
+    if mode == "CTC where it is sure":
+        assert {bool(each.passes) for each in alone} == {False, True}
