@@ -67,5 +67,8 @@ def test_neither_batch_nor_order_changes_a_text(recognizer: Recognizer, mode: st
     for found in (together, heard(recognizer, RECORDINGS[::-1], options)[::-1]):
         assert found == alone
         assert [(each.passes, each.drafted) for each in found] == [(each.passes, each.drafted) for each in alone]
+        for score in ("log_probability", "ctc_log_probability"):
+            expected = [getattr(each, score) for each in alone]
+            assert [getattr(each, score) for each in found] == pytest.approx(expected, abs=1e-3)
     if mode == "CTC where it is sure":
         assert {bool(each.passes) for each in alone} == {False, True}
