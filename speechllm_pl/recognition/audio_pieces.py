@@ -6,7 +6,7 @@ Audio is forgotten when its piece has been handed on: memory does not grow with 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -202,15 +202,35 @@ def _end_in_a_pause(pauses: Sequence[Stretch], length: int) -> list[int]:
     return [(first + end) // 2] if end else []
 
 
-def seam(before: Sequence[Word], after: Sequence[Word], start_seconds: float, end_seconds: float) -> tuple[int, int]:
-    """Find where to join the words of two pieces that overlap, so that none is doubled and none lost.
-
-    They are joined behind the word that both have at the same time, of several at the one nearest the middle of the
-    overlap; without such a word, at the middle itself.
+def joined(
+    before: Sequence[Word], after: Sequence[Word], start_seconds: float, end_seconds: float
+) -> tuple[list[Word], list[Word]]:
+    """Join the words of two pieces that overlap, so that none is doubled and none lost, and times never decrease.
 
     Args:
         before, after: words of either piece, with their times in the recording.
         start_seconds, end_seconds: the overlap, which is the end of one and the beginning of the other.
+
+    Returns:
+        The words that stay of `before` and of `after`.
+    """
+    kept, left_out = _seam(before, after, start_seconds, end_seconds)
+    first, second = [*before[:kept]], [*after[left_out:]]
+    if first and second and first[-1].end_seconds > second[0].start_seconds:  # two alignments, which may differ
+        edge = max(first[-1].start_seconds, second[0].start_seconds)
+        first[-1] = replace(first[-1], end_seconds=edge)
+        second = [
+            replace(word, start_seconds=max(edge, word.start_seconds), end_seconds=max(edge, word.end_seconds))
+            for word in second
+        ]
+    return first, second
+
+
+def _seam(before: Sequence[Word], after: Sequence[Word], start_seconds: float, end_seconds: float) -> tuple[int, int]:
+    """Find where to join; arguments as of `joined`.
+
+    That is behind the word that both have at the same time, of several at the one nearest the middle of the overlap;
+    without such a word, at the middle itself.
 
     Returns:
         Numbers of words to keep of `before`, and to leave out of `after`.

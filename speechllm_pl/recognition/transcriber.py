@@ -21,14 +21,14 @@ from speechllm_pl.core.audio.units import samples_in
 from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.audio_pieces import AudioPiece, pieces, seam
+from speechllm_pl.recognition.audio_pieces import AudioPiece, joined, pieces
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
 from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import DecodedBy, Piece, Transcript
-from speechllm_pl.recognition.word_times import word_times
+from speechllm_pl.recognition.word_times import Word, word_times
 
 LONGEST_SECONDS = 30.0
 """Longest piece for checkpoints that do not tell how long their training's utterances were."""
@@ -309,9 +309,9 @@ def _result(recording: _Recording, language: str) -> Transcript | UserError:
 
 def _joined(before: Piece, after: Piece, overlap_seconds: float) -> tuple[Piece, Piece]:
     """Two pieces that overlap, without the words that both have."""
-    kept, left_out = seam(before.words, after.words, after.start_seconds, after.start_seconds + overlap_seconds)
-    return _with_words(before, before.words[:kept]), _with_words(after, after.words[left_out:])
+    words = joined(before.words, after.words, after.start_seconds, after.start_seconds + overlap_seconds)
+    return _with_words(before, words[0]), _with_words(after, words[1])
 
 
-def _with_words(piece: Piece, words: tuple) -> Piece:
-    return replace(piece, words=words, text=" ".join(word.text for word in words))
+def _with_words(piece: Piece, words: list[Word]) -> Piece:
+    return replace(piece, words=tuple(words), text=" ".join(word.text for word in words))
