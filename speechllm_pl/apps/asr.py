@@ -1,6 +1,6 @@
 """A trained recogniser for scripts: `speechllm_pl.load`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,6 +22,9 @@ from speechllm_pl.recognition.transcript import Transcript
 
 Audio = str | Path | np.ndarray | Tensor
 """An audio file, or samples: `(N,)`, or `(channel, N)`, of floats in -1 … 1."""
+
+MOST_CHANNELS = 32
+"""Largest number of channels of an array; more rows than that are samples."""
 
 
 class Asr:
@@ -64,15 +67,19 @@ class Asr:
             A transcript of one recording, or a list of them in the order of `audio`. Times are in seconds.
 
         Raises:
-            UserError: a recording cannot be read.
+            UserError: a recording cannot be read, or is nothing that can be transcribed.
         """
         if isinstance(audio, Audio):
             (transcript,) = self._transcripts([audio], language, sampling_rate)
             return transcript
+        if not isinstance(audio, Iterable):
+            raise _of_no_use("audio", audio)
         return list(self._transcripts(audio, language, sampling_rate))
 
-    def _transcripts(self, audio: Sequence[Audio], language: str | None, hz: int) -> Iterator[Transcript]:
+    def _transcripts(self, audio: Iterable[Audio], language: str | None, hz: int) -> Iterator[Transcript]:
         sources = (_source(each, f"recording {number}", hz) for number, each in enumerate(audio))
+        if isinstance(audio, Sequence):
+            sources = [*sources]  # so that what is no audio is told before any is decoded
         with self.transcriber.recognizer.decoding(self.precision):
             for found in self.transcriber.transcripts(sources, language or UNKNOWN_LANGUAGE):
                 if isinstance(found, UserError):
@@ -119,15 +126,25 @@ def load(
 def _source(audio: Audio, name: str, hz: int) -> Source:
     if isinstance(audio, str | Path):
         return Source(str(audio), samples_of(Path(audio)))
+    if not isinstance(audio, np.ndarray | Tensor):
+        raise _of_no_use(name, audio)
     return Source(name, _mono(audio, name, hz))
+
+
+def _of_no_use(name: str, audio: object) -> UserError:
+    return UserError(
+        f"{name} is of type {type(audio).__name__}: give a path or an array of floats in -1 … 1, or a list of such,"
+        " with sampling_rate=… for the rate of arrays"
+    )
 
 
 def _mono(audio: np.ndarray | Tensor, name: str, hz: int) -> Iterator[np.ndarray]:
     """Samples as one float32 channel at 16 kHz."""
     samples = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else audio
-    if samples.dtype.kind != "f" or samples.ndim not in (1, 2):
+    if samples.dtype.kind != "f" or samples.ndim not in (1, 2) or (samples.ndim == 2 and len(samples) > MOST_CHANNELS):
         given = f"{samples.dtype} of shape {samples.shape}"
-        raise UserError(f"{name} is {given}: give floats in -1 … 1, of shape (N,) or (channel, N)")
+        shape = f"(N,) or (channel, N) with at most {MOST_CHANNELS} channels, which for soundfile's (N, channel) is .T"
+        raise UserError(f"{name} is {given}: give floats in -1 … 1, of shape {shape}")
     if wrong := implausible_rate(hz):
         raise UserError(f"{name}: {wrong}")
     if not np.isfinite(samples).all():

@@ -21,6 +21,7 @@ from speechllm_pl.data.utterance import files_of
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.storage.whole_file import check_writable, replace_atomically, write_whole
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -31,9 +32,11 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     published_normalizer(options.normalizer)  # refused before anything is decoded
     references = read_cuts(Path(options.cuts), allow_commands=options.allow_command_sources)
+    folder = Path(options.output) if options.output else Path(options.checkpoints[-1]).resolve().parent.parent
     systems: dict[str, System] = {}
     stages: set[str] = set()
     with ranks(options.device, options.devices) as rank:
+        rank.after_the_first(functools.partial(check_writable, folder, "give another --output"))
         workers = _readers(options.num_workers, rank.device, rank.here)
         for path in options.checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, options.llm, rank.device, stages))
@@ -55,8 +58,6 @@ def evaluate(options: EvaluateOptions) -> None:
                 how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "checkpoint": path}
                 _judge(Recognized.of_ranks(parts), recognizer, options, how, systems)
     if rank.is_first:
-        last = Path(options.checkpoints[-1])
-        folder = Path(options.output) if options.output else last.resolve().parent.parent
         _write(folder, systems)
         _write_manifest(folder / "manifest.jsonl", systems[recognizer.systems(options)[-1]], references)
         _refuse_above(options.max_wer, options.max_unread, systems)
@@ -187,8 +188,7 @@ def _tell_skipped(recognized: Recognized) -> None:
 
 
 def _write(folder: Path, systems: dict[str, System]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "hypotheses.jsonl").open("w") as file:
+    with replace_atomically(folder / "hypotheses.jsonl") as file:
         for name, system in systems.items():
             for utterance in system.utterances:
                 found = system.hypotheses[utterance.id]
@@ -210,11 +210,11 @@ def _write(folder: Path, systems: dict[str, System]) -> None:
                         }
                         for each in found.alternatives
                     ]
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(_line(row))
     for name, system in systems.items():
-        (folder / f"alignments-{name}.txt").write_text(aligned_listing(system.utterances))
+        write_whole(folder / f"alignments-{name}.txt", aligned_listing(system.utterances).encode())
     scores = {name: system.entry for name, system in systems.items()}
-    (folder / "scores.json").write_text(json.dumps(scores, indent=2, ensure_ascii=False) + "\n")
+    write_whole(folder / "scores.json", f"{json.dumps(scores, indent=2, ensure_ascii=False)}\n".encode())
     print(score_table(scores))
     print(f"scores, hypotheses and alignments are in {folder}")
 
@@ -223,7 +223,7 @@ def _write_manifest(path: Path, system: System, cuts: Cuts) -> None:
     """Write the texts as they are, with seconds of audio and of work, in the form of the Open ASR leaderboard."""
     # Cuts of shards hold their audio, and have no file of their own.
     files = {cut.id: files_of(cut) for cut in cuts} if isinstance(cuts, Manifest) else {}
-    with path.open("w") as file:
+    with replace_atomically(path) as file:
         for utterance in system.utterances:
             duration, seconds = system.timing[utterance.id]
             row = {
@@ -233,7 +233,11 @@ def _write_manifest(path: Path, system: System, cuts: Cuts) -> None:
                 "text": utterance.reference,
                 "pred_text": utterance.hypothesis,
             }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_line(row))
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
 
 
 def score_table(scores: dict[str, Any]) -> str:

@@ -107,6 +107,9 @@ def _has_blocks(path: Path) -> bool:
 
 
 def _recording(path: Path) -> Recording:
+    if why := no_file(path):
+        remedy = "give the files in it" if why == "a folder" else "correct the path"
+        raise UserError(f"{path} {why if why == 'does not exist' else f'is no file ({why})'}: {remedy}")
     if runs_in_shell(str(path)):
         raise UserError(f"{path}: a shell would interpret this name: rename the file")
     try:

@@ -29,6 +29,7 @@ from speechllm_pl.recognition.transcriber import Source, Transcriber
 from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.storage.checkpoints import RECORD, read_record
 from speechllm_pl.storage.progress import print_above, progress_bar
+from speechllm_pl.storage.whole_file import check_writable
 
 SHORTEST_SECONDS = 0.1
 """Shortest duration of a word; a frame of the encoder has 0.08."""
@@ -47,6 +48,7 @@ def transcribe(options: TranscribeOptions) -> None:
     if options.output_dir is not None:
         formats = [*FORMATS] if options.format == "all" else [options.format.replace("text", "txt")]
         files = TranscriptFiles(Path(options.output_dir), options.output_template, formats, below)
+        check_writable(Path(options.output_dir), "give another --output_dir")
         paths = _left_to_do(paths, files)
     elif options.format in ("srt", "vtt", "tsv") and given > 1:
         raise UserError(f"{given} files in one output of format {options.format}: give --output_dir, or one file")

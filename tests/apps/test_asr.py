@@ -80,7 +80,13 @@ def test_other_rates_are_resampled(asr: Asr) -> None:
         (np.zeros((1, 2, 3)), {}, "float64 of shape"),
         (np.full(100, np.nan), {}, "not finite"),
         (np.zeros(100), {"sampling_rate": 5}, "implausible sampling rate 5 Hz"),
-        ("missing.wav", {}, "missing.wav"),
+        ("missing.wav", {}, "missing.wav does not exist: correct the path"),
+        (ROOT, {}, r"is no file \(a folder\): give the files in it"),
+        (np.zeros((100, 2)), {}, r"float64 of shape \(100, 2\): give .* which for soundfile's \(N, channel\) is \.T"),
+        ([0.0, 0.1], {}, r"recording 0 is of type float: give a path or an array of floats"),
+        ((np.zeros(100), 16_000), {}, "recording 1 is of type int: .* sampling_rate=… for the rate"),
+        ([[0.0, 0.1]], {}, "recording 0 is of type list"),
+        (None, {}, "audio is of type NoneType: give"),
     ],
 )
 def test_what_cannot_be_transcribed_is_an_error(asr: Asr, audio: Any, options: dict[str, Any], told: str) -> None:

@@ -145,3 +145,31 @@ def test_the_table_has_rates_of_all_systems_side_by_side_and_what_they_count() -
     )
     how = "beam, CTC weight 0.3, 7.2 passes of the LLM an utterance"
     assert llm.endswith(f"; real-time factor 0.250, RTFx 4.5 (2 x cpu, 32-true); {how}")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read(
+    speechllm, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    given = ("evaluate", "--checkpoint", tmp_path / "missing.ckpt", "--cuts", corpus / "test.jsonl.gz")
+    for output in ("file", "file/below"):
+        line = speechllm(*given, "--output", tmp_path / output).error()
+        assert f"cannot be written into folder {tmp_path / output} ({tmp_path / 'file'} is a file)" in line
+        assert line.endswith(": give another --output")
+
+
+def test_an_evaluation_that_is_ended_while_it_writes_leaves_the_results_before(
+    speechllm, untrained_ctc: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ("evaluate", "--checkpoint", untrained_ctc, "--cuts", corpus / "test.jsonl.gz", "--output", tmp_path)
+    assert speechllm(*given).status == 0
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert sorted(before) == ["alignments-ctc.txt", "hypotheses.jsonl", "manifest.jsonl", "scores.json"]
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        speechllm(*given)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

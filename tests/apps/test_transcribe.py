@@ -174,6 +174,13 @@ def test_a_template_that_cannot_be_is_refused(written, tmp_path: Path, more, tol
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_model_is_loaded(written, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    done, listener = written()
+    assert f"into folder {tmp_path / 'out'} ({tmp_path / 'out'} is a file): give another --output_dir" in done.error()
+    assert not listener.batches
+
+
 def test_what_is_there_is_left_as_it_is(written, recordings: Path, tmp_path: Path) -> None:
     def interrupt(batch: int) -> None:
         if batch == 1:
