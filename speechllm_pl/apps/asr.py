@@ -8,8 +8,8 @@ import numpy as np
 import soxr
 from torch import Tensor
 
+from speechllm_pl.apps.devices import device_of
 from speechllm_pl.apps.given_audio import samples_of
-from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError

@@ -17,6 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 
+from speechllm_pl.apps.devices import device_of
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.loader import cpus_of_rank
 
@@ -58,11 +59,6 @@ class Rank:
         parts: list = [None] * self.of
         dist.gather_object(part, parts if self.is_first else None)
         return parts if self.is_first else []
-
-
-def device_of(name: str) -> str:
-    """Name of a device, where `auto` is a GPU if available, else the CPU."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 @contextmanager

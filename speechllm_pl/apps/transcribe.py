@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from speechllm_pl.apps.devices import device_of
 from speechllm_pl.apps.given_audio import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
-from speechllm_pl.apps.ranks import device_of
 from speechllm_pl.apps.transcribe_stream import transcribe_stream
 from speechllm_pl.apps.transcript_files import TranscriptFiles, below_given, recording_names
 from speechllm_pl.apps.transcript_lines import json_line, warning_of

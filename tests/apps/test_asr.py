@@ -113,3 +113,9 @@ def test_the_package_imports_nothing_before_it_is_asked() -> None:
     program = "import sys, speechllm_pl; print(*{'torch', 'lhotse', 'numpy'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_lightning_is_not_imported_to_load_a_recogniser() -> None:
+    program = "import sys; from speechllm_pl import load; print('lightning' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

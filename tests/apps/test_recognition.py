@@ -14,7 +14,7 @@ from listener import Listener
 from untrained import save
 
 from speechllm_pl.apps import recognition
-from speechllm_pl.apps.ranks import device_of
+from speechllm_pl.apps.devices import device_of
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
