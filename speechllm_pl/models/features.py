@@ -44,7 +44,7 @@ class FilterBank(nn.Module):
         shortage = max(FFT - waveforms.values.shape[1], 0)
         samples = nn.functional.pad(waveforms.values.float(), (0, shortage))
         spectrum = self.mel.spectrogram(samples)
-        power = spectrum.real.square() + spectrum.imag.square()
+        power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
         features = (self.mel.mel_scale(power) + 1e-6).log().transpose(1, 2)  # (B, T, bins)
         frames = self.num_frames(waveforms.lengths)
         mask = length_mask(frames, features.shape[1])[:, :, None]

@@ -203,10 +203,11 @@ def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:
     def settled(weight: Tensor) -> None:
         live.count_as(cast(Tensor, weight.grad), GRADIENTS)
 
-    def scoring(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def scoring(_: nn.Module, inputs: tuple[Tensor | Padded, ...]) -> None:
         live.count_from_now(LOGITS)
-        if inputs[0].requires_grad:
-            inputs[0].register_hook(lambda _: live.count_from_now(ACTIVATIONS))
+        scored = inputs[0].values if isinstance(inputs[0], Padded) else inputs[0]
+        if scored.requires_grad:
+            scored.register_hook(lambda _: live.count_from_now(ACTIVATIONS))
 
     for parameter in model.parameters():
         if parameter.requires_grad:
