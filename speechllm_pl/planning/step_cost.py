@@ -27,7 +27,7 @@ from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.llm import SpecialTokens, decoder_layers
 from speechllm_pl.models.losses import WeightedTerm, weighted_sum
-from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
+from speechllm_pl.models.speech_llm import Audio, SpeechLLM, embedding_lengths
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
 from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
@@ -164,8 +164,8 @@ def decoding_bytes(
 ) -> int:
     """Bytes that recognising a batch takes beside the weights; arguments as for `step_cost`.
 
-    The sum of the peak of a forward pass without gradients over audio and prompt, and the LLM's cache after the
-    longest text that `generate` allows.
+    The peak while the audio is heard, or that of the LLM's pass over the prompt and its cache after the longest text
+    that `generate` allows, if that is more.
     """
     model = meta_model(blueprint).eval()
     columns = audio_columns(blueprint, shape)
@@ -179,14 +179,16 @@ def decoding_bytes(
                 model(batch.waveforms)
                 return live.at_peak[ACTIVATIONS]
             with _Answers(number=columns):
-                cache = _prefill(model, batch)
-        return live.at_peak[ACTIVATIONS] + tensor_bytes(cache) * text // cache[0].shape[-2]
+                audio = model.listen(batch.waveforms)
+                model.speech.head(audio.encoded)
+                heard = live.at_peak[ACTIVATIONS]
+                live.at_peak.clear()
+                cache = _prefill(model, audio, batch)
+        return max(heard, live.at_peak[ACTIVATIONS] + tensor_bytes(cache) * text // cache[0].shape[-2])
 
 
-def _prefill(model: SpeechLLM, batch: "SilentBatch") -> list[Tensor]:
+def _prefill(model: SpeechLLM, audio: Audio, batch: "SilentBatch") -> list[Tensor]:
     """Begin to decode; return the LLM's cache, each layer's keys and values `(B, heads, columns, width)`."""
-    audio = model.listen(batch.waveforms)
-    model.speech.head(audio.encoded)
     columns = model.prompt(audio, batch.no_text)
     llm = cast(Any, model.llm)
     embeddings = columns.embeddings.to(llm.dtype)
