@@ -25,6 +25,7 @@ from speechllm_pl.recognition.audio_pieces import AudioPiece, joined, pieces
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
+from speechllm_pl.recognition.kept_memory import keep_few_kernels, return_freed_memory
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
 from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import DecodedBy, Piece, Transcript
@@ -113,6 +114,7 @@ class Transcriber:
         self.longest_seconds = longest_seconds or recognizer.longest_seconds or LONGEST_SECONDS
         self.batch_seconds = batch_seconds
         recognizer.warn_of_ctc_head(options, guarded=limits is not None)
+        keep_few_kernels()
 
     def transcripts(
         self, sources: Iterable[Source], language: str = UNKNOWN_LANGUAGE
@@ -210,6 +212,7 @@ class Transcriber:
             held += part.end_seconds - part.start_seconds
             if held >= limit:
                 yield from self._sorted_batches(pool)
+                return_freed_memory()
                 pool, held, limit = [], 0.0, min(2 * limit, MOST_BATCHES * self.batch_seconds)
         yield from self._sorted_batches(pool)
 
