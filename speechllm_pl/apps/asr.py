@@ -1,6 +1,8 @@
 """A trained recogniser for scripts: `speechllm_pl.load`."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -9,12 +11,13 @@ import soxr
 from torch import Tensor
 
 from speechllm_pl.apps.devices import device_of
+from speechllm_pl.apps.effects import decoder_without_effect, language_without_effect
 from speechllm_pl.apps.given_audio import samples_of
 from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
+from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision, check_lengths
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.transcriber import Source, Transcriber
@@ -32,11 +35,12 @@ class Asr:
 
     Args:
         transcriber: model and options.
+        path: run folder or checkpoint of the model.
         precision: precision of the computation; None is that of training.
     """
 
-    def __init__(self, transcriber: Transcriber, precision: Precision | None = None):
-        self.transcriber = transcriber
+    def __init__(self, transcriber: Transcriber, path: str | Path, precision: Precision | None = None):
+        self.transcriber, self.path = transcriber, path
         self.precision: Precision | None = precision
 
     @overload
@@ -67,8 +71,10 @@ class Asr:
             A transcript of one recording, or a list of them in the order of `audio`. Times are in seconds.
 
         Raises:
-            UserError: a recording cannot be read, or is nothing that can be transcribed.
+            UserError: a recording cannot be read, or is nothing that can be transcribed, or the model was not trained
+                on the language.
         """
+        _warn(language_without_effect(self.path, language or UNKNOWN_LANGUAGE))
         if isinstance(audio, Audio):
             (transcript,) = self._transcripts([audio], language, sampling_rate)
             return transcript
@@ -111,16 +117,28 @@ def load(
         decoding: fields of `DecodingOptions`, such as `decoder="beam"`.
 
     Raises:
-        UserError: there is no checkpoint, or it cannot be used.
+        UserError: there is no checkpoint, or it cannot be used, or an option is unknown or has a value that cannot be.
     """
+    known = [field.name for field in fields(DecodingOptions)]
+    if unknown := sorted({*decoding} - {*known}):
+        raise UserError(f"load has no option {unknown[0]!r}: those of decoding are {', '.join(known)}")
+    options = DecodingOptions(**decoding)
+    check_lengths(max_seconds, batch_seconds)
+    recognizer = Recognizer.load(path, llm, device_of(device))
+    _warn(decoder_without_effect(recognizer, options.decoder))
     transcriber = Transcriber(
-        Recognizer.load(path, llm, device_of(device)),
-        DecodingOptions(**decoding),
+        recognizer,
+        options,
         longest_seconds=max_seconds,
         batch_seconds=batch_seconds,
         limits=GuardLimits() if guard else None,
     )
-    return Asr(transcriber, precision)
+    return Asr(transcriber, path, precision)
+
+
+def _warn(no_effect: str) -> None:
+    if no_effect:
+        warnings.warn(no_effect.removeprefix("--"), stacklevel=3)
 
 
 def _source(audio: Audio, name: str, hz: int) -> Source:

@@ -7,7 +7,7 @@ from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.core.published_normalizers import Normalizer
-from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
+from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision, check_lengths
 
 Format = Literal["text", "txt", "json", "srt", "vtt", "tsv", "ctm", "all"]
 """Forms of transcripts: lines for a terminal, or files of these suffixes."""
@@ -28,6 +28,10 @@ class RecognitionOptions(DecodingOptions):
 
     llm: str | None = None
     """Folder or name of the LLM, if it has moved since training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_lengths(None, self.max_duration)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +126,7 @@ class TranscribeOptions(RecognitionOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_stream()
-        if self.max_seconds is not None and not self.max_seconds >= 1:
-            raise UserError(f"max_seconds {self.max_seconds:g} leaves no room for a word: give at least 1")
+        check_lengths(self.max_seconds, self.max_duration)
         if self.output_dir is None and self.format == "all":
             raise UserError("format all writes files: give --output_dir too")
         if self.output_dir is None and self.output_template != "{folder}/{name}":
@@ -134,8 +137,16 @@ class TranscribeOptions(RecognitionOptions):
             raise UserError("- is standard input, which is transcribed while it is heard: give --stream too")
         if self.sample_rate != SAMPLING_RATE and self.files != ["-"]:
             raise UserError("sample_rate is that of standard input (--stream -): files have their own")
-        if self.stream and (len(self.files) != 1 or self.output_dir or self.format not in ("text", "json")):
-            raise UserError("stream prints one file or standard input (-) as text or json: leave out what does not fit")
+        if not self.stream:
+            return
+        if len(self.files) != 1:
+            raise UserError(f"stream takes one file or standard input (-), not {len(self.files)}: give one")
+        if self.output_dir:
+            raise UserError("stream prints what it hears: leave out --output_dir")
+        if self.format not in ("text", "json"):
+            raise UserError(f"stream prints text or json, not {self.format}: give one of them as --format")
+        if self.max_duration != type(self).max_duration:
+            raise UserError("max_duration is of batches, and a stream has none: leave out --max_duration")
 
 
 @dataclass(frozen=True, kw_only=True)

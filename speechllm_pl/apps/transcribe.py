@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from speechllm_pl.apps.devices import device_of
+from speechllm_pl.apps.effects import decoder_without_effect, language_without_effect
 from speechllm_pl.apps.given_audio import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.transcribe_stream import transcribe_stream
@@ -19,15 +20,11 @@ from speechllm_pl.apps.transcript_files import TranscriptFiles, below_given, rec
 from speechllm_pl.apps.transcript_lines import json_line, warning_of
 from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
-from speechllm_pl.core.languages import LANGUAGES, UNKNOWN_LANGUAGE
-from speechllm_pl.core.prompt import Prompt
-from speechllm_pl.recognition.decoding_options import Decoder
 from speechllm_pl.recognition.formats import FORMATS, json_row
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.transcriber import Source, Transcriber
 from speechllm_pl.recognition.transcript import Transcript
-from speechllm_pl.storage.checkpoints import RECORD, read_record
 from speechllm_pl.storage.progress import print_above, progress_bar
 from speechllm_pl.storage.whole_file import check_writable
 
@@ -38,7 +35,7 @@ SHORTEST_SECONDS = 0.1
 def transcribe(options: TranscribeOptions) -> None:
     """Print what is said in audio files; one line a file, when it is there."""
     if options.stream:
-        _check_language(options)
+        _tell(language_without_effect(options.checkpoint, options.language))
         with _reader_may_leave():
             transcribe_stream(_transcriber(options), options)
         return
@@ -52,7 +49,7 @@ def transcribe(options: TranscribeOptions) -> None:
         paths = _left_to_do(paths, files)
     elif options.format in ("srt", "vtt", "tsv") and given > 1:
         raise UserError(f"{given} files in one output of format {options.format}: give --output_dir, or one file")
-    _check_language(options)
+    _tell(language_without_effect(options.checkpoint, options.language))
     if paths:
         _transcribe(options, paths, files, recording_names(below), refused, given)
     if refused:
@@ -93,7 +90,7 @@ def _transcribe(
 
 @contextmanager
 def _reader_may_leave() -> Iterator[None]:
-    """Exit without a word when whoever reads the output has enough, such as `head`."""
+    """Exit without an error message when the reader of a pipe, such as `head`, closes it."""
     try:
         yield
     except BrokenPipeError:
@@ -104,7 +101,7 @@ def _reader_may_leave() -> Iterator[None]:
 
 def _transcriber(options: TranscribeOptions) -> Transcriber:
     recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
-    _tell_no_effect(options.decoder, recognizer)
+    _tell(decoder_without_effect(recognizer, options.decoder))
     return Transcriber(
         recognizer,
         options,
@@ -151,28 +148,9 @@ def _sources(paths: Iterable[Path], meter: _Meter, refused: list[str]) -> Iterat
         yield Source(str(path), read(path))
 
 
-def _tell_no_effect(decoder: Decoder, recognizer: Recognizer) -> None:
-    if recognizer.stage == "ctc" and decoder in ("speculative", "beam"):
-        told = f"warning: --decoder {decoder} has no effect: the checkpoint is of stage 1, without an LLM"
-        print(told, file=sys.stderr)
-
-
-def _check_language(options: TranscribeOptions) -> None:
-    """Refuse a language that the checkpoint was not trained on, and warn if it has no effect.
-
-    Raises:
-        UserError: the checkpoint was not trained on this language.
-    """
-    language = options.language
-    if language == UNKNOWN_LANGUAGE:
-        return
-    record = read_record(options.checkpoint)[RECORD]  # earlier versions do not list the languages of training
-    known = record.get("languages") or sorted(LANGUAGES)
-    if language not in known:
-        raise UserError(f"--language {language!r} is unknown: give one of {', '.join(known)}, or leave it out")
-    if not Prompt(record["settings"].get("instruction", "")).names_language:
-        told = "the checkpoint's instruction names no language"
-        print(f"warning: --language {language} has no effect: {told}", file=sys.stderr)
+def _tell(no_effect: str) -> None:
+    if no_effect:
+        print(f"warning: {no_effect}", file=sys.stderr)
 
 
 def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptFiles | None, recording: str) -> None:

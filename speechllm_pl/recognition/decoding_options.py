@@ -1,7 +1,7 @@
 """Options of the search for text, apart from the model."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from speechllm_pl.core.errors import UserError
 
@@ -52,19 +52,55 @@ class DecodingOptions:
         return not self.decoder.startswith("ctc")
 
     def __post_init__(self) -> None:
+        if self.decoder not in get_args(Decoder):
+            raise UserError(f"decoder {self.decoder!r} is unknown: give one of {', '.join(get_args(Decoder))}")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens {self.max_new_tokens}: give at least 1")
         if self.accept_probability is not None and not 0 <= self.accept_probability <= 1:
             raise UserError(f"accept_probability {self.accept_probability:g} is a probability: give 0 to 1")
         if self.accept_probability is not None and self.decoder != "speculative":
-            raise UserError(f"accept_probability is of speculative decoding, and has no effect on {self.decoder}")
+            raise UserError(
+                f"accept_probability is of speculative decoding, and has no effect on {self.decoder}:"
+                " give --decoder speculative"
+            )
+        if self.accept_entropy is not None and not self.asks_llm:
+            raise UserError(
+                f"accept_entropy saves asking the LLM, which {self.decoder} never asks: give --decoder greedy"
+            )
+        if self.max_new_tokens is not None and not self.asks_llm:
+            raise UserError(f"max_new_tokens is of an LLM's text, and {self.decoder} asks none: give --decoder greedy")
         if self.accept_entropy is not None and self.accept_entropy < 0:
             raise UserError(f"accept_entropy {self.accept_entropy:g} is below any entropy: give 0 or more")
         if self.num_beams < 1:
             raise UserError(f"num_beams {self.num_beams} follows no text: give 1 or more")
+        if self.num_beams != type(self).num_beams and self.decoder not in ("beam", "ctc-beam"):
+            raise UserError(
+                f"num_beams is of beam and ctc-beam, and has no effect on {self.decoder}: give --decoder beam"
+            )
         if not 0 <= self.ctc_weight <= 1:
             raise UserError(f"ctc_weight {self.ctc_weight:g} is a share: give 0 to 1")
         if self.ctc_weight and self.decoder not in ("beam", "speculative"):
-            raise UserError(f"ctc_weight chooses among texts of beam or speculative: {self.decoder} finds only one")
+            raise UserError(
+                f"ctc_weight chooses among texts of beam or speculative: {self.decoder} finds only one: give"
+                " --decoder beam"
+            )
         if self.ngram is not None and self.decoder != "ctc-beam":
-            raise UserError(f"ngram is of decoder ctc-beam, and has no effect on {self.decoder}")
+            raise UserError(
+                f"ngram is of decoder ctc-beam, and has no effect on {self.decoder}: give --decoder ctc-beam"
+            )
+        if not self.ngram_weight >= 0:
+            raise UserError(f"ngram_weight {self.ngram_weight:g} would prefer unlikely texts: give 0 or more")
+        if self.ngram_weight != type(self).ngram_weight and self.ngram is None:
+            raise UserError("ngram_weight has no effect without an n-gram model: give --ngram too")
+
+
+def check_lengths(longest_seconds: float | None, batch_seconds: float) -> None:
+    """Check the longest piece of a recording, if it was given, and the audio in a batch.
+
+    Raises:
+        UserError: one of them has room for nothing.
+    """
+    if longest_seconds is not None and not longest_seconds >= 1:
+        raise UserError(f"max_seconds {longest_seconds:g} leaves no room for a word: give at least 1")
+    if not batch_seconds > 0:
+        raise UserError(f"batches of {batch_seconds:g} seconds hold no audio: give more than 0")

@@ -22,7 +22,7 @@ from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.recognition.audio_pieces import AudioPiece, joined, pieces
-from speechllm_pl.recognition.decoding_options import DecodingOptions
+from speechllm_pl.recognition.decoding_options import DecodingOptions, check_lengths
 from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.kept_memory import keep_few_kernels, return_freed_memory
@@ -111,6 +111,7 @@ class Transcriber:
         limits: GuardLimits | None = GuardLimits(),  # noqa: B008 (frozen)
     ):
         self.recognizer, self.options, self.limits = recognizer, options, limits
+        check_lengths(longest_seconds, batch_seconds)
         self.longest_seconds = longest_seconds or recognizer.longest_seconds or LONGEST_SECONDS
         self.batch_seconds = batch_seconds
         recognizer.warn_of_ctc_head(options, guarded=limits is not None)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,22 @@ def test_the_example_of_the_readme_works(
     (tmp_path / "runs" / "demo" / "finetune").symlink_to(run)
     (tmp_path / "talk.wav").write_bytes((corpus / "train-4.wav").read_bytes())
     names: dict[str, Any] = {}
+    monkeypatch.setattr("speechllm_pl.load", partial(load, guard=False))  # which takes tones for no speech
     exec(example, names)
     assert isinstance(names["talk"], Transcript)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"{names['talk'].text} {names['talk'].decoded_by}"
+    assert names["talk"].words
     assert len(printed) == 1 + len(names["talk"].words)
 
 
-def test_files_arrays_and_lists_have_the_same_transcripts(asr: Asr, corpus: Path) -> None:
+def test_files_arrays_and_lists_have_the_same_transcripts(run: Path, corpus: Path) -> None:
+    asr = load(run, device="cpu", guard=False)  # which takes tones for no speech
     path = corpus / "train-4.wav"
     samples, _ = soundfile.read(path, dtype="float32")
     expected = asr.transcribe(path)
+    assert expected.words
+    assert expected.decoded_by == "llm"
     stereo = np.stack([samples, samples])
     for audio in (path, str(path), samples, samples.astype(np.float64), torch.from_numpy(samples), stereo):
         assert asr.transcribe(audio) == expected
@@ -119,3 +125,31 @@ def test_lightning_is_not_imported_to_load_a_recogniser() -> None:
     program = "import sys; from speechllm_pl import load; print('lightning' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"decoder": "typo"}, "decoder 'typo' is unknown: give one of greedy, speculative"),
+        ({"decodr": "beam"}, "load has no option 'decodr': those of decoding are decoder, "),
+        ({"max_seconds": -1.0}, "max_seconds -1 leaves no room for a word"),
+        ({"max_seconds": 1e-6}, "max_seconds 1e-06 leaves no room"),
+        ({"max_seconds": 0.0}, "max_seconds 0 leaves no room"),
+        ({"batch_seconds": 0.0}, "batches of 0 seconds hold no audio: give more than 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(run: Path, options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        load(run, device="cpu", **options)
+
+
+def test_a_language_of_no_training_is_refused_and_one_without_effect_told(asr: Asr) -> None:
+    with pytest.raises(UserError, match="language 'klingon' is unknown: give one of"):
+        asr.transcribe(speak("one"), language="klingon")
+    with pytest.warns(UserWarning, match="language de has no effect"):
+        asr.transcribe(speak("one"), language="de")
+
+
+def test_a_decoder_without_effect_is_told(untrained_ctc: Path) -> None:
+    with pytest.warns(UserWarning, match="decoder beam has no effect: the checkpoint is of stage 1"):
+        load(untrained_ctc, device="cpu", decoder="beam")
