@@ -3,7 +3,8 @@
 python benchmarks/long_audio_wer.py --checkpoint runs/demo/finetune --cuts data/spoken_numbers/test.jsonl.gz
 
 The pauses are digital silence of 0.3 to 2 s, drawn from `--seed`. Prints both rates in percent and their difference,
-how the pieces were decoded, and the words that are made of a minute of silence, noise and tones.
+how the pieces were decoded, the rates when the recording is transcribed while it is heard (words of the CTC head, and
+pieces), and the words that are made of a minute of silence, noise and tones. `--write` keeps the joined recording.
 """
 
 import argparse
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import jiwer
 import numpy as np
+import soundfile
 
 from speechllm_pl import load
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.utterance import read
+from speechllm_pl.recognition.streaming import stream
+from speechllm_pl.recognition.transcript import Piece
+from speechllm_pl.recognition.word_times import Word
 
 PAUSE_SECONDS = 0.3, 2.0
 TIME = np.arange(60 * SAMPLING_RATE) / SAMPLING_RATE
@@ -45,6 +50,7 @@ def main() -> None:
     parser.add_argument("--max-seconds", type=float, help="longest piece, for a checkpoint that does not tell")
     parser.add_argument("--decoder", default="speculative")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", type=Path, help="file for the joined recording")
     given = parser.parse_args()
     random = np.random.default_rng(given.seed)
     asr = load(given.checkpoint, max_seconds=given.max_seconds, decoder=given.decoder)
@@ -60,10 +66,18 @@ def main() -> None:
         parts += [utterances[-1], pause]
         seconds += (len(utterances[-1]) + len(pause)) / SAMPLING_RATE
     alone = 100 * jiwer.wer(texts, [found.text for found in asr.transcribe(utterances)])
-    joined = asr.transcribe(np.concatenate(parts))
+    recording = np.concatenate(parts)
+    if given.write is not None:
+        soundfile.write(given.write, recording, SAMPLING_RATE)
+    joined = asr.transcribe(recording)
     together = 100 * jiwer.wer(" ".join(texts), joined.text)
     print(f"{len(texts)} utterances alone: WER {alone:.2f} %")
     print(f"joined, {joined.seconds / 60:.1f} minutes: WER {together:.2f} %, {together - alone:+.2f}")
+    with asr.transcriber.recognizer.decoding():
+        found = list(stream([recording], asr.transcriber))
+    for kind, what in ((Word, "words of the CTC head"), (Piece, "pieces")):
+        streamed = " ".join(each.text for each in found if isinstance(each, kind))
+        print(f"while it is heard, {what}: WER {100 * jiwer.wer(' '.join(texts), streamed):.2f} %")
     print("pieces:", dict(Counter(piece.decoded_by for piece in joined.pieces)))
     for name, samples in without_speech(random).items():
         print(f"a minute of {name}: {asr.transcribe(samples.astype(np.float32)).text or 'no words'}")

@@ -17,7 +17,7 @@ from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision, check_lengths
+from speechllm_pl.recognition.decoding_options import DecodingOptions, PausesBy, Precision, check_lengths
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.transcriber import Source, Transcriber
@@ -102,6 +102,7 @@ def load(
     max_seconds: float | None = None,
     batch_seconds: float = 60.0,
     guard: bool = True,
+    pauses: PausesBy = "ctc",
     **decoding: Any,
 ) -> Asr:
     """Load a trained recogniser.
@@ -114,10 +115,12 @@ def load(
         max_seconds: longest stretch that is decoded at once; default is the longest utterance of the training.
         batch_seconds: audio in a batch.
         guard: doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard.
+        pauses: what finds the pauses at which long recordings are divided; `silero` needs the extra `vad`.
         decoding: fields of `DecodingOptions`, such as `decoder="beam"`.
 
     Raises:
-        UserError: there is no checkpoint, or it cannot be used, or an option is unknown or has a value that cannot be.
+        UserError: there is no checkpoint, or it cannot be used, an option is unknown or has a value that cannot be, or
+            silero-vad is not installed.
     """
     known = [field.name for field in fields(DecodingOptions)]
     if unknown := sorted({*decoding} - {*known}):
@@ -132,6 +135,7 @@ def load(
         longest_seconds=max_seconds,
         batch_seconds=batch_seconds,
         limits=GuardLimits() if guard else None,
+        pauses_by=pauses,
     )
     return Asr(transcriber, path, precision)
 

@@ -7,7 +7,7 @@ from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.core.published_normalizers import Normalizer
-from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision, check_lengths
+from speechllm_pl.recognition.decoding_options import DecodingOptions, PausesBy, Precision, check_lengths
 
 Format = Literal["text", "txt", "json", "srt", "vtt", "tsv", "ctm", "all"]
 """Forms of transcripts: lines for a terminal, or files of these suffixes."""
@@ -111,6 +111,10 @@ class TranscribeOptions(RecognitionOptions):
     max_seconds: float | None = None
     """Duration in seconds above which a recording is divided at pauses; by default that of the longest utterance of the
     training."""
+
+    pauses: PausesBy = "ctc"
+    """What finds the pauses: ctc, where the CTC head hears nothing and it is quiet, or silero, Silero's voice activity
+    detector, for recordings with music or other sounds. It needs the extra `vad`."""
 
     guard: bool = True
     """Doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard: ask again,

@@ -108,6 +108,7 @@ def _transcriber(options: TranscribeOptions) -> Transcriber:
         longest_seconds=options.max_seconds,
         batch_seconds=options.max_duration,
         limits=GuardLimits() if options.guard else None,
+        pauses_by=options.pauses,
     )
 
 

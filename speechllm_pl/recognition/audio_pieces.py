@@ -1,8 +1,8 @@
 """Divide a recording of any length into pieces as long as what a model was trained on.
 
-A piece ends in a pause: at the CTC head's blanks, where it is quiet. A long pause becomes a silent piece of its own, so
-that the LLM is never given long silences. Where there is no pause, neighbours overlap and are joined by word times.
-Audio is forgotten when its piece has been handed on: memory does not grow with the recording.
+A piece ends in a pause: by default at the CTC head's blanks, where it is quiet. A long pause becomes a silent piece of
+its own, so that the LLM is never given long silences. Where there is no pause, neighbours overlap and are joined by
+word times. Audio is forgotten when its piece has been handed on: memory does not grow with the recording.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
-from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in, seconds_of
+from speechllm_pl.core.audio.units import samples_in, seconds_of
 from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.recognition.word_times import Word
 
@@ -52,7 +52,7 @@ class AudioPiece:
         samples: `(N,)` at 16 kHz.
         start: number of its first sample in the recording.
         overlap_seconds: length at its beginning that the piece before it holds as well.
-        silent: the CTC head hears nothing in it.
+        silent: it is in a pause.
     """
 
     samples: np.ndarray
@@ -77,32 +77,27 @@ def long_pause(longest_seconds: float) -> float:
 
 def pieces(
     chunks: Iterable[np.ndarray],
-    log_probs_of: Callable[[np.ndarray], Tensor],
+    pauses_of: Callable[[np.ndarray], Sequence[Stretch]],
     longest_seconds: float,
-    seconds_per_frame: float,
 ) -> Iterator[AudioPiece]:
     """Divide a recording.
 
     Args:
         chunks: its samples at 16 kHz in order, `(n,)` each, of any lengths.
-        log_probs_of: function of the CTC head from `(N,)` samples to `(T, V)`.
+        pauses_of: function that finds the pauses in `(N,)` samples.
         longest_seconds: longest piece.
-        seconds_per_frame: of the CTC head.
 
     Yields:
         Pieces that cover the recording in order. A recording that is no longer than the longest piece is one, and one
         without samples has one without samples.
     """
     longest = samples_in(longest_seconds)
-    per_frame = round(seconds_per_frame * SAMPLING_RATE)
     rest = Rest(longest_seconds)
     for chunk in chunks:
         rest.add(chunk)
         while len(rest.samples) > longest:
-            window = rest.samples[:longest]
-            yield from rest.cut_within(pauses_in(log_probs_of(window), window, per_frame), longest)
-    held = rest.samples
-    yield from rest.cut_all(pauses_in(log_probs_of(held), held, per_frame) if rest.start and len(held) else [])
+            yield from rest.cut_within(pauses_of(rest.samples[:longest]), longest)
+    yield from rest.cut_all(pauses_of(rest.samples) if rest.start and len(rest.samples) else [])
 
 
 class Rest:
@@ -156,11 +151,12 @@ class Rest:
     def ends_in_long_pauses(self, pauses: Sequence[Stretch], length: int) -> list[int]:
         """Ends of pieces in the long pauses of the first `length` samples.
 
-        Pauses that are longer than their margins are pieces of their own.
+        Pauses that are longer than their margins are pieces of their own. One with which all that is left begins is the
+        rest of a long one.
         """
         margin, ends = samples_in(MARGIN_SECONDS), []
         for first, end in pauses:
-            if end - first < self.long:
+            if end - first < self.long and (first or not self.start):
                 continue
             if first == 0 or end == length:
                 ends.append(end - margin if first == 0 else first + margin)

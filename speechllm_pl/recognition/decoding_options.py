@@ -13,6 +13,9 @@ Decoder = Literal["greedy", "speculative", "beam", "ctc", "ctc-beam"]
 several texts at a time. `ctc` and `ctc-beam` take the CTC head's text without asking an LLM, the latter by prefix beam
 search, with an n-gram model if there is one."""
 
+PausesBy = Literal["ctc", "silero"]
+"""What finds the pauses at which recordings are divided: the CTC head's blanks, or Silero's voice activity detector."""
+
 
 @dataclass(frozen=True)
 class DecodingOptions:

@@ -11,11 +11,20 @@ from dataclasses import replace
 from itertools import takewhile
 
 import numpy as np
+import torch
+from torch.nn import functional as F
 
-from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in, seconds_of
-from speechllm_pl.core.ctc_tokenizer import ctc_collapse
+from speechllm_pl.core.audio.units import samples_in, seconds_of
+from speechllm_pl.core.ctc_tokenizer import BLANK, ctc_collapse
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.audio_pieces import AGREE_SECONDS, AudioPiece, Rest, Stretch, pauses_in
+from speechllm_pl.recognition.audio_pieces import (
+    AGREE_SECONDS,
+    MARGIN_SECONDS,
+    QUIET,
+    AudioPiece,
+    Rest,
+    Stretch,
+)
 from speechllm_pl.recognition.transcriber import Transcriber
 from speechllm_pl.recognition.transcript import Piece
 from speechllm_pl.recognition.word_times import Word, word_times
@@ -89,28 +98,46 @@ class _Stream:
             yield from self._close(self._rest.cut_all(pauses), words)
 
     def _encode(self) -> tuple[list[Word], list[Stretch]]:
-        """Words of the CTC head in the running piece, with their times in the recording, and its pauses."""
+        """Words of the CTC head in the running piece, with their times in the recording, and its pauses.
+
+        Quiet ends are not encoded: what was trained on has none, and features are normalised per utterance.
+        """
         recognizer, samples = self._transcriber.recognizer, self._rest.samples
-        per_frame = recognizer.speech.seconds_per_frame
-        start = seconds_of(self._rest.start)
-        log_probs = self._transcriber.log_probs(samples, f"{start:.1f} to {start + seconds_of(len(samples)):.1f} s")
+        per_frame = self._transcriber.samples_per_frame
+        first, end = _without_quiet_ends(samples, per_frame)
+        if first == end or self._transcriber.is_no_speech(samples):
+            return [], [(0, len(samples))]
+        start = seconds_of(self._rest.start + first)
+        name = f"{start:.1f} to {start + seconds_of(end - first):.1f} s"
+        log_probs = self._transcriber.log_probs(samples[first:end], name)
         text = recognizer.tokenizer.decode(ctc_collapse(log_probs.argmax(-1).tolist()))
+        found = word_times(log_probs, text, recognizer.tokenizer, seconds_of(per_frame), seconds_of(end - first))
         words = [
             replace(word, start_seconds=start + word.start_seconds, end_seconds=start + word.end_seconds)
-            for word in word_times(log_probs, text, recognizer.tokenizer, per_frame, seconds_of(len(samples)))
+            for word in found
         ]
-        return words, pauses_in(log_probs, samples, round(per_frame * SAMPLING_RATE))
+        before, behind = first // per_frame, -(-len(samples) // per_frame) - first // per_frame - len(log_probs)
+        blank = F.one_hot(torch.tensor(BLANK), log_probs.shape[1]).float().log()
+        around = [blank.expand(count, -1) for count in (before, max(0, behind))]
+        return words, self._transcriber.pauses(samples, torch.cat([around[0], log_probs, around[1]]))
 
     def _ended(self, pauses: list[Stretch]) -> list[AudioPiece]:
-        """Pieces that have ended; the last one in a long pause that goes on, or at the greatest length."""
-        length = len(self._rest.samples)
+        """Pieces that have ended, with the pause of the last one, which may go on; or at the greatest length."""
+        length, margin = len(self._rest.samples), samples_in(MARGIN_SECONDS)
         if pauses == [(0, length)]:
             kept = samples_in(KEPT_SECONDS)
             return self._rest.cut([length - kept], pauses) if length > kept else []
-        end = max((end for first, end in pauses if first and end - first >= self._rest.long), default=0)
-        if end:
-            return self._rest.cut(self._rest.ends_in_long_pauses([p for p in pauses if p[1] <= end], end), pauses)
+        if over := [pause for pause in pauses if self._ends_piece(*pause)]:
+            first, end = over[-1]
+            before = self._rest.ends_in_long_pauses([pause for pause in pauses if pause[1] <= first], first)
+            return self._rest.cut([*before, first + margin, end - margin], pauses)
         return self._rest.cut_within(pauses, length) if length > self._most else []
+
+    def _ends_piece(self, first: int, end: int) -> bool:
+        """Whether a pause is long; longer where it is not quiet, as the CTC head may hear words in it yet."""
+        samples = self._rest.samples
+        quiet = np.square(samples[first:end]).mean() <= QUIET * np.square(samples).mean()
+        return first > 0 and end - first >= self._rest.long + (0 if quiet else samples_in(AHEAD_SECONDS))
 
     def _close(self, ended: list[AudioPiece], words: Sequence[Word]) -> Iterator[Word | Piece]:
         """Results of pieces that have ended; where the last one overlaps what follows, the middle divides them."""
@@ -128,6 +155,20 @@ class _Stream:
             yield replace(piece, words=tuple(final), text=" ".join(word.text for word in final))
         if ended and not self._rest.shared:
             self._heard = _FinalWords()
+
+
+def _without_quiet_ends(samples: np.ndarray, per_frame: int) -> tuple[int, int]:
+    """First sample and the one after the last, when quiet frames at both ends are left out but for a margin.
+
+    Both are 0 if no more than a frame is left: a click.
+    """
+    frames = np.pad(samples, (0, -len(samples) % per_frame)).reshape(-1, per_frame)
+    power = np.square(frames).mean(1)
+    loud = np.flatnonzero(power > QUIET * power.mean())
+    if len(loud) < 2:
+        return 0, 0
+    margin = samples_in(MARGIN_SECONDS)
+    return max(0, int(loud[0]) * per_frame - margin), min(len(samples), (int(loud[-1]) + 1) * per_frame + margin)
 
 
 class _FinalWords:

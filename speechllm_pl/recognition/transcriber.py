@@ -21,12 +21,13 @@ from speechllm_pl.core.audio.units import samples_in
 from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.audio_pieces import AudioPiece, joined, pieces
-from speechllm_pl.recognition.decoding_options import DecodingOptions, check_lengths
+from speechllm_pl.recognition.audio_pieces import AudioPiece, Stretch, joined, pauses_in, pieces
+from speechllm_pl.recognition.decoding_options import DecodingOptions, PausesBy, check_lengths
 from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.kept_memory import keep_few_kernels, return_freed_memory
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
+from speechllm_pl.recognition.silero import SileroPauses
 from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import DecodedBy, Piece, Transcript
 from speechllm_pl.recognition.word_times import Word, word_times
@@ -99,6 +100,10 @@ class Transcriber:
         longest_seconds: longest piece; default is the longest utterance of the training.
         batch_seconds: audio in a batch, with its padding.
         limits: limits of the guard; None believes every text of the LLM.
+        pauses_by: what finds the pauses at which a recording is divided.
+
+    Raises:
+        UserError: what finds the pauses is not installed.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class Transcriber:
         longest_seconds: float | None = None,
         batch_seconds: float = 60.0,
         limits: GuardLimits | None = GuardLimits(),  # noqa: B008 (frozen)
+        pauses_by: PausesBy = "ctc",
     ):
         self.recognizer, self.options, self.limits = recognizer, options, limits
         check_lengths(longest_seconds, batch_seconds)
@@ -116,6 +122,7 @@ class Transcriber:
         self.batch_seconds = batch_seconds
         recognizer.warn_of_ctc_head(options, guarded=limits is not None)
         keep_few_kernels()
+        self._silero = SileroPauses() if pauses_by == "silero" else None
 
     def transcripts(
         self, sources: Iterable[Source], language: str = UNKNOWN_LANGUAGE
@@ -154,14 +161,12 @@ class Transcriber:
 
     def _parts(self, sources: Iterable[Source], waiting: deque[_Recording]) -> Iterator[_Part]:
         """Parts of all recordings in order; the recordings are added to `waiting` when they are begun."""
-        per_frame = self.recognizer.speech.seconds_per_frame
         for source in sources:
             recording = _Recording(source.name)
             waiting.append(recording)
             before = None
             try:
-                log_probs_of = partial(self.log_probs, name=source.name)
-                for audio in pieces(source.chunks, log_probs_of, self.longest_seconds, per_frame):
+                for audio in pieces(source.chunks, partial(self._pauses, name=source.name), self.longest_seconds):
                     if before is not None:
                         yield before
                     before = self._part(recording, audio)
@@ -174,10 +179,23 @@ class Transcriber:
     def _part(self, recording: _Recording, audio: AudioPiece) -> _Part:
         """Part of a recording, with its result if nothing can be said in it."""
         part = _Part(recording, audio.samples, audio.start_seconds, audio.end_seconds, audio.overlap_seconds)
-        if audio.silent or self._is_no_speech(audio.samples) or not len(audio.samples):
+        if audio.silent or self.is_no_speech(audio.samples) or not len(audio.samples):
             part.samples, part.result = NOTHING, Piece(part.start_seconds, part.end_seconds, "", (), "silence")
         recording.parts.append(part)
         return part
+
+    def _pauses(self, samples: np.ndarray, name: str) -> Sequence[Stretch]:
+        if self._silero is not None:
+            return self._silero(samples)
+        return self.pauses(samples, self.log_probs(samples, name))
+
+    def pauses(self, samples: np.ndarray, log_probs: Tensor) -> list[Stretch]:
+        """Pauses in `(N,)` samples, whose frames have `(T, V)` log probabilities of the CTC head."""
+        return self._silero(samples) if self._silero else pauses_in(log_probs, samples, self.samples_per_frame)
+
+    @property
+    def samples_per_frame(self) -> int:
+        return samples_in(self.recognizer.speech.seconds_per_frame)
 
     def log_probs(self, samples: np.ndarray, name: str) -> Tensor:
         """`(T, V)` log probabilities of the CTC head for `(N,)` samples; the blank is sure if they cannot be speech.
@@ -189,11 +207,12 @@ class Transcriber:
         if problem := not_finite([name], heard.hypotheses, "ctc"):
             raise UserError(problem)
         log_probs = heard.logits[0].log_softmax(-1).cpu()
-        if self._is_no_speech(samples):  # asked here, as the short pieces that it would be divided into do not tell
+        if self.is_no_speech(samples):  # asked here, as the short pieces that it would be divided into do not tell
             log_probs[:, BLANK] = 0.0
         return log_probs
 
-    def _is_no_speech(self, samples: np.ndarray) -> bool:
+    def is_no_speech(self, samples: np.ndarray) -> bool:
+        """Whether `(N,)` samples cannot be speech, if that is asked."""
         return self.limits is not None and no_speech(samples, self.limits.steady_db, self.limits.tone_share) != ""
 
     def _hear(self, recordings: Sequence[np.ndarray], options: DecodingOptions) -> Heard:

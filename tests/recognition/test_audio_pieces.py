@@ -1,7 +1,7 @@
 """Pieces of a recording: cut at pauses, none longer than the longest, nothing lost, joined without doubled words."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,8 +12,10 @@ from speechllm_pl.recognition.audio_pieces import (
     MARGIN_SECONDS,
     OVERLAP_SECONDS,
     AudioPiece,
+    Stretch,
     joined,
     long_pause,
+    pauses_in,
     pieces,
 )
 from speechllm_pl.recognition.word_times import Word
@@ -41,6 +43,10 @@ def log_probs_of(samples: np.ndarray) -> torch.Tensor:
     return torch.stack([1 - speech, speech], -1).clamp(min=1e-3).log()
 
 
+def pauses_by(head: Callable[[np.ndarray], torch.Tensor]) -> Callable[[np.ndarray], list[Stretch]]:
+    return lambda window: pauses_in(head(window), window, FRAME)
+
+
 def chunks(samples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
     random, at = np.random.default_rng(seed), 0
     while at < len(samples):
@@ -50,7 +56,7 @@ def chunks(samples: np.ndarray, seed: int) -> Iterator[np.ndarray]:
 
 
 def divided(samples: np.ndarray, seed: int = 0) -> list[AudioPiece]:
-    return list(pieces(chunks(samples, seed), log_probs_of, LONGEST, SECONDS_PER_FRAME))
+    return list(pieces(chunks(samples, seed), pauses_by(log_probs_of), LONGEST))
 
 
 def is_long_pause(samples: np.ndarray, place: int) -> bool:
@@ -124,10 +130,10 @@ def test_what_is_blank_but_loud_is_no_pause_where_there_is_a_quiet_one() -> None
         log_probs[100:105] = log_probs[100:105].flip(-1)  # from 8.0 to 8.4 s it hears nothing
         return log_probs
 
-    _, second = pieces([samples], deaf, LONGEST, SECONDS_PER_FRAME)
+    _, second = pieces([samples], pauses_by(deaf), LONGEST)
     assert second.start_seconds == pytest.approx(6.15, abs=SECONDS_PER_FRAME)
     samples[6 * RATE : round(6.3 * RATE)] = 0.5
-    _, second = pieces([samples], deaf, LONGEST, SECONDS_PER_FRAME)
+    _, second = pieces([samples], pauses_by(deaf), LONGEST)
     assert second.start_seconds == pytest.approx(8.2, abs=SECONDS_PER_FRAME)
 
 

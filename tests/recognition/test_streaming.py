@@ -147,12 +147,13 @@ def test_a_piece_comes_when_its_pause_is_long_and_its_words_before_it() -> None:
 
 
 class Wavering(ToneRecognizer):
-    """Takes the newest sound for another word until it has heard a third of a second more."""
+    """Takes the newest sound for another word while it goes on, for a third of a second."""
 
     def hear(self, waveforms, lengths, *options) -> Heard:
         heard = super().hear(waveforms, lengths, *options)
         newest = heard.logits[:, -4:]
-        newest[newest.argmax(-1) > 0] = newest[newest.argmax(-1) > 0].roll(1, -1)
+        if newest[:, -1].argmax() > 0:
+            newest[newest.argmax(-1) > 0] = newest[newest.argmax(-1) > 0].roll(1, -1)
         return heard
 
 

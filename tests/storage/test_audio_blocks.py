@@ -1,5 +1,7 @@
 """Recordings in blocks are what they are as a whole."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import soxr
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage import audio_blocks
-from speechllm_pl.storage.audio_blocks import blocks
+from speechllm_pl.storage.audio_blocks import blocks, raw_pcm
 
 NOISE = 0.1 * np.random.default_rng(0).standard_normal((36_000, 2)).astype(np.float32)
 
@@ -64,3 +66,44 @@ def test_samples_that_a_header_promises_and_the_file_lacks_are_told_at_its_end(
     assert [len(next(read)), len(next(read))] == [16_000, 4_000]
     with pytest.raises(UserError, match=r"a\.wav: 16000 samples of its end are missing"):
         next(read)
+
+
+def coming(content: bytes, seed: int) -> Callable[[int], bytes]:
+    """Reads as a pipe does: now few bytes, now many."""
+    random, file = np.random.default_rng(seed), io.BytesIO(content)
+    return lambda count: file.read(min(count, int(random.integers(1, 5000))))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_raw_pcm_is_what_was_written_however_it_comes(tmp_path: Path, seed: int) -> None:
+    soundfile.write(tmp_path / "a.wav", NOISE[:, 0], 16_000, subtype="PCM_16")
+    expected, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    content = (tmp_path / "a.wav").read_bytes()[44:]
+    assert np.array_equal(np.concatenate(list(raw_pcm(coming(content, seed), 16_000))), expected)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_raw_pcm_of_other_rates_is_resampled(rate: int) -> None:
+    values = (NOISE[:, 0] * 2**15).astype("<i2")
+    found = [np.concatenate(list(raw_pcm(coming(values.tobytes(), seed), rate))) for seed in range(3)]
+    whole = soxr.resample(values.astype(np.float32) / 2**15, rate, 16_000)
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+    assert abs(len(found[0]) - len(whole)) <= 1
+    np.testing.assert_allclose(found[0][: len(whole)], whole[: len(found[0])], atol=1e-4)
+
+
+def test_a_sample_that_is_cut_off_is_left_out_with_a_warning(capsys: pytest.CaptureFixture) -> None:
+    assert np.concatenate(list(raw_pcm(coming(b"\0\x40\0\xc0\1", 0), 16_000))).tolist() == [0.5, -0.5]
+    assert "standard input ends inside a sample" in capsys.readouterr().err
+    assert list(raw_pcm(coming(b"", 0), 16_000)) == []
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "rate", "said"),
+    [(b"RIFF....WAVE", 16_000, "not raw PCM"), (b"\0\0", 1_000, "--sample_rate: implausible sampling rate 1000 Hz")],
+)
+def test_what_is_no_raw_pcm_is_refused(content: bytes, rate: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        list(raw_pcm(io.BytesIO(content).read, rate))
