@@ -31,6 +31,9 @@ MARGIN_SECONDS = 0.12
 LEAST_SHARE = 0.5
 """Share of the longest piece after which a piece may end in a short pause."""
 
+KEPT_SECONDS = 1.0
+"""End of a silence that is heard again with what follows: the CTC head may hear a word's beginning late."""
+
 QUIET = 0.1
 """Power of a pause, as a share of the mean."""
 
@@ -88,8 +91,8 @@ def pieces(
         longest_seconds: longest piece.
 
     Yields:
-        Pieces that cover the recording in order. A recording that is no longer than the longest piece is one, and one
-        without samples has one without samples.
+        Pieces that cover the recording in order. A recording that is no longer than the longest piece and without long
+        pauses is one, and one without samples has one without samples.
     """
     longest = samples_in(longest_seconds)
     rest = Rest(longest_seconds)
@@ -97,7 +100,7 @@ def pieces(
         rest.add(chunk)
         while len(rest.samples) > longest:
             yield from rest.cut_within(pauses_of(rest.samples[:longest]), longest)
-    yield from rest.cut_all(pauses_of(rest.samples) if rest.start and len(rest.samples) else [])
+    yield from rest.cut_all(pauses_of(rest.samples) if len(rest.samples) else [])
 
 
 class Rest:
@@ -111,13 +114,15 @@ class Rest:
         start: number of the first of them in the recording.
         shared: number of samples at their beginning that the piece before holds as well.
         long: number of samples from which a pause ends a piece of any length.
+        kept: number of samples that are kept of a silence that goes on.
     """
 
     def __init__(self, longest_seconds: float):
         self.samples, self.start = np.zeros(0, np.float32), 0
         self.shared = 0
         self.long = samples_in(long_pause(longest_seconds))
-        self._overlap = min(samples_in(OVERLAP_SECONDS), samples_in(longest_seconds) // 4)
+        most = samples_in(longest_seconds) // 4
+        self.kept, self._overlap = min(samples_in(KEPT_SECONDS), most), min(samples_in(OVERLAP_SECONDS), most)
 
     def add(self, samples: np.ndarray) -> None:
         self.samples = np.concatenate([self.samples, samples])
@@ -125,9 +130,13 @@ class Rest:
     def cut_within(self, pauses: Sequence[Stretch], length: int) -> list[AudioPiece]:
         """Take pieces off the first `length` samples: up to long pauses, else a short one, else all but an overlap.
 
+        Of silence all but what is kept is a piece.
+
         Args:
             pauses: of these samples.
         """
+        if pauses == [(0, length)]:
+            return self.cut([length - self.kept], pauses)
         ends = self.ends_in_long_pauses(pauses, length) or _end_in_a_pause(pauses, length)
         return self.cut(ends or [length], pauses, overlap=0 if ends else self._overlap)
 
@@ -193,8 +202,6 @@ def _end_in_a_pause(pauses: Sequence[Stretch], length: int) -> list[int]:
     """The middle of the longest pause after `LEAST_SHARE` of `length`; none if there is no pause."""
     late = [pause for pause in pauses if sum(pause) >= 2 * LEAST_SHARE * length]
     first, end = max(late, key=lambda pause: pause[1] - pause[0], default=(0, 0))
-    if (first, end) == (0, length):
-        return [length]
     return [(first + end) // 2] if end else []
 
 

@@ -35,9 +35,6 @@ HOP_SECONDS = 0.32
 AHEAD_SECONDS = 0.48
 """Sound behind a word before it may be final: the encoder looks ahead."""
 
-KEPT_SECONDS = 1.0
-"""Silence that is kept before a piece, since the CTC head may hear a word's beginning late."""
-
 
 def stream(
     chunks: Iterable[np.ndarray], transcriber: Transcriber, language: str = UNKNOWN_LANGUAGE
@@ -125,8 +122,7 @@ class _Stream:
         """Pieces that have ended, with the pause of the last one, which may go on; or at the greatest length."""
         length, margin = len(self._rest.samples), samples_in(MARGIN_SECONDS)
         if pauses == [(0, length)]:
-            kept = samples_in(KEPT_SECONDS)
-            return self._rest.cut([length - kept], pauses) if length > kept else []
+            return self._rest.cut_within(pauses, length) if length > self._rest.kept else []
         if over := [pause for pause in pauses if self._ends_piece(*pause)]:
             first, end = over[-1]
             before = self._rest.ends_in_long_pauses([pause for pause in pauses if pause[1] <= first], first)

@@ -149,8 +149,25 @@ def test_how_the_samples_arrive_does_not_matter() -> None:
     assert starts[0] == starts[1] == starts[2]
 
 
+@pytest.mark.parametrize("seconds", [0.3, 7.7, 8.5])
+def test_a_word_that_begins_at_the_end_of_a_silent_window_stays_whole(seconds: float) -> None:
+    """The CTC head hears no word that begins in the last 0.4 s of a window."""
+
+    def deaf(window: np.ndarray) -> torch.Tensor:
+        log_probs = log_probs_of(window)
+        log_probs[-5:] = torch.tensor([0.0, -7.0])
+        return log_probs
+
+    start = round((2 * LONGEST - seconds) * RATE)
+    samples = np.zeros(round(2.5 * LONGEST * RATE), np.float32)
+    samples[start : start + RATE] = 0.5
+    found = list(pieces([samples], pauses_by(deaf), LONGEST))
+    assert [np.count_nonzero(piece.samples) for piece in found if not piece.silent] == [RATE]
+    assert not any(piece.samples.any() for piece in found if piece.silent)
+
+
 def test_a_short_recording_is_one_piece_and_an_empty_one_too() -> None:
-    assert [len(piece.samples) for piece in divided(recording(0, 9.0))] == [9 * RATE]
+    assert [len(piece.samples) for piece in divided(recording(0, 9.0, pauses=False))] == [9 * RATE]
     assert [len(piece.samples) for piece in divided(np.zeros(0, np.float32))] == [0]
 
 

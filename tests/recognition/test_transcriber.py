@@ -90,10 +90,31 @@ def test_times_are_those_of_the_tones(tones: ToneRecognizer) -> None:
     assert all(word.confidence > 0.9 for word in found.words)
 
 
-def test_a_recording_within_the_limit_is_one_piece(tones: ToneRecognizer) -> None:
-    samples = np.concatenate([speak("one two"), np.zeros(2 * RATE, np.float32), speak("three")])
+def test_a_recording_within_the_limit_and_without_long_pauses_is_one_piece(tones: ToneRecognizer) -> None:
+    samples = np.concatenate([speak("one two"), np.zeros(round(0.2 * RATE), np.float32), speak("three")])
     (found,) = transcripts(tones, samples)
     assert [piece.text for piece in found.pieces] == ["one two three"]
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_the_llm_is_given_no_long_silence_of_a_short_recording(tones: ToneRecognizer, seconds: float) -> None:
+    given: list[torch.Tensor] = []
+
+    class Listening(ToneRecognizer):
+        def write(self, heard: Heard, *others) -> list[Hypothesis]:
+            assert heard.audio is not None
+            given.extend(row[:count].flatten() for row, count in zip(heard.audio[0], heard.frames, strict=True))
+            return super().write(heard, *others)
+
+    silence = np.zeros(round(seconds * RATE), np.float32)
+    samples = np.concatenate([silence, speak("one two"), silence, speak("three")])
+    (found,) = transcripts(Listening(longest_seconds=LONGEST), samples)
+    assert [piece.text for piece in found.pieces] == ["", "one two", "", "three"]
+    for sound in given:
+        heard = sound.nonzero()
+        assert max(int(heard[0]), len(sound) - int(heard[-1])) < 0.3 * RATE
+    assert len(given) == 2
+    check(found, samples)
 
 
 @pytest.mark.parametrize("batch_seconds", [1.0, 7.0, 500.0])
