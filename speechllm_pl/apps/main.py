@@ -26,6 +26,7 @@ TRAINER_COMMANDS = {
 OPTIONS = {
     "evaluate": program_options.EvaluateOptions,
     "transcribe": program_options.TranscribeOptions,
+    "compare": program_options.CompareOptions,
     "report": program_options.ReportOptions,
     "data report": program_options.DataReportOptions,
     "plan": program_options.PlanOptions,

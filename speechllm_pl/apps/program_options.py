@@ -154,6 +154,17 @@ class TranscribeOptions(RecognitionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Put the error rates of several evaluations into one table."""
+
+    scores: str
+    """Folder with the scores of each system on each corpus, which `evaluate --output scores/CORPUS/SYSTEM` wrote."""
+
+    output: str | None = None
+    """File to write; by default beside the folder, with its name and the suffix md."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportOptions:
     """Write report.html, a page that needs nothing else, into the run folder."""
 

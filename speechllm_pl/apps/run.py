@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from speechllm_pl.apps.main import with_underscores
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.recipes.comparison import Comparison
 from speechllm_pl.recipes.experiment import Experiment
 from speechllm_pl.recipes.preparation import Preparation
 from speechllm_pl.recipes.programs import Programs
@@ -24,10 +25,13 @@ SHORT = {"root": "data/spoken_numbers_short", "hours": "0.5", "languages": "en",
 EXPERIMENTS = {
     "demo": {"name": "demo", "data": "spoken_numbers"},
     "fsdd": {"name": "fsdd", "data": "fsdd"},
+    "demo-english": {"name": "demo_english", "data": "spoken_english", "llm": "smollm2", "hours": "0.5"},
     "demo-short": {"name": "demo_short", "data": "spoken_numbers", **SHORT},
     "experiment": {},
 }
 """Targets that are a whole experiment, and the options that they fix."""
+COMPARISON = "demo-english"
+"""Target of these that trains stage 2 several times, and ends in a table."""
 OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
 """Options that are not passed on to a job."""
 SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
@@ -161,7 +165,8 @@ def run(arguments: list[str]) -> None:
             print(step.line)
     elif options.target in EXPERIMENTS:
         carry_out(last, at_once=options.side_by_side or 2)
-        print(f"scores.json, hypotheses.jsonl, transcripts.txt and report.html are in {target.experiment.folder}")
+        if options.target != COMPARISON:
+            print(f"scores.json, hypotheses.jsonl, transcripts.txt and report.html are in {target.experiment.folder}")
     else:
         carry_out(*last.needs, *last.after, at_once=options.side_by_side or 1)
         if last.is_finished:
@@ -215,6 +220,8 @@ class Target:
     def step(self) -> Step:
         """Step of the target, with all steps that it needs."""
         name = self.options.target
+        if name == COMPARISON:
+            return Comparison(self.experiment).table
         if name in EXPERIMENTS:
             return self.experiment.report
         if name in STAGES:

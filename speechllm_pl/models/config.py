@@ -102,6 +102,10 @@ class SpeechLlmConfig(CtcConfig):
     alignment_weight: float = 0.0
     """Weight of the direct alignment loss; 0 leaves the loss out."""
 
+    alignment_classes: int = 1024
+    """Tokens that stand for all those of the vocabulary that are not in the batch, drawn anew for the direct alignment
+    in each step; with 0, or a vocabulary that has no more, every token stands for itself."""
+
     ctc_weight: float = 0.1
     """Weight of stage 1's loss, which keeps the CTC head in tune while the encoder moves; 0 leaves the loss out, and
     the head as it was."""
@@ -119,6 +123,10 @@ class SpeechLlmConfig(CtcConfig):
             )
         if not 0 <= self.text_masking < 1:
             raise UserError(f"text_masking {self.text_masking} is a share of tokens: give at least 0 and less than 1")
+        if self.alignment_classes < 0:
+            raise UserError(
+                f"alignment_classes {self.alignment_classes} is a number of tokens: give 0 for all, or more"
+            )
         Prompt(self.instruction)
 
     @property

@@ -5,6 +5,8 @@ could be trained towards that (arXiv 2307.11795, alignment analysis and future w
 classes are the LLM's own input embeddings, scored by cosine similarity, plus a learned blank.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -30,17 +32,30 @@ class DirectAlignment(nn.Module):
     and gradients equal those of CTC over the whole vocabulary. The rest is summed in parts, again in the backward
     pass, and is never held as a whole.
 
+    Most of a large vocabulary need not be summed: while training, the tokens of the batch stand for themselves and
+    `sampled` others for all that are not in it. The sum over the vocabulary is then estimated without bias.
+
     Args:
         llm_dim: the LLM's width.
         temperature: cosines are divided by it: the smaller, the sharper.
         blank: `(llm_dim,)` where the blank starts (an embedding that the LLM already skips), else random.
         part: tokens of the vocabulary that are scored at once.
+        sampled: tokens drawn from torch's generator in each training step; with 0, or as many as the vocabulary has,
+            all are summed.
     """
 
-    def __init__(self, llm_dim: int, temperature: float = 0.05, blank: Tensor | None = None, part: int = 8192):
+    def __init__(
+        self,
+        llm_dim: int,
+        temperature: float = 0.05,
+        blank: Tensor | None = None,
+        part: int = 8192,
+        sampled: int = 0,
+    ):
         super().__init__()
         self.temperature = temperature
         self.part = part
+        self.sampled = sampled
         start = torch.randn(llm_dim) if blank is None else blank.detach().float().clone()
         self.blank = nn.Parameter(start)
 
@@ -67,15 +82,26 @@ class DirectAlignment(nn.Module):
     def _rest(self, frames: Tensor, table: Tensor, own: Tensor) -> Tensor:
         """Joint logit, `(B, A)`, of all tokens of the vocabulary that are not an utterance's own."""
         taken = torch.zeros(len(own), len(table) + 1, dtype=torch.bool, device=own.device).scatter(1, own, True)
-        sums = []
-        for start in range(0, len(table), self.part):
-            some = table[start : start + self.part]
-            norms = torch.linalg.vector_norm(some, dim=1, dtype=torch.float32).clamp(min=1e-12)
-            own_here = taken[:, start : start + len(some)]
-            sums.append(
-                checkpoint(_log_sum, frames, some, norms, own_here, use_reentrant=False, preserve_rng_state=False)
-            )
+        if self.training and 0 < self.sampled < len(table):
+            sums = self._sampled_sums(frames, table, own, taken)
+        else:
+            starts = range(0, len(table), self.part)
+            parts = [slice(start, min(start + self.part, len(table))) for start in starts]
+            sums = [_log_sum(frames, table[part], taken[:, part]) for part in parts]
         return torch.stack(sums).logsumexp(0)
+
+    def _sampled_sums(self, frames: Tensor, table: Tensor, own: Tensor, taken: Tensor) -> list[Tensor]:
+        """Log-sum-exp, `(B, A)`, over the tokens of the batch, and its estimate for all others from some of them.
+
+        No shape depends on how many tokens are distinct: repetitions, and tokens of the batch that are drawn, are
+        masked.
+        """
+        (batch,), _ = _own_tokens(own.reshape(1, -1), len(table))  # (B * N,)
+        others = ~taken[:, :-1].any(0)  # (V,)
+        drawn = torch.randperm(len(table), device=own.device)[: self.sampled]
+        share = others.sum() / others[drawn].sum().clamp(min=1)
+        of_batch = _log_sum(frames, table[batch.clamp(max=len(table) - 1)], taken[:, batch] | (batch == len(table)))
+        return [of_batch, _log_sum(frames, table[drawn], ~others[drawn].expand(len(own), -1)) + share.log()]
 
 
 def _own_tokens(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
@@ -93,13 +119,19 @@ def _own_tokens(ids: Tensor, vocabulary: int) -> tuple[Tensor, Tensor]:
     return rising.masked_fill(again, vocabulary), torch.searchsorted(rising, ids)  # the first of equal ones
 
 
-def _log_sum(frames: Tensor, embeddings: Tensor, norms: Tensor, taken: Tensor) -> Tensor:
-    """Log-sum-exp, `(B, A)`, of the logits of a part of the vocabulary, without the tokens in `taken`.
+def _log_sum(frames: Tensor, embeddings: Tensor, taken: Tensor) -> Tensor:
+    """Log-sum-exp, `(B, A)`, of the logits of some tokens, without those in `taken`. Logits are not kept for backward.
 
     Args:
         frames: `(B, A, D)` fp32 unit vectors, divided by the temperature.
-        embeddings: `(C, D)`, with their `(C,)` fp32 norms.
-        taken: `(B, C)` tokens with a class of their own.
+        embeddings: `(C, D)` of the tokens.
+        taken: `(B, C)` tokens that are left out.
     """
-    logits = (frames.to(embeddings.dtype) @ embeddings.T).float() / norms  # (B, A, C)
-    return logits.masked_fill(taken[:, None], NOTHING).logsumexp(-1)
+
+    def log_sum(frames: Tensor, embeddings: Tensor, norms: Tensor, taken: Tensor) -> Tensor:
+        logits = (frames.to(embeddings.dtype) @ embeddings.T).float() / norms  # (B, A, C)
+        return logits.masked_fill(taken[:, None], NOTHING).logsumexp(-1)
+
+    norms = torch.linalg.vector_norm(embeddings, dim=1, dtype=torch.float32).clamp(min=1e-12)
+    given = (frames, embeddings, norms, taken)
+    return cast(Tensor, checkpoint(log_sum, *given, use_reentrant=False, preserve_rng_state=False))

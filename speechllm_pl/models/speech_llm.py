@@ -51,7 +51,9 @@ class SpeechLLM(nn.Module):
         self.projector: Bridge = config.bridge.build(speech.dim, table.shape[1])  # so named in checkpoints
         filler = getattr(llm_config, "filler_token_id", None)
         blank = None if filler is None else table[filler]
-        self.alignment = DirectAlignment(table.shape[1], blank=blank) if config.alignment_weight > 0 else None
+        self.alignment = None
+        if config.alignment_weight > 0:
+            self.alignment = DirectAlignment(table.shape[1], blank=blank, sampled=config.alignment_classes)
         self.most_positions = most_positions(llm_config)
         self.llm = add_lora(llm, config.lora_r, config.lora_alpha, config.lora_dropout) if config.lora_r else llm
         if config.train_llm:

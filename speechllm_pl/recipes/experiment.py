@@ -1,9 +1,11 @@
 """Whole experiment as steps: both stages, scores, transcripts and a report in one folder."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from speechllm_pl.recipes.preparation import Preparation
 from speechllm_pl.recipes.programs import Programs
@@ -39,19 +41,27 @@ class Experiment:
 
     @cached_property
     def stage_two(self) -> Step:
+        return self.finetuning("finetune")
+
+    def finetuning(self, name: str, **changes: Any) -> Step:
+        """Step of a stage 2 in the folder of a name, on stage 1 of this experiment; `changes` are of the recipe."""
         encoder = str(self.folder / "pretrain_ctc" / BEST)
-        recipe = replace(self.recipe, stage="finetune", run=str(self.folder / "finetune"), ckpt=encoder)
+        recipe = replace(self.recipe, stage="finetune", run=str(self.folder / name), ckpt=encoder, **changes)
         llm = self.preparation.llm(recipe.llm)
-        makes = self.folder / "finetune" / "finished.json"
+        makes = self.folder / name / "finished.json"
         return replace(self.programs.fit(recipe), makes=makes, needs=(self.stage_one,), after=(llm,) if llm else ())
 
     @cached_property
     def scores(self) -> Step:
-        checkpoints = [self.folder / stage / BEST for stage in ("pretrain_ctc", "finetune")]
+        return self.scoring(self.folder, self.cuts, ("pretrain_ctc", "finetune"), JOINT, self.stage_two)
+
+    def scoring(self, output: Path, cuts: Path, runs: Sequence[str], search: Sequence[str], trained: Step) -> Step:
+        """Step that scores the runs of this experiment, once they are trained, on cuts, with options of the search."""
+        checkpoints = [self.folder / name / BEST for name in runs]
         trainer = "single" if self.recipe.trainer == "cpu" else self.recipe.trainer
         # On CPUs one process has scored a small test set before a second one has started.
-        step = self.programs.evaluate(checkpoints, self.cuts, str(self.folder), trainer, self.max_wer, JOINT)
-        return replace(step, makes=self.folder / "scores.json", needs=(self.stage_two,))
+        step = self.programs.evaluate(checkpoints, cuts, str(output), trainer, self.max_wer, search)
+        return replace(step, makes=output / "scores.json", needs=(trained,))
 
     @cached_property
     def transcripts(self) -> Step:

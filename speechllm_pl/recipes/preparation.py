@@ -2,9 +2,11 @@
 
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.recipes.programs import Programs
@@ -14,6 +16,11 @@ from speechllm_pl.recipes.steps import Step
 OF_LANGUAGES = ("mls", "common_voice", "voxpopuli")
 """Published corpora of several languages, each of which can be prepared separately."""
 PUBLISHED = (*OF_LANGUAGES, "librispeech")
+SPOKEN_ENGLISH: dict[str, dict[str, Any]] = {
+    "spoken_numbers": {"data": "spoken_numbers", "languages": "en", "arguments": ()},
+    "fsdd": {"data": "fsdd", "arguments": ("--joined-train", "500")},
+}
+"""Corpora that DATA=spoken_english joins, by the names of their parts, and their settings."""
 SMOLLM2 = Path("data/llms/smollm2")
 
 
@@ -48,8 +55,8 @@ class Preparation:
     def cuts(self) -> Step:
         """Step that makes the train, dev and test cuts, train last."""
         makes = self.folder / "train.jsonl.gz"
-        if self.parts:
-            return self._joined(makes)
+        if parts := self.parts or (tuple(SPOKEN_ENGLISH) if self.data == "spoken_english" else ()):
+            return self._joined(makes, parts)
         if makes.exists():
             return Step("", makes)
         return self._step(*self._program(), makes)
@@ -92,19 +99,21 @@ class Preparation:
         Raises:
             UserError: the corpus has no parts.
         """
-        of_its_own: dict[str, str | None]
-        if self.data in ("spoken_numbers", *OF_LANGUAGES):
+        of_its_own: dict[str, Any]
+        if self.data == "spoken_english" and name in SPOKEN_ENGLISH:
+            of_its_own = SPOKEN_ENGLISH[name]
+        elif self.data in ("spoken_numbers", *OF_LANGUAGES):
             of_its_own = {"languages": name}
         elif self.data == "table":
             of_its_own = {"table": f"{self.table}/{name}" if self.table else None}
         else:
             raise UserError(f"DATA={self.data} cannot be prepared in parts: leave PARTS out")
-        return replace(self, folder=self.folder / "parts" / name, parts=(), **of_its_own).cuts  # type: ignore[reportArgumentType]
+        return replace(self, folder=self.folder / "parts" / name, parts=(), **of_its_own).cuts
 
-    def _joined(self, makes: Path) -> Step:
+    def _joined(self, makes: Path, parts: Sequence[str]) -> Step:
         """Step that joins the parts by concatenating their gzip files. Train comes last, as it marks the end."""
-        steps = tuple(self.part(name) for name in self.parts)
-        folders = shlex.join(str(self.folder / "parts" / name) for name in self.parts)
+        steps = tuple(self.part(name) for name in parts)
+        folders = shlex.join(str(self.folder / "parts" / name) for name in parts)
         joined, folder = shlex.quote(str(self.folder / ".joined")), shlex.quote(str(self.folder))
         line = (
             f"for split in dev test train; do found=$(find {folders} -maxdepth 1 -name $split.jsonl.gz);"

@@ -36,6 +36,9 @@ BESIDE_THE_DESCRIPTION = ("tokenizer", "llm_digest")
 ONLY_CHOICE = {"encoder": "ConformerConfig", "bridge": "ProjectorConfig"}
 """Class of a part, where an earlier version did not name it."""
 
+NO_SIZES = ("spec_augment.", "alignment_classes")
+"""Whole numbers among the settings, or the beginnings of their names, that say nothing about weights."""
+
 TO_GO_ON = ("global_step", "loops", "lr_schedulers")
 """Entries that resuming requires: without them a run would begin again, with trained weights."""
 
@@ -146,7 +149,7 @@ def _faults(settings: Mapping[str, Any], config: Any, largest: int, prefix: str 
             yield from _faults(value, kind, largest, f"{prefix}{name}.")
         elif not _is_of(value, kind):
             yield f"its setting {prefix}{name} cannot be {repr(value)[:40]}"
-        elif kind is int and not 0 <= value <= largest and prefix != "spec_augment.":
+        elif kind is int and not 0 <= value <= largest and not f"{prefix}{name}".startswith(NO_SIZES):
             # each is a tensor's size, the number of blocks, or less
             yield f"its setting {prefix}{name} is {value}, which its weights are not of"
 

@@ -63,6 +63,7 @@ def test_what_was_not_recorded_has_its_default() -> None:
         ({"train_llm": True, "lora_r": 0, "quantize": "nf4"}, "keeps the LLM frozen"),
         ({"train_llm": True, "lora_r": 0, "llm_dtype": "bfloat16"}, "round its steps away"),
         ({"text_masking": 1.0}, "share of tokens"),
+        ({"alignment_classes": -1}, "number of tokens"),
         ({"instruction": "{langauge}"}, "langauge"),
     ],
 )

@@ -69,6 +69,107 @@ def test_loss_and_gradients_are_those_over_the_whole_vocabulary(part: int) -> No
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
+def losses_and_gradients(*losses: Callable[[Tensor], Tensor], alignment: DirectAlignment, audio: Tensor):
+    """Each loss of the audio, and its gradients by audio and blank."""
+    found = []
+    for loss in losses:
+        leaf = audio.clone().requires_grad_()
+        alignment.zero_grad()
+        total = loss(leaf)
+        total.backward()
+        found.append((total.detach(), leaf.grad, alignment.blank.grad))
+    return found
+
+
+TEXTS = [[3, 3, 8, 0, 49], [49], [5, 6, 5, 6, 5, 5], [], [8]]
+IN_BATCH = [0, 3, 5, 6, 8, 49]
+
+
+def with_draws(monkeypatch: pytest.MonkeyPatch, order: list[int]) -> None:
+    """Have the tokens drawn in this order."""
+    monkeypatch.setattr(torch, "randperm", lambda size, device=None: torch.tensor(order, device=device))
+
+
+def test_with_all_others_drawn_the_loss_is_that_over_the_whole_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    text, lengths, table = pad_tokens(TEXTS), torch.tensor([9, 4, 12, 5, 3]), torch.randn(50, 16)
+    others = [token for token in range(50) if token not in IN_BATCH]
+    alignment = DirectAlignment(16, temperature=0.3, sampled=len(others))
+    with_draws(monkeypatch, [*reversed(others), *IN_BATCH])
+    sampled, whole = losses_and_gradients(
+        lambda audio: alignment(Padded(audio, lengths), text, table).total,
+        lambda audio: over_the_whole_vocabulary(alignment, audio, lengths, text, table),
+        alignment=alignment,
+        audio=torch.randn(5, 12, 16),
+    )
+    torch.testing.assert_close(sampled, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_drawn_tokens_stand_for_all_others_and_those_of_the_batch_for_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of the five tokens that are drawn, two are in the batch: three stand for 44."""
+    torch.manual_seed(0)
+    text, lengths, table = pad_tokens(TEXTS), torch.tensor([9, 4, 12, 5, 3]), torch.randn(50, 16)
+    alignment = DirectAlignment(16, temperature=0.3, sampled=5)
+    with_draws(monkeypatch, [7, 49, 20, 3, 41, *(token for token in range(50) if token not in (7, 49, 20, 3, 41))])
+
+    def by_hand(audio: Tensor) -> Tensor:
+        classes = torch.cat([alignment.blank[None], table])
+        scores = F.cosine_similarity(audio[:, :, None], classes, dim=-1) / alignment.temperature
+        rest = (44 / 3 * scores[..., [8, 21, 42]].exp().sum(-1, keepdim=True)).log()
+        of_batch = scores[..., [0, *(1 + token for token in IN_BATCH)]]
+        log_probs = torch.cat([of_batch, rest], dim=-1).log_softmax(-1).transpose(0, 1)
+        targets = torch.tensor([[1 + IN_BATCH.index(token) for token in row] for row in text.values.tolist()])
+        return F.ctc_loss(log_probs, targets, lengths, text.lengths, reduction="sum", zero_infinity=True)
+
+    sampled, expected = losses_and_gradients(
+        lambda audio: alignment(Padded(audio, lengths), text, table).total,
+        by_hand,
+        alignment=alignment,
+        audio=torch.randn(5, 12, 16),
+    )
+    torch.testing.assert_close(sampled, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_sum_over_the_vocabulary_is_estimated_without_bias() -> None:
+    """Of one frame without text the loss is the logarithm of the sum over that of the blank."""
+    torch.manual_seed(0)
+    table, audio = torch.randn(200, 8), torch.randn(2, 1, 8)
+    text, lengths = pad_tokens([[], [3, 4, 5]]), torch.tensor([1, 0])
+    alignment = DirectAlignment(8, temperature=0.5, sampled=20)
+
+    def sum_over_blank() -> float:
+        return alignment(Padded(audio, lengths), text, table).total.exp().item()
+
+    with torch.no_grad():
+        found = np.array([sum_over_blank() for _ in range(1000)])
+        alignment.eval()
+        exact = sum_over_blank()
+    assert abs(found.mean() - exact) < 4 * found.std() / np.sqrt(len(found))
+    assert found.std() / np.sqrt(len(found)) < 0.02 * exact
+
+
+def test_tokens_are_drawn_by_the_seed_and_only_while_training_on_a_larger_vocabulary() -> None:
+    torch.manual_seed(0)
+    table, audio = torch.randn(60, 8), Padded(torch.randn(2, 6, 8), torch.tensor([6, 5]))
+    text = pad_tokens([[1, 2], [3]])
+
+    def loss(alignment: DirectAlignment, seed: int) -> tuple[float, bool]:
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        return alignment(audio, text, table).total.item(), bool((torch.get_rng_state() == before).all())
+
+    blank = torch.randn(8)
+    exact = loss(DirectAlignment(8, blank=blank), 1)
+    assert exact[1]
+    drawing = DirectAlignment(8, blank=blank, sampled=10)
+    assert loss(drawing, 1) == loss(drawing, 1)
+    assert loss(drawing, 1)[0] != loss(drawing, 2)[0] != exact[0]
+    assert loss(drawing.eval(), 1) == exact
+    assert loss(DirectAlignment(8, blank=blank, sampled=60), 1) == exact
+
+
 def test_a_batch_without_text_is_all_blank() -> None:
     torch.manual_seed(0)
     audio, lengths, table = torch.randn(2, 4, 8), torch.tensor([4, 3]), torch.randn(9, 8)

@@ -108,9 +108,13 @@ def test_direct_alignment_takes_no_copy_of_a_large_vocabulary() -> None:
         hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=250_000
     )
     large = replace(BLUEPRINT, llm=llm)
+    large = large.changed(alignment_classes=0)
     plain, aligned = (step_cost(large.changed(alignment_weight=weight), SHAPE) for weight in (0.0, 1.0))
     assert 0 <= aligned.bytes - plain.bytes < 250_000 * 256 * 4 / 10
     assert aligned.flops - plain.flops > 3 * 2 * 250_000 * 256 * 150  # of 2 x 75 frames: forward, again, backward
+    sampled = step_cost(large.changed(alignment_weight=1.0, alignment_classes=1_000), SHAPE)
+    assert (sampled.flops - plain.flops) / (aligned.flops - plain.flops) == pytest.approx(1_000 / 250_000, rel=0.5)
+    assert sampled.bytes <= aligned.bytes
 
 
 def test_frozen_weights_cost_four_operations_a_token_and_trained_ones_six() -> None:

@@ -1,5 +1,6 @@
 """The demo is a graph of the commands that its targets run."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -47,3 +48,48 @@ def test_the_split_that_is_chosen_is_scored_and_reported(speechllm) -> None:
         found = [shlex.split(line) for line in lines(speechllm, "demo", *given)]
         ends = [words for words in found if words[1] in ("evaluate", "report")]
         assert [value(words, "--cuts") for words in ends] == [f"data/spoken_numbers/{split}.jsonl.gz"] * 2
+
+
+def test_demo_english_trains_two_ranks_side_by_side_on_one_encoder_and_scores_each_on_both_corpora(speechllm) -> None:
+    found = [
+        shlex.split(line) for line in lines(speechllm, "demo-english", "--fsdd", "/f", "--", "--seed_everything=2")
+    ]
+    stage_one, *stage_two = [words for words in found if words[1] == "fit"]
+    assert value(stage_one, "--run") == "runs/demo_english/pretrain_ctc"
+    assert "--trainer.devices" not in stage_one
+    assert [value(words, "--model.lora_r") for words in stage_two] == ["0", "8"]
+    for words in stage_two:
+        assert value(words, "--run") == f"runs/demo_english/lora_r{value(words, '--model.lora_r')}"
+        assert value(words, "--model.encoder_checkpoint") == "runs/demo_english/pretrain_ctc/checkpoints/best.ckpt"
+        assert value(words, "--trainer.devices") == "1"
+        assert "conf/llm/smollm2.yaml" in words
+    assert all("--seed_everything=2" in words for words in (stage_one, *stage_two))
+    scored = {value(words, "--output"): words for words in found if words[1] == "evaluate"}
+    systems = ["ctc", *(f"lora_r{rank}-{search}" for rank in (0, 8) for search in ("greedy", "joint"))]
+    assert list(scored) == [
+        f"runs/demo_english/scores/{corpus}/{system}" for system in systems for corpus in ("spoken_numbers", "fsdd")
+    ]
+    for output, words in scored.items():
+        corpus, system = Path(output).parts[-2:]
+        assert value(words, "--cuts") == f"data/spoken_english/parts/{corpus}/test.jsonl.gz"
+        run = "pretrain_ctc" if system == "ctc" else system.partition("-")[0]
+        assert value(words, "--checkpoint") == f"[runs/demo_english/{run}/checkpoints/best.ckpt]"
+        assert ("--ctc_weight" in words) == system.endswith("joint")
+    assert found[-1] == ["speechllm", "compare", "--scores", "runs/demo_english/scores"]
+    assert any("data_prep.smollm2" in words for words in found)
+
+
+def test_demo_english_goes_on_where_it_was_stopped(speechllm, tmp_path: Path) -> None:
+    data, run = "data/spoken_english", "runs/demo_english"
+    made = [*(f"{data}/parts/{corpus}/train.jsonl.gz" for corpus in ("fsdd", "spoken_numbers"))]
+    made += [f"{data}/train.jsonl.gz", f"{data}/tokenizer.model", "data/llms/smollm2/config.json"]
+    made += [f"{run}/pretrain_ctc/finished.json", f"{run}/scores/fsdd/ctc/scores.json"]
+    made += [f"{run}/scores/spoken_numbers/ctc/scores.json", f"{run}/lora_r0/finished.json"]
+    for second, name in enumerate(made):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (second, second))
+    found = [shlex.split(line) for line in lines(speechllm, "demo-english")]
+    fits = [value(words, "--run") for words in found if words[1] == "fit"]
+    assert fits == ["runs/demo_english/lora_r8"]
+    assert len([words for words in found if words[1] == "evaluate"]) == 8

@@ -53,6 +53,18 @@ def test_folders_of_a_table_are_parts_of_it(speechllm) -> None:
     assert "DATA=fsdd cannot be prepared in parts" in refused.error()
 
 
+def test_spoken_english_is_spoken_numbers_and_fsdd_joined(speechllm) -> None:
+    given = ("--data", "spoken_english", "--root", "data/new", "--hours", "0.5", "--fsdd", "/my fsdd")
+    numbers, fsdd, joined = lines(speechllm, "data", *given)
+    assert "data_prep.spoken_numbers --output data/new/parts/spoken_numbers --hours 0.5 " in numbers
+    assert numbers.endswith("--languages en")
+    assert "data_prep.fsdd --corpus '/my fsdd' --output data/new/parts/fsdd " in fsdd
+    assert "--joined-train" in fsdd
+    assert "data/new/parts/spoken_numbers data/new/parts/fsdd" in joined
+    (part,) = lines(speechllm, "data", *given, "--parts", "fsdd", "--part", "1")
+    assert part == fsdd
+
+
 def test_parts_are_joined_as_files_one_after_another(speechllm, tmp_path: Path) -> None:
     for part, splits in {"en": ("train", "dev"), "de": ("train",)}.items():
         folder = tmp_path / "parts" / part

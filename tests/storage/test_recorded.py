@@ -163,7 +163,7 @@ def test_settings_of_an_earlier_version_may_be_fewer(llm_file: Path) -> None:  #
     def age(found: dict[str, Any]) -> None:
         settings = found[RECORD]["settings"]
         settings["lora_alpha"] = 16
-        training = ("spec_augment", "text_masking", "freeze_encoder", "ctc_weight")
+        training = ("spec_augment", "text_masking", "freeze_encoder", "ctc_weight", "alignment_classes")
         for name in ("llm_revision", "llm_dtype", "quantize", "instruction", *training):
             del settings[name]
         del found[RECORD]["skipped_steps"]

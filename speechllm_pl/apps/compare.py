@@ -1,0 +1,49 @@
+"""`speechllm compare`: error rates of systems on corpora in one table."""
+
+import json
+from pathlib import Path
+
+from speechllm_pl.apps.program_options import CompareOptions
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.storage.whole_file import write_whole
+
+
+def compare(options: CompareOptions) -> None:
+    """Put the error rates of several evaluations into one table.
+
+    Scores are those in `CORPUS/SYSTEM/scores.json` of a folder; the table is printed and written.
+
+    Raises:
+        UserError: there are none, or one of them is damaged.
+    """
+    folder = Path(options.scores)
+    rates = {path.parts[-3:-1]: _rate(path) for path in sorted(folder.glob("*/*/scores.json"))}
+    if not rates:
+        raise UserError(f"there is no CORPUS/SYSTEM/scores.json in {folder}: correct --scores, or evaluate into it")
+    table = comparison_table(rates)
+    output = Path(options.output or folder.with_suffix(".md"))
+    write_whole(output, f"{table}\n".encode())
+    print(table)
+    print(f"this table is in {output}; {folder}/CORPUS/SYSTEM/scores.json has the command of each rate")
+
+
+def _rate(path: Path) -> str:
+    """Average WER in per cent with its interval, of the last system in a file of scores: the LLM where there is one.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        *_, entry = json.loads(path.read_text()).values()
+        low, high = (100 * bound for bound in entry["average"]["confidence_interval"])
+        return f"{100 * entry['average']['wer']:.2f} ({low:.1f} to {high:.1f})"
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise UserError(f"{path} holds no scores: evaluate that system again") from error
+
+
+def comparison_table(rates: dict[tuple[str, ...], str]) -> str:
+    """Table in Markdown of rates by corpus and system: a row a system, a column a corpus."""
+    corpora, systems = (list(dict.fromkeys(names)) for names in zip(*rates, strict=True))
+    rows = [["WER % (95 % interval)", *corpora], ["---"] * (1 + len(corpora))]
+    rows += [[system, *(rates.get((corpus, system), "") for corpus in corpora)] for system in systems]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
