@@ -9,7 +9,8 @@ from speechllm_pl.recipes.experiment import JOINT, Experiment
 from speechllm_pl.recipes.preparation import SPOKEN_ENGLISH
 from speechllm_pl.recipes.steps import Step
 
-RANKS = ("0", "8")
+RANKS = {"0": ("--model.instruction", "six two<|im_start|>six two<|im_end|>"), "8": ()}
+"""Ranks of LoRA, and what stage 2 is told with them: a frozen LLM repeats what it hears once it is shown an example."""
 RECIPE = ("--model.bridge.stride", "2", "--model.lora_alpha", "16", "--trainer.max_epochs", "4")
 """What stage 2 has other than at size tiny: an LLM of 135 M learns faster than the tiny one, and costs more."""
 SEARCHES = {"greedy": (), "joint": JOINT}
@@ -35,16 +36,16 @@ class Comparison:
 
     def _scorings(self) -> Iterator[Step]:
         yield from self._on_each_corpus("ctc", "pretrain_ctc", (), self.experiment.stage_one)
-        for rank in RANKS:
+        for rank, settings in RANKS.items():
             name = f"lora_r{rank}"
-            trained = self._finetuning(name, rank)
+            trained = self._finetuning(name, rank, settings)
             for search, options in SEARCHES.items():
                 yield from self._on_each_corpus(f"{name}-{search}", name, options, trained)
 
-    def _finetuning(self, name: str, rank: str) -> Step:
+    def _finetuning(self, name: str, rank: str, settings: tuple[str, ...]) -> Step:
         recipe = self.experiment.recipe
         alone = ("--trainer.devices", "1") if recipe.trainer == "cpu" else ()
-        return self.experiment.finetuning(name, lora_r=rank, overrides=(*RECIPE, *alone, *recipe.overrides))
+        return self.experiment.finetuning(name, lora_r=rank, overrides=(*RECIPE, *settings, *alone, *recipe.overrides))
 
     def _on_each_corpus(self, system: str, run: str, search: tuple[str, ...], trained: Step) -> Iterator[Step]:
         for corpus in SPOKEN_ENGLISH:

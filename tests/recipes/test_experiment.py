@@ -62,6 +62,7 @@ def test_demo_english_trains_two_ranks_side_by_side_on_one_encoder_and_scores_ea
         assert value(words, "--run") == f"runs/demo_english/lora_r{value(words, '--model.lora_r')}"
         assert value(words, "--model.encoder_checkpoint") == "runs/demo_english/pretrain_ctc/checkpoints/best.ckpt"
         assert value(words, "--trainer.devices") == "1"
+        assert ("--model.instruction" in words) == (value(words, "--model.lora_r") == "0")
         assert "conf/llm/smollm2.yaml" in words
     assert all("--seed_everything=2" in words for words in (stage_one, *stage_two))
     scored = {value(words, "--output"): words for words in found if words[1] == "evaluate"}
