@@ -4,12 +4,15 @@ import functools
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from lhotse.cut import Cut
+
 from speechllm_pl.apps.program_options import EvaluateOptions
-from speechllm_pl.apps.ranks import ranks
+from speechllm_pl.apps.ranks import Rank, ranks
 from speechllm_pl.apps.recognition import Recognized, recognize
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
@@ -18,6 +21,7 @@ from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.utterance import files_of
+from speechllm_pl.recognition.acceptance import Acceptance, in_words
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -42,21 +46,13 @@ def evaluate(options: EvaluateOptions) -> None:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, options.llm, rank.device, stages))
             if rank.is_first:
                 recognizer.warn_of_ctc_head(options)
-            share = {"num_workers": workers, "rank": rank.number, "world_size": rank.of}
-            found = recognize(
-                recognizer,
-                references,
-                options.max_duration,
-                precision=options.precision,
-                options=options,
-                warm_up=True,
-                **share,
-            )
-            parts = rank.gathered(found)
-            if rank.is_first:
+            decode = functools.partial(_decode, recognizer, references, options, rank, workers)
+            found = decode(options)
+            exact = decode(options.exact()) if options.relaxed and recognizer.stage == "llm" else None
+            if found is not None:
                 used = options.precision or recognizer.precision
                 how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "checkpoint": path}
-                _judge(Recognized.of_ranks(parts), recognizer, options, how, systems)
+                _judge(found, exact, recognizer, options, how, systems)
     if rank.is_first:
         _write(folder, systems)
         _write_manifest(folder / "manifest.jsonl", systems[recognizer.systems(options)[-1]], references)
@@ -70,6 +66,30 @@ def _readers(num_workers: int | Literal["auto"], device: str, local_ranks: int) 
     if num_workers:
         start_server()
     return num_workers
+
+
+def _decode(
+    recognizer: Recognizer,
+    cuts: Sequence[Cut],
+    options: EvaluateOptions,
+    rank: Rank,
+    workers: int,
+    decoding: DecodingOptions,
+) -> Recognized | None:
+    """Recognise all cuts on all ranks; the result is on the first one."""
+    found = recognize(
+        recognizer,
+        cuts,
+        options.max_duration,
+        precision=options.precision,
+        options=decoding,
+        num_workers=workers,
+        rank=rank.number,
+        world_size=rank.of,
+        warm_up=True,
+    )
+    parts = rank.gathered(found)
+    return Recognized.of_ranks(parts) if rank.is_first else None
 
 
 @dataclass(frozen=True)
@@ -97,12 +117,17 @@ def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recogn
 
 def _judge(
     recognized: Recognized,
+    exact: Recognized | None,
     recognizer: Recognizer,
     options: EvaluateOptions,
     how: dict[str, Any],
     systems: dict[str, System],
 ) -> None:
-    """Put the results of one checkpoint's systems among those of all checkpoints."""
+    """Put the results of one checkpoint's systems among those of all checkpoints.
+
+    Args:
+        exact: results of the same search, if that of `recognized` is relaxed.
+    """
     _tell_skipped(recognized)
     of_checkpoint = recognizer.systems(options)
     for system in of_checkpoint:
@@ -110,17 +135,26 @@ def _judge(
         if system not in systems or system == recognizer.stage:
             found = _search(recognized, system, options)
             systems[system] = _judged(recognized, system, of_checkpoint[-1], options, {**found, **how})
+    if exact is not None:
+        found = _search(exact, "llm", options.exact())
+        _compare(systems["llm"].entry, _judged(exact, "llm", "llm", options, {**found, **how}).entry)
+
+
+def _compare(entry: dict[str, Any], exact: dict[str, Any]) -> None:
+    """Add to the entry of a relaxed search what it changes in that of the exact one."""
+    wer = exact["average"]["wer"]
+    cost = {key: exact[key] for key in ("rtfx", "llm_passes", "drafted", "unasked")}
+    entry["exact"] = {"wer": wer, **cost}
+    entry["wer_change"] = entry["average"]["wer"] - wer
+    entry["speedup"] = entry["rtfx"] / exact["rtfx"]
 
 
 def _search(recognized: Recognized, system: str, options: DecodingOptions) -> dict[str, Any]:
-    """How texts were found: options, forward passes of the LLM an utterance, and the share of tokens from drafts."""
+    """How texts were found: options, and what an LLM accepted from the CTC head in how many passes."""
     chosen = {field.name: getattr(options, field.name) for field in fields(DecodingOptions)}
     if system == "ctc":
         return chosen if options.decoder == "ctc-beam" else {"decoder": "ctc"}
-    found = recognized.hypotheses("llm")
-    passes, tokens = sum(each.passes for each in found), sum(each.num_tokens for each in found)
-    drafted = sum(each.drafted for each in found)
-    return {**chosen, "llm_passes": passes / max(1, len(found)), "drafted": drafted / max(1, tokens)}
+    return {**chosen, **Acceptance.of(recognized.hypotheses("llm")).rates()}
 
 
 def _judged(recognized: Recognized, system: str, judged: str, options: EvaluateOptions, how: dict[str, Any]) -> System:
@@ -264,6 +298,7 @@ def score_table(scores: dict[str, Any]) -> str:
             + ("" if factor is None else f"; real-time factor {factor:.3f}, RTFx {entry['rtfx']:.1f} ({_where(entry)})")
             + (f"; {_how(entry)}" if "llm_passes" in entry else "")
         )
+        lines += _comparison(system, entry) if "exact" in entry else []
         lines += [_normalized_line(system, entry["normalized"])] if "normalized" in entry else []
     lines.append("average: plain mean over languages; inside a language, counts are pooled")
     lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")
@@ -274,7 +309,20 @@ def score_table(scores: dict[str, Any]) -> str:
 def _how(entry: dict[str, Any]) -> str:
     """Search of an LLM's texts, as `beam, CTC weight 0.3, 7.5 passes of the LLM an utterance`."""
     weight = f", CTC weight {entry['ctc_weight']:g}" if entry["ctc_weight"] else ""
-    return f"{entry['decoder']}{weight}, {entry['llm_passes']:.1f} passes of the LLM an utterance"
+    relaxed = {name: entry.get(name) for name in ("accept_entropy", "accept_probability")}
+    limits = "".join(f", {name} {limit:g}" for name, limit in relaxed.items() if limit is not None)
+    return f"{entry['decoder']}{weight}{limits}, {entry['llm_passes']:.1f} passes of the LLM an utterance"
+
+
+def _comparison(system: str, entry: dict[str, Any]) -> list[str]:
+    """Lines of a relaxed search and of the exact one beside it."""
+    exact = entry["exact"]
+    wer, change = 100 * entry["average"]["wer"], 100 * entry["wer_change"]
+    return [
+        f"{system}, exact: WER {100 * exact['wer']:.2f} %; {in_words(exact)}; RTFx {exact['rtfx']:.1f}",
+        f"{system}, relaxed: WER {wer:.2f} % ({change:+.2f}); {in_words(entry)}; RTFx {entry['rtfx']:.1f}"
+        f" ({entry['speedup']:.2f} times)",
+    ]
 
 
 def _where(entry: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from speechllm_pl.apps.transcript_files import TranscriptFiles, below_given, rec
 from speechllm_pl.apps.transcript_lines import json_line, warning_of
 from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import EXIT_BASE, UserError, printable
+from speechllm_pl.recognition.acceptance import in_words
 from speechllm_pl.recognition.formats import FORMATS, json_row
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -83,6 +84,8 @@ def _transcribe(
                         refused.append(left_out(str(error)))
                 meter.show()
                 bar.update()
+        if options.relaxed and recognizer.stage == "llm":
+            print(f"relaxed: {in_words(transcriber.search.acceptance.rates())}", file=sys.stderr)
     except KeyboardInterrupt:
         remedy = "give the other files again" if files is None else "run the same command again"
         raise KeyboardInterrupt(f"{done} of {given} files are transcribed: {remedy}") from None

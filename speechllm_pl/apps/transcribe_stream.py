@@ -16,6 +16,7 @@ from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.transcript_lines import json_line, seconds_in_words, warning_of
 from speechllm_pl.core.audio.units import samples_in, seconds_of
 from speechllm_pl.core.errors import UserError, printable
+from speechllm_pl.recognition.acceptance import in_words
 from speechllm_pl.recognition.streaming import HOP_SECONDS, in_steps, stream
 from speechllm_pl.recognition.transcriber import Transcriber
 from speechllm_pl.recognition.transcript import Piece
@@ -47,6 +48,8 @@ def transcribe_stream(transcriber: Transcriber, options: TranscribeOptions) -> N
             elif found.words:
                 pieces.add(clock.now() - found.words[-1].end_seconds)
     print(f"{clock.heard_seconds:.1f} s heard; {words}; {pieces}", file=sys.stderr)
+    if options.relaxed and transcriber.recognizer.stage == "llm":
+        print(f"relaxed: {in_words(transcriber.search.acceptance.rates())}", file=sys.stderr)
     if interruption.asked and name != "-":
         raise KeyboardInterrupt(f"{clock.heard_seconds:.1f} s of {name} were heard")
 

@@ -1,5 +1,6 @@
 """Files of transcripts: their names, which are there already, and their content."""
 
+import json
 import os
 import string
 from collections import Counter
@@ -14,6 +15,9 @@ from speechllm_pl.storage.whole_file import replace_atomically
 FIELDS = ("folder", "name", "suffix")
 """Fields of a template: folder as of `below_given`, name without and suffix of the audio file."""
 
+SOURCES = ".sources.jsonl"
+"""File beside transcripts: pairs of a transcript's path without its suffix and its audio file's, each in a line."""
+
 
 class TranscriptFiles:
     """Output files of each audio file.
@@ -25,19 +29,23 @@ class TranscriptFiles:
         below: path of each audio file as of `below_given`.
 
     Raises:
-        UserError: the template has another field, or gives two audio files one name.
+        UserError: the template has another field, or gives two audio files one name, of which the other may have been
+            transcribed before.
     """
 
     def __init__(self, folder: Path, template: str, formats: Sequence[str], below: Mapping[Path, Path]):
         self.formats = formats
         _check(template)
         self._stems = {path: folder / _filled(template, shorter) for path, shorter in below.items()}
+        self._folder, self._sources = folder, _sources(folder / SOURCES)
         twice = [stem for stem, count in Counter(self._stems.values()).items() if count > 1]
         if twice:
             raise UserError(
                 f"several audio files would be written to {twice[0]}.{formats[0]}: put {{folder}}, {{name}} and"
                 " {suffix} into --output_template, or give them apart and each another --output_dir"
             )
+        for path in below:
+            self._refuse_anothers(path)
 
     def of(self, path: Path) -> list[Path]:
         """Output files of an audio file."""
@@ -49,20 +57,49 @@ class TranscriptFiles:
         changed = path.stat().st_mtime
         return all(file.is_file() and file.stat().st_mtime >= changed for file in self.of(path))
 
+    def _refuse_anothers(self, path: Path) -> None:
+        """Refuse an audio file if there are transcripts in its place that are another's."""
+        stem, own = self._stems[path], os.path.realpath(path)
+        source = self._sources.get(os.path.relpath(stem, self._folder), own)
+        there = [file for suffix in FORMATS if (file := stem.with_name(f"{stem.name}.{suffix}")).exists()]
+        if source != own and there:
+            raise UserError(
+                f"{there[0]} is the transcript of {source}, not of {path}: give another --output_dir, or both in one"
+                f" command; if the audio was moved, delete {self._folder / SOURCES}"
+            )
+
+    def _note_source(self, path: Path) -> None:
+        """Add the audio file to those of the folder; several processes may do so at a time."""
+        name, source = os.path.relpath(self._stems[path], self._folder), os.path.realpath(path)
+        if self._sources.get(name) != source:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with (self._folder / SOURCES).open("ab", buffering=0) as file:
+                file.write(f"{json.dumps([name, source])}\n".encode())
+
     def write(self, path: Path, transcript: Transcript, recording: str) -> None:
         """Write them with the name of the recording, each whole or not at all.
 
         Raises:
             UserError: one cannot be written.
         """
-        for suffix, target in zip(self.formats, self.of(path), strict=True):
-            try:
+        target = self._folder / SOURCES
+        try:
+            self._note_source(path)
+            for suffix, target in zip(self.formats, self.of(path), strict=True):
                 with replace_atomically(target) as file:
                     for part in FORMATS[suffix](transcript, str(path), recording):
                         file.write(part.encode(errors="backslashreplace"))
-            except OSError as error:
-                remedy = "free space, or give another --output_dir"
-                raise UserError(f"{target} cannot be written ({error.strerror}): {remedy}") from error
+        except OSError as error:
+            remedy = "free space, or give another --output_dir"
+            raise UserError(f"{target} cannot be written ({error.strerror}): {remedy}") from error
+
+
+def _sources(path: Path) -> dict[str, str]:
+    """Audio file of each transcript in a folder, as far as they were noted."""
+    try:
+        return dict(map(json.loads, path.read_bytes().splitlines())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged: delete it, or give another --output_dir") from error
 
 
 def _check(template: str) -> None:

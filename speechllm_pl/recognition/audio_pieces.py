@@ -6,14 +6,13 @@ word times. Audio is forgotten when its piece has been handed on: memory does no
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
 from speechllm_pl.core.audio.units import samples_in, seconds_of
 from speechllm_pl.core.ctc_tokenizer import BLANK
-from speechllm_pl.recognition.word_times import Word
 
 PAUSE_SECONDS = 0.24
 """Shortest pause, three frames of 80 ms; stops inside a word are shorter."""
@@ -39,9 +38,6 @@ QUIET = 0.1
 
 OVERLAP_SECONDS = 2.0
 """Length that two pieces share where there is no pause."""
-
-AGREE_SECONDS = 0.3
-"""Largest difference between the times of one word in two pieces."""
 
 Stretch = tuple[int, int]
 """First sample of a pause and the one after its last."""
@@ -203,54 +199,3 @@ def _end_in_a_pause(pauses: Sequence[Stretch], length: int) -> list[int]:
     late = [pause for pause in pauses if sum(pause) >= 2 * LEAST_SHARE * length]
     first, end = max(late, key=lambda pause: pause[1] - pause[0], default=(0, 0))
     return [(first + end) // 2] if end else []
-
-
-def joined(
-    before: Sequence[Word], after: Sequence[Word], start_seconds: float, end_seconds: float
-) -> tuple[list[Word], list[Word]]:
-    """Join the words of two pieces that overlap, so that none is doubled and none lost, and times never decrease.
-
-    Args:
-        before, after: words of either piece, with their times in the recording.
-        start_seconds, end_seconds: the overlap, which is the end of one and the beginning of the other.
-
-    Returns:
-        The words that stay of `before` and of `after`.
-    """
-    kept, left_out = _seam(before, after, start_seconds, end_seconds)
-    first, second = [*before[:kept]], [*after[left_out:]]
-    if first and second and first[-1].end_seconds > second[0].start_seconds:  # two alignments, which may differ
-        edge = max(first[-1].start_seconds, second[0].start_seconds)
-        first[-1] = replace(first[-1], end_seconds=edge)
-        second = [
-            replace(word, start_seconds=max(edge, word.start_seconds), end_seconds=max(edge, word.end_seconds))
-            for word in second
-        ]
-    return first, second
-
-
-def _seam(before: Sequence[Word], after: Sequence[Word], start_seconds: float, end_seconds: float) -> tuple[int, int]:
-    """Find where to join; arguments as of `joined`.
-
-    That is behind the word that both have at the same time, of several at the one nearest the middle of the overlap;
-    without such a word, at the middle itself.
-
-    Returns:
-        Numbers of words to keep of `before`, and to leave out of `after`.
-    """
-    middle = (start_seconds + end_seconds) / 2
-    common = [
-        (abs(one.start_seconds - middle), i, j)
-        for i, one in enumerate(before)
-        for j, other in enumerate(after)
-        if one.text == other.text
-        and abs(one.start_seconds - other.start_seconds) <= AGREE_SECONDS
-        and start_seconds <= one.start_seconds <= end_seconds
-    ]
-    if common:
-        _, i, j = min(common)
-        return i + 1, j + 1
-    kept, left_out = (
-        sum(word.start_seconds + word.end_seconds < 2 * middle for word in words) for words in (before, after)
-    )
-    return kept, left_out

@@ -1,6 +1,6 @@
 """Options of the search for text, apart from the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from speechllm_pl.core.errors import UserError
@@ -53,6 +53,15 @@ class DecodingOptions:
     def asks_llm(self) -> bool:
         """Whether an LLM writes the text, if there is one."""
         return not self.decoder.startswith("ctc")
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether texts may be accepted from the CTC head that are not the LLM's own."""
+        return self.accept_probability is not None or self.accept_entropy is not None
+
+    def exact(self) -> "DecodingOptions":
+        """The same search, not relaxed."""
+        return replace(self, accept_probability=None, accept_entropy=None)
 
     def __post_init__(self) -> None:
         if self.decoder not in get_args(Decoder):

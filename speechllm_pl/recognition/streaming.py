@@ -17,14 +17,8 @@ from torch.nn import functional as F
 from speechllm_pl.core.audio.units import samples_in, seconds_of
 from speechllm_pl.core.ctc_tokenizer import BLANK, ctc_collapse
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.audio_pieces import (
-    AGREE_SECONDS,
-    MARGIN_SECONDS,
-    QUIET,
-    AudioPiece,
-    Rest,
-    Stretch,
-)
+from speechllm_pl.recognition.audio_pieces import MARGIN_SECONDS, QUIET, AudioPiece, Rest, Stretch
+from speechllm_pl.recognition.seams import AGREE_SECONDS
 from speechllm_pl.recognition.transcriber import Transcriber
 from speechllm_pl.recognition.transcript import Piece
 from speechllm_pl.recognition.word_times import Word, word_times
@@ -145,12 +139,11 @@ class _Stream:
                 end = (end + seconds_of(self._rest.start)) / 2
             yield from self._heard.until(words, end)
             piece = self._transcriber.piece(audio, self._language)
-            if not audio.overlap_seconds:
-                self._written = _FinalWords()
+            self._written.begin(audio.start_seconds)
             final = self._written.until(piece.words, end)
             yield replace(piece, words=tuple(final), text=" ".join(word.text for word in final))
-        if ended and not self._rest.shared:
-            self._heard = _FinalWords()
+        if ended:
+            self._heard.begin(seconds_of(self._rest.start))
 
 
 def _without_quiet_ends(samples: np.ndarray, per_frame: int) -> tuple[int, int]:
@@ -168,11 +161,19 @@ def _without_quiet_ends(samples: np.ndarray, per_frame: int) -> tuple[int, int]:
 
 
 class _FinalWords:
-    """Tells words that follow those that are final, although their times may have moved since."""
+    """Tells words that follow those that are final, although their times may have moved since.
+
+    Words that are final now begin behind the last one before: their times come of another encoding.
+    """
 
     def __init__(self) -> None:
         self._last: Word | None = None
         self._before: list[str] = []
+
+    def begin(self, seconds: float) -> None:
+        """Forget the last final word if the next words come of a piece that begins behind it."""
+        if self._last is not None and self._last.end_seconds <= seconds:
+            self._last = None
 
     def agreed(self, words: Sequence[Word], seconds: float) -> list[Word]:
         """Words that are final now: which end before `seconds`, and which the call before had as well."""
@@ -185,9 +186,15 @@ class _FinalWords:
     def until(self, words: Sequence[Word], seconds: float) -> list[Word]:
         """Words that are final now as their piece ends at `seconds`."""
         self._before = []
-        return self._final([word for word in self._following(words) if _middle(word) < seconds])
+        return self._final([word for word in self._following(words) if word.middle_seconds < seconds])
 
     def _final(self, words: list[Word]) -> list[Word]:
+        if self._last is not None:
+            edge = self._last.end_seconds
+            words = [
+                replace(word, start_seconds=max(edge, word.start_seconds), end_seconds=max(edge, word.end_seconds))
+                for word in words
+            ]
         self._last = words[-1] if words else self._last
         return words
 
@@ -200,8 +207,4 @@ class _FinalWords:
         same = [place for place, word in enumerate(words) if word.text == last.text and moved[place] <= AGREE_SECONDS]
         if same:
             return words[min(same, key=moved.__getitem__) + 1 :]
-        return [word for word in words if _middle(word) > last.end_seconds]
-
-
-def _middle(word: Word) -> float:
-    return (word.start_seconds + word.end_seconds) / 2
+        return [word for word in words if word.middle_seconds > last.end_seconds]

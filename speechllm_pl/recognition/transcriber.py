@@ -9,8 +9,6 @@ with transcriber.recognizer.decoding():
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +19,19 @@ from speechllm_pl.core.audio.units import samples_in
 from speechllm_pl.core.ctc_tokenizer import BLANK
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
-from speechllm_pl.recognition.audio_pieces import AudioPiece, Stretch, joined, pauses_in, pieces
+from speechllm_pl.core.padded import Padded
+from speechllm_pl.recognition.audio_pieces import AudioPiece, Stretch, pauses_in, pieces
 from speechllm_pl.recognition.decoding_options import DecodingOptions, PausesBy, check_lengths
-from speechllm_pl.recognition.guard import GuardLimits, objection
-from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
+from speechllm_pl.recognition.guard import GuardLimits
+from speechllm_pl.recognition.guarded_search import DecidedText, GuardedSearch
+from speechllm_pl.recognition.hypothesis import not_finite
 from speechllm_pl.recognition.kept_memory import keep_few_kernels, return_freed_memory
-from speechllm_pl.recognition.recognizer import Heard, Recognizer
+from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.seams import without_doubled_words
 from speechllm_pl.recognition.silero import SileroPauses
 from speechllm_pl.recognition.speech_check import no_speech
-from speechllm_pl.recognition.transcript import DecodedBy, Piece, Transcript
-from speechllm_pl.recognition.word_times import Word, word_times
+from speechllm_pl.recognition.transcript import Piece, Transcript
+from speechllm_pl.recognition.word_times import word_times
 
 LONGEST_SECONDS = 30.0
 """Longest piece for checkpoints that do not tell how long their training's utterances were."""
@@ -39,9 +40,6 @@ MOST_BATCHES = 8
 """Batches that are read ahead and sorted by length. The first is decoded alone, so that its texts are there soon."""
 
 CTC = DecodingOptions(decoder="ctc")
-RETRY = DecodingOptions(decoder="beam", ctc_weight=0.5)
-"""Search for a text in the place of one that is not believed: of several the one that fits the audio, too."""
-
 NOTHING = np.zeros(0, np.float32)
 
 
@@ -58,23 +56,22 @@ class Source:
     chunks: Iterable[np.ndarray]
 
 
-class _Text(NamedTuple):
-    """Text that was decided on, and how."""
-
-    hypothesis: Hypothesis
-    decoded_by: DecodedBy
-    remark: str = ""
-
-
 @dataclass
 class _Part:
-    """A piece on its way; it has no samples when it has a result."""
+    """A piece on its way. It has samples until it has frames, and these until it has a result.
+
+    Attributes:
+        length: number of samples.
+        frames: `(T, dim)` of the encoder.
+    """
 
     recording: "_Recording"
     samples: np.ndarray
+    length: int
     start_seconds: float
     end_seconds: float
     overlap_seconds: float
+    frames: Tensor | None = None
     result: Piece | None = None
 
 
@@ -102,6 +99,10 @@ class Transcriber:
         limits: limits of the guard; None believes every text of the LLM.
         pauses_by: what finds the pauses at which a recording is divided.
 
+    Attributes:
+        search: search for the text of a piece, which counts what it accepts from the CTC head.
+        silero: detector of pauses, if it is not the CTC head.
+
     Raises:
         UserError: what finds the pauses is not installed.
     """
@@ -117,12 +118,13 @@ class Transcriber:
         pauses_by: PausesBy = "ctc",
     ):
         self.recognizer, self.options, self.limits = recognizer, options, limits
+        self.search = GuardedSearch(recognizer, options, limits)
         check_lengths(longest_seconds, batch_seconds)
         self.longest_seconds = longest_seconds or recognizer.longest_seconds or LONGEST_SECONDS
         self.batch_seconds = batch_seconds
         recognizer.warn_of_ctc_head(options, guarded=limits is not None)
         keep_few_kernels()
-        self._silero = SileroPauses() if pauses_by == "silero" else None
+        self.silero = SileroPauses() if pauses_by == "silero" else None
 
     def transcripts(
         self, sources: Iterable[Source], language: str = UNKNOWN_LANGUAGE
@@ -134,15 +136,13 @@ class Transcriber:
             language: code of the language, for an instruction that names it.
 
         Yields:
-            For each source in order its transcript, or the error for which it has none.
+            For each source in order its transcript, or the error for which it has none, as soon as it is known.
         """
         waiting: deque[_Recording] = deque()
         for batch in self._batches(self._parts(sources, waiting)):
             self._decode(batch, language)
             while waiting and waiting[0].is_done():
                 yield _result(waiting.popleft(), language)
-        for recording in waiting:
-            yield _result(recording, language)
 
     def piece(self, audio: AudioPiece, language: str = UNKNOWN_LANGUAGE) -> Piece:
         """Decode a piece by itself, inside `recognizer.decoding()`.
@@ -159,51 +159,57 @@ class Transcriber:
         assert part.result is not None
         return part.result
 
-    def _parts(self, sources: Iterable[Source], waiting: deque[_Recording]) -> Iterator[_Part]:
-        """Parts of all recordings in order; the recordings are added to `waiting` when they are begun."""
+    def _parts(self, sources: Iterable[Source], waiting: deque[_Recording]) -> Iterator[_Part | None]:
+        """Parts of all recordings in order, and None behind those of each.
+
+        The recordings are added to `waiting` when they are begun.
+        """
         for source in sources:
             recording = _Recording(source.name)
             waiting.append(recording)
-            before = None
+            before, window = None, _Window(self, source.name)
             try:
-                for audio in pieces(source.chunks, partial(self._pauses, name=source.name), self.longest_seconds):
+                for audio in pieces(source.chunks, window.pauses, self.longest_seconds):
                     if before is not None:
                         yield before
-                    before = self._part(recording, audio)
+                    before = self._part(recording, audio, window.frames_of(audio))
             except UserError as error:
                 recording.error, before = error, None
             recording.ended = True  # before its last part goes, so that nobody waits for more
             if before is not None:
                 yield before
+            yield None
 
-    def _part(self, recording: _Recording, audio: AudioPiece) -> _Part:
+    def _part(self, recording: _Recording, audio: AudioPiece, frames: Tensor | None = None) -> _Part:
         """Part of a recording, with its result if nothing can be said in it."""
-        part = _Part(recording, audio.samples, audio.start_seconds, audio.end_seconds, audio.overlap_seconds)
-        if audio.silent or self.is_no_speech(audio.samples) or not len(audio.samples):
-            part.samples, part.result = NOTHING, Piece(part.start_seconds, part.end_seconds, "", (), "silence")
+        start, end, length = audio.start_seconds, audio.end_seconds, len(audio.samples)
+        part = _Part(recording, audio.samples, length, start, end, audio.overlap_seconds, frames)
+        if audio.silent or self.is_no_speech(audio.samples) or not length:
+            part.frames, part.result = None, Piece(start, end, "", (), "silence")
+        if part.frames is not None or part.result is not None:
+            part.samples = NOTHING
         recording.parts.append(part)
         return part
 
-    def _pauses(self, samples: np.ndarray, name: str) -> Sequence[Stretch]:
-        if self._silero is not None:
-            return self._silero(samples)
-        return self.pauses(samples, self.log_probs(samples, name))
-
     def pauses(self, samples: np.ndarray, log_probs: Tensor) -> list[Stretch]:
         """Pauses in `(N,)` samples, whose frames have `(T, V)` log probabilities of the CTC head."""
-        return self._silero(samples) if self._silero else pauses_in(log_probs, samples, self.samples_per_frame)
+        return self.silero(samples) if self.silero else pauses_in(log_probs, samples, self.samples_per_frame)
 
     @property
     def samples_per_frame(self) -> int:
         return samples_in(self.recognizer.speech.seconds_per_frame)
 
-    def log_probs(self, samples: np.ndarray, name: str) -> Tensor:
+    def log_probs(self, samples: np.ndarray, name: str, encoded: Padded | None = None) -> Tensor:
         """`(T, V)` log probabilities of the CTC head for `(N,)` samples; the blank is sure if they cannot be speech.
 
+        Args:
+            name: name of the samples in messages.
+            encoded: their frames, if they are known.
+
         Raises:
-            UserError: they are not finite, in which `name` says of what.
+            UserError: they are not finite.
         """
-        heard = self._hear([samples], CTC)
+        heard = self.recognizer.heard_in(encoded or self.encode([samples]), CTC)
         if problem := not_finite([name], heard.hypotheses, "ctc"):
             raise UserError(problem)
         log_probs = heard.logits[0].log_softmax(-1).cpu()
@@ -215,17 +221,24 @@ class Transcriber:
         """Whether `(N,)` samples cannot be speech, if that is asked."""
         return self.limits is not None and no_speech(samples, self.limits.steady_db, self.limits.tone_share) != ""
 
-    def _hear(self, recordings: Sequence[np.ndarray], options: DecodingOptions) -> Heard:
+    @torch.no_grad()
+    def encode(self, recordings: Sequence[np.ndarray]) -> Padded:
+        """Compute `(B, T, dim)` frames of the encoder for `(N,)` samples each."""
+        waveforms = _padded([torch.from_numpy(samples) for samples in recordings])
         device = self.recognizer.device
-        waveforms = pad_sequence([torch.from_numpy(samples) for samples in recordings], batch_first=True)
-        lengths = torch.tensor([len(samples) for samples in recordings])
-        return self.recognizer.hear(waveforms.to(device), lengths.to(device), options)
+        return self.recognizer.speech.encode(Padded(waveforms.values.to(device), waveforms.lengths.to(device)))
 
-    def _batches(self, parts: Iterable[_Part]) -> Iterator[list[_Part]]:
-        """Group parts of similar lengths, reading a growing number of batches ahead."""
+    def _batches(self, parts: Iterable[_Part | None]) -> Iterator[list[_Part]]:
+        """Group parts of similar lengths, reading a growing number of batches ahead.
+
+        A recording's end gives an empty batch: it may have had no part that must be decoded.
+        """
         pool: list[_Part] = []
         limit, held = self.batch_seconds, 0.0
         for part in parts:
+            if part is None:
+                yield []
+                continue
             if part.result is not None:
                 continue
             pool.append(part)
@@ -241,8 +254,8 @@ class Transcriber:
         limit = samples_in(self.batch_seconds)
         places = {id(part): place for place, part in enumerate(pool)}
         batches: list[list[_Part]] = []
-        for part in sorted(pool, key=lambda part: len(part.samples)):
-            if batches and len(part.samples) * (len(batches[-1]) + 1) <= limit:
+        for part in sorted(pool, key=lambda part: part.length):
+            if batches and part.length * (len(batches[-1]) + 1) <= limit:
                 batches[-1].append(part)
             else:
                 batches.append([part])
@@ -250,56 +263,29 @@ class Transcriber:
 
     def _decode(self, batch: list[_Part], language: str) -> None:
         """Give each part of a batch its result, or its recording an error."""
-        heard = self._hear([part.samples for part in batch], self.options)
-        texts = self._texts(heard, language)
+        if not batch:
+            return
+        heard = self.recognizer.heard_in(self._encoded(batch), self.options)
+        texts = self.search(heard, language)
         log_probs = heard.logits.log_softmax(-1).cpu()
         for part, text, row, frames in zip(batch, texts, log_probs, heard.frames.tolist(), strict=True):
-            part.samples = NOTHING
+            part.frames = None
             system = "llm" if text.decoded_by.startswith("llm") else "ctc"
             if problem := not_finite([part.recording.name], [text.hypothesis], system):
                 part.recording.error = UserError(problem)
             part.result = self._piece(part, text, row[:frames])
 
-    def _texts(self, heard: Heard, language: str) -> list[_Text]:
-        """Decide on a text for each utterance of a batch."""
-        texts = [_Text(found, "ctc" if found.text else "silence") for found in heard.hypotheses]
-        if heard.audio is None:
-            return texts
-        asked = [i for i, found in enumerate(heard.hypotheses) if found.finite and (found.text or not self.limits)]
-        reasons: dict[int, str] = {}
-        for decoded_by, options in self._attempts():
-            if not asked:
-                break
-            written = self.recognizer.write(heard.rows(asked), [language] * len(asked), options)
-            doubted = []
-            for i, hypothesis in zip(asked, written, strict=True):
-                why = self._objection(hypothesis, heard.hypotheses[i])
-                if why:
-                    reasons.setdefault(i, why)
-                    doubted.append(i)
-                else:
-                    taken = options.accept_entropy is not None and not hypothesis.passes  # without asking the LLM
-                    by = "ctc" if taken or hypothesis.by_ctc else decoded_by
-                    texts[i] = _Text(hypothesis, by, reasons.get(i, "") or _cut_short(hypothesis))
-            asked = doubted
-        for i in asked:
-            texts[i] = texts[i]._replace(remark=reasons[i])
-        return texts
+    def _encoded(self, batch: list[_Part]) -> Padded:
+        """Frames of a batch; the encoder is asked only about parts that have none."""
+        unknown = [part for part in batch if part.frames is None]
+        if unknown:
+            encoded = self.encode([part.samples for part in unknown])
+            for part, frames, count in zip(unknown, encoded.values, encoded.lengths.tolist(), strict=True):
+                part.frames, part.samples = frames[:count], NOTHING
+        frames = _padded([part.frames for part in batch if part.frames is not None])
+        return Padded(frames.values, frames.lengths.to(frames.values.device))
 
-    def _attempts(self) -> Iterator[tuple[DecodedBy, DecodingOptions]]:
-        """Searches in the order in which they are tried."""
-        yield "llm", self.options
-        yield "llm-retried", replace(RETRY, max_new_tokens=self.options.max_new_tokens)
-
-    def _objection(self, hypothesis: Hypothesis, heard: Hypothesis) -> str:
-        if self.limits is None or not hypothesis.finite:
-            return ""
-        most = self.options.max_new_tokens
-        if most is not None and hypothesis.num_tokens >= most and not hypothesis.looped:  # cut short as it was told
-            return ""
-        return objection(hypothesis, heard, self.limits)
-
-    def _piece(self, part: _Part, text: _Text, log_probs: Tensor) -> Piece:
+    def _piece(self, part: _Part, text: DecidedText, log_probs: Tensor) -> Piece:
         start, seconds = part.start_seconds, part.end_seconds - part.start_seconds
         per_frame = self.recognizer.speech.seconds_per_frame
         found = word_times(log_probs, text.hypothesis.text, self.recognizer.tokenizer, per_frame, seconds)
@@ -310,31 +296,39 @@ class Transcriber:
         return Piece(start, part.end_seconds, text.hypothesis.text, tuple(words), text.decoded_by, text.remark)
 
 
-def _cut_short(hypothesis: Hypothesis) -> str:
-    if not hypothesis.truncated:
-        return ""
-    return "the text was ended in a loop" if hypothesis.looped else "the text met its length cap and may be cut short"
+class _Window:
+    """Finds the pauses of a recording, window by window.
+
+    Args:
+        name: name of the recording in messages.
+    """
+
+    def __init__(self, transcriber: Transcriber, name: str):
+        self._transcriber, self._name = transcriber, name
+        self._length, self._frames = 0, None  # of the last window
+
+    def pauses(self, samples: np.ndarray) -> Sequence[Stretch]:
+        """Pauses in the `(N,)` samples of the next window."""
+        transcriber = self._transcriber
+        if transcriber.silero is not None:
+            return transcriber.silero(samples)
+        encoded = transcriber.encode([samples])
+        self._length, self._frames = len(samples), encoded.values[0]
+        return transcriber.pauses(samples, transcriber.log_probs(samples, self._name, encoded))
+
+    def frames_of(self, audio: AudioPiece) -> Tensor | None:
+        """`(T, dim)` frames of a piece, which are known if it is the last window as it was."""
+        return self._frames if len(audio.samples) == self._length else None
+
+
+def _padded(rows: list[Tensor]) -> Padded:
+    """Rows of different lengths in a batch, with zeros behind them."""
+    return Padded(pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows]))
 
 
 def _result(recording: _Recording, language: str) -> Transcript | UserError:
     if recording.error is not None:
         return recording.error
-    found: list[Piece] = []
-    for part in recording.parts:
-        piece = part.result
-        assert piece is not None
-        if part.overlap_seconds and found:
-            found[-1], piece = _joined(found[-1], piece, part.overlap_seconds)
-        found.append(piece)
-    seconds = found[-1].end_seconds
-    return Transcript(seconds, None if language == UNKNOWN_LANGUAGE else language, tuple(found))
-
-
-def _joined(before: Piece, after: Piece, overlap_seconds: float) -> tuple[Piece, Piece]:
-    """Two pieces that overlap, without the words that both have."""
-    words = joined(before.words, after.words, after.start_seconds, after.start_seconds + overlap_seconds)
-    return _with_words(before, words[0]), _with_words(after, words[1])
-
-
-def _with_words(piece: Piece, words: list[Word]) -> Piece:
-    return replace(piece, words=tuple(words), text=" ".join(word.text for word in words))
+    found = [part.result for part in recording.parts if part.result is not None]
+    found = without_doubled_words(found, [part.overlap_seconds for part in recording.parts])
+    return Transcript(found[-1].end_seconds, None if language == UNKNOWN_LANGUAGE else language, tuple(found))

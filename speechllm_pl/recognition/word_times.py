@@ -33,6 +33,10 @@ class Word:
     confidence: float
     aligned: bool
 
+    @property
+    def middle_seconds(self) -> float:
+        return (self.start_seconds + self.end_seconds) / 2
+
 
 def word_times(
     log_probs: Tensor, text: str, tokenizer: CtcTokenizer, seconds_per_frame: float, seconds: float

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
@@ -32,9 +33,10 @@ class Listener(Recognizer):
         self.alive: list[int] = []  # of the batches so far, at each
         self.dtypes: list[torch.dtype] = []
 
-    speech = cast(Any, SimpleNamespace(seconds_per_frame=0.08))
+    speech = cast(Any, SimpleNamespace(seconds_per_frame=0.08, encode=lambda waveforms: waveforms))
 
-    def hear(self, waveforms: Tensor, lengths: Tensor, options: DecodingOptions = DecodingOptions()) -> Heard:  # noqa: B008
+    def heard_in(self, encoded: Padded, options: DecodingOptions = DecodingOptions()) -> Heard:  # noqa: B008 (frozen)
+        waveforms, lengths = encoded
         if options.decoder == "ctc":  # the search for pauses, of which there are none
             sound = torch.tensor([0.0, 1.0]).expand(len(lengths), 1, 2)
             return Heard(sound, torch.ones_like(lengths), [Hypothesis("")] * len(lengths), None)

@@ -117,6 +117,55 @@ def test_where_ctc_is_sure_the_llm_is_not_asked(speechllm, checkpoint: Path, cor
     assert (never["llm_passes"], always["llm_passes"]) == (0, greedy["llm_passes"])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--decoder", "speculative", "--accept-probability", "0"),
+        ("--accept-entropy", "99"),
+        ("--decoder", "speculative", "--accept-probability", "0", "--accept-entropy", "0.001"),
+    ],
+)
+def test_a_relaxed_search_stands_beside_the_exact_one(
+    speechllm, checkpoint: Path, corpus: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    cuts = corpus / "train.jsonl.gz"
+    searches = {"relaxed": options, "exact": tuple(options[:2]) if options[0] == "--decoder" else ()}
+    done, scores, rows = {}, {}, {}
+    for name, given in searches.items():
+        output = tmp_path / name
+        done[name] = speechllm("evaluate", "--checkpoint", checkpoint, "--cuts", cuts, "--output", output, *given)
+        assert done[name].status == 0, done[name].err
+        scores[name] = json.loads((output / "scores.json").read_text())["llm"]
+        rows[name] = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
+    relaxed, exact = scores["relaxed"], scores["exact"]
+    assert rows["relaxed"] != rows["exact"] or "0.001" in options
+    assert "exact" not in exact
+    rates = {key: relaxed["exact"][key] for key in ("llm_passes", "drafted", "unasked")}
+    assert rates == {key: exact[key] for key in rates}
+    assert relaxed["exact"]["wer"] == exact["average"]["wer"]
+    assert relaxed["wer_change"] == pytest.approx(relaxed["average"]["wer"] - exact["average"]["wer"])
+    assert relaxed["speedup"] == pytest.approx(relaxed["rtfx"] / relaxed["exact"]["rtfx"])
+    assert relaxed["unasked"] == (1.0 if "99" in options else 0.0)
+    for name, value in zip(options[::2], options[1::2], strict=True):
+        if name != "--decoder":
+            assert f", {name[2:].replace('-', '_')} {value}, " in done["relaxed"].out
+    shown = [line for line in done["relaxed"].out.splitlines() if line.startswith(("llm, exact: ", "llm, relaxed: "))]
+    assert len(shown) == 2
+    assert f"WER {100 * exact['average']['wer']:.2f} %; {exact['llm_passes']:.2f} passes" in shown[0]
+    change = f"({100 * relaxed['wer_change']:+.2f}); {relaxed['llm_passes']:.2f} passes"
+    assert f"WER {100 * relaxed['average']['wer']:.2f} % {change}" in shown[1]
+    assert f"({relaxed['speedup']:.2f} times)" in shown[1]
+    assert "llm, exact" not in done["exact"].out
+
+
+def test_transcribing_tells_what_a_relaxed_search_accepted(speechllm, checkpoint: Path, corpus: Path) -> None:
+    given = ("transcribe", "--checkpoint", checkpoint, "--guard", "false", corpus / "train-4.wav")
+    assert "relaxed" not in speechllm(*given).err
+    told = speechllm(*given, "--accept-entropy", "99").err.splitlines()[-1]
+    assert told.startswith("relaxed: 0.00 passes of the LLM an utterance, ")
+    assert told.endswith(", 100.0 % of texts without asking it")
+
+
 def test_ctc_alone_asks_no_llm(speechllm, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
     cuts, texts = corpus / "train.jsonl.gz", {}
     for decoder in ("greedy", "ctc"):

@@ -9,6 +9,7 @@ import pytest
 from conftest import SPLITS
 from listener import Listener
 
+from speechllm_pl.apps.transcript_files import SOURCES
 from speechllm_pl.recognition.formats import FORMATS
 
 
@@ -141,7 +142,9 @@ def written(speechllm, recordings: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Files in a folder, but for the note of their sources."""
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != SOURCES)
+    return sorted(str(path.relative_to(folder)) for path in found)
 
 
 def test_every_audio_file_has_files_of_its_own(written, tmp_path: Path) -> None:
@@ -277,6 +280,29 @@ def test_files_that_differ_in_their_suffix_are_refused_with_a_remedy_that_loses_
     assert names(tmp_path / "out") == ["x-flac.txt", "x-wav.txt"]
     printed, _ = of_one_name("--format", "ctm", **both)
     assert {line.split()[0] for line in printed.out.splitlines()} == {"x.wav", "x.flac"}
+
+
+def test_files_of_one_name_are_kept_apart_in_commands_of_their_own(of_one_name, tmp_path: Path) -> None:
+    """Neither skipped nor overwritten, and each command may be repeated."""
+    _, (first, second) = of_one_name()
+    out = tmp_path / "out"
+    given = ("--output-dir", out)
+    assert of_one_name(*given, files=[first])[0].status == 0
+    for format in ("txt", "json"):
+        refused = of_one_name(*given, "--format", format, files=[second])[0].error()
+        assert f"{out / 'x.txt'} is the transcript of {first}, not of {second}: give another --output_dir" in refused
+        assert f"delete {out / SOURCES}" in refused
+    assert (out / "x.txt").read_text() == "17600 samples\n"
+    done, _ = of_one_name(*given, files=[first.parent / ".." / "a" / "x.wav"])  # the same in other words
+    assert "1 of 1 files are transcribed already" in done.err
+    assert of_one_name(*given, "--output_template", "{name}-2", files=[second])[0].status == 0
+    assert names(out) == ["x-2.txt", "x.txt"]
+    (out / "x.txt").unlink()  # its place is free
+    assert of_one_name(*given, files=[second])[0].status == 0
+    assert (out / "x.txt").read_text() == "12000 samples\n"
+    assert f"is the transcript of {second}" in of_one_name(*given, files=[first])[0].error()
+    (out / SOURCES).write_text("[]\n")
+    assert f"{out / SOURCES} is damaged: delete it" in of_one_name(*given, files=[first])[0].error()
 
 
 def test_ctm_names_each_recording(of_one_name) -> None:

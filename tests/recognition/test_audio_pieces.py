@@ -1,4 +1,4 @@
-"""Pieces of a recording: cut at pauses, none longer than the longest, nothing lost, joined without doubled words."""
+"""Pieces of a recording: cut at pauses, none longer than the longest, nothing lost."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,12 +13,10 @@ from speechllm_pl.recognition.audio_pieces import (
     OVERLAP_SECONDS,
     AudioPiece,
     Stretch,
-    joined,
     long_pause,
     pauses_in,
     pieces,
 )
-from speechllm_pl.recognition.word_times import Word
 
 RATE, SECONDS_PER_FRAME, LONGEST = 16_000, 0.08, 10.0
 FRAME = round(SECONDS_PER_FRAME * RATE)  # samples
@@ -173,55 +171,3 @@ def test_a_short_recording_is_one_piece_and_an_empty_one_too() -> None:
 
 def test_pauses_are_long_by_the_length_of_what_was_trained_on() -> None:
     assert [long_pause(seconds) for seconds in (2, 10, 16, 60)] == pytest.approx([0.4, 0.5, 0.8, 1.0])
-
-
-def words(text: str, start: float, seconds: float = 0.5) -> list[Word]:
-    return [
-        Word(word, start + seconds * place, start + seconds * (place + 0.8), 1.0, aligned=True)
-        for place, word in enumerate(text.split())
-    ]
-
-
-def texts(found: tuple[list[Word], list[Word]]) -> str:
-    return " ".join(word.text for words in found for word in words)
-
-
-def test_words_of_both_pieces_are_neither_doubled_nor_lost() -> None:
-    before, after = words("one two three four five six", 5.0), words("three four five six seven eight", 6.0)
-    assert texts(joined(before, after, 6.0, 8.0)) == "one two three four five six seven eight"
-
-
-def test_words_that_were_cut_off_at_the_edges_do_not_count() -> None:
-    before, after = words("one two three four fi", 5.0), words("ree four five six", 6.0)
-    assert texts(joined(before, after, 6.0, 7.5)) == "one two three four five six"
-
-
-def test_repeated_words_are_joined_by_their_times() -> None:
-    before, after = words("no no no no no no", 5.0), words("no no no no no no", 6.0)
-    found = joined(before, after, 6.0, 8.0)
-    assert texts(found) == "no no no no no no no no"
-    starts = [word.start_seconds for words in found for word in words]
-    assert starts == sorted(starts)
-
-
-def test_without_a_common_word_the_middle_decides() -> None:
-    before, after = words("one two three four", 5.0), words("drei vier five six", 6.0)
-    assert texts(joined(before, after, 6.0, 7.0)) == "one two three vier five six"
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_times_never_decrease_at_a_seam_though_both_alignments_differ(seed: int) -> None:
-    random = np.random.default_rng(seed)
-
-    def aligned(count: int, start: float) -> list[Word]:
-        edges = start + np.cumsum(random.choice([0.02, 0.1, 0.4], 2 * count))
-        names = random.choice(["one", "two"], count)
-        spans = zip(names, edges[::2], edges[1::2], strict=True)
-        return [Word(str(name), start, end, 1.0, aligned=True) for name, start, end in spans]
-
-    before, after = aligned(12, 0.0), aligned(12, 2.0)
-    found = joined(before, after, 2.0, before[-1].end_seconds)
-    times = [edge for words in found for word in words for edge in (word.start_seconds, word.end_seconds)]
-    assert times == sorted(times)
-    same = [word for words in found for word in words if word in before or word in after]
-    assert len(times) / 2 - len(same) <= 4  # only words at the seam are moved

@@ -12,6 +12,7 @@ from conftest import RATE, speak
 from tone_words import ToneRecognizer, sentences, with_pauses
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.recognition.audio_pieces import Stretch
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.hypothesis import Hypothesis
@@ -149,12 +150,70 @@ def test_a_piece_comes_when_its_pause_is_long_and_its_words_before_it() -> None:
 class Wavering(ToneRecognizer):
     """Takes the newest sound for another word while it goes on, for a third of a second."""
 
-    def hear(self, waveforms, lengths, *options) -> Heard:
-        heard = super().hear(waveforms, lengths, *options)
+    def heard_in(self, encoded, *options) -> Heard:
+        heard = super().heard_in(encoded, *options)
         newest = heard.logits[:, -4:]
         if newest[:, -1].argmax() > 0:
             newest[newest.argmax(-1) > 0] = newest[newest.argmax(-1) > 0].roll(1, -1)
         return heard
+
+
+@pytest.mark.parametrize("pause", [0.45, 1.2])
+@pytest.mark.parametrize("count", range(10, 16))
+def test_a_pause_that_is_found_only_behind_the_overlap_doubles_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, pause: float, count: int
+) -> None:
+    """The first piece is from 0 to 5.76 s, the next one begins at 4.26 s, and the pause is between 3.5 and 6.7 s."""
+    find, longest, overlapped = Transcriber.pauses, [0], []
+
+    def deaf_at_first(self: Transcriber, samples: np.ndarray, log_probs: torch.Tensor) -> list[Stretch]:
+        """Finds none up to the first overlap, behind which the running piece is shorter."""
+        if len(samples) < longest[-1]:
+            overlapped.append(len(samples))
+        longest.append(len(samples))
+        return find(self, samples, log_probs) if overlapped else []
+
+    monkeypatch.setattr(Transcriber, "pauses", deaf_at_first)
+    said = " ".join(sentences(20, count)).split()[:35]
+    for offset in (0.0, 0.1, 0.2):
+        del longest[1:], overlapped[:]
+        parts = [np.zeros(round(offset * RATE)), speak(" ".join(said[:count])), np.zeros(round(pause * RATE))]
+        samples = np.concatenate([*parts, speak(" ".join(said[count:]))]).astype(np.float32)
+        words, pieces = streamed(transcriber(), chunks(samples, count))
+        assert text(words).split() == said, offset
+        assert text(pieces).split() == said, offset
+        for given in (words, [word for piece in pieces for word in piece.words]):
+            times = [time for word in given for time in (word.start_seconds, word.end_seconds)]
+            assert times == sorted(times), offset
+
+
+@pytest.mark.parametrize("pause", [0.5, 0.7, 0.9])
+def test_words_that_go_on_for_long_behind_a_pause_come_once(pause: float) -> None:
+    """The pause goes on when it ends its piece, and what is left of it is cut off together with no word."""
+    said = " ".join(sentences(30, 7)).split()[:40]
+    samples = [speak(" ".join(said[:5])), np.zeros(round(pause * RATE), np.float32), speak(" ".join(said[5:]))]
+    words, pieces = streamed(transcriber(), [np.concatenate(samples)])
+    assert text(words).split() == text(pieces).split() == said
+
+
+class Drifting(ToneRecognizer):
+    """Hears words up to two frames late, each encoding another way."""
+
+    def heard_in(self, encoded, *options) -> Heard:
+        heard = super().heard_in(encoded, *options)
+        late = len(self.encoded) * 7 % 3
+        logits = torch.cat([heard.logits[:, :1].expand(-1, late, -1), heard.logits], 1)[:, : heard.logits.shape[1]]
+        return heard._replace(logits=logits, hypotheses=greedy_ctc(logits, heard.frames, self.tokenizer))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_times_of_words_never_decrease_though_encodings_differ(seed: int) -> None:
+    samples = speak(" ".join(sentences(20, seed)))
+    words, pieces = streamed(transcriber(Drifting(longest_seconds=LONGEST)), chunks(samples, seed))
+    for given in (words, [word for piece in pieces for word in piece.words]):
+        times = [time for word in given for time in (word.start_seconds, word.end_seconds)]
+        assert len(times) > 40
+        assert times == sorted(times)
 
 
 def test_words_that_still_change_are_not_given_out() -> None:
@@ -192,7 +251,7 @@ def test_neither_memory_nor_encodings_grow_with_the_length() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] <= 1.05 * peaks[0]
-    assert recognizer.longest_heard <= LONGEST * RATE
+    assert max(map(max, recognizer.encoded)) <= LONGEST * RATE
 
 
 def test_logits_that_are_not_finite_are_an_error_that_names_the_time() -> None:
@@ -203,8 +262,8 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_time() -> None:
 
 def test_a_ctc_head_that_is_not_finite_is_an_error_and_no_silence() -> None:
     class Broken(ToneRecognizer):
-        def hear(self, waveforms, lengths, *options) -> Heard:
-            heard = super().hear(waveforms, lengths, *options)
+        def heard_in(self, encoded, *options) -> Heard:
+            heard = super().heard_in(encoded, *options)
             logits = torch.full_like(heard.logits, float("nan"))
             return heard._replace(logits=logits, hypotheses=greedy_ctc(logits, heard.frames, self.tokenizer))
 

@@ -13,7 +13,9 @@ from tone_words import Llm, ToneRecognizer, sentences, with_pauses
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.recognition.audio_pieces import Stretch
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.guard import GuardLimits
@@ -60,7 +62,7 @@ def test_a_long_recording_has_the_text_of_its_utterances(tones: ToneRecognizer, 
     (found,) = transcripts(tones, samples)
     assert found.text == " ".join(texts)
     check(found, samples)
-    assert tones.longest_heard <= LONGEST * RATE
+    assert max(map(max, tones.encoded)) <= LONGEST * RATE
     assert {piece.decoded_by for piece in found.pieces} == {"llm", "silence"}
 
 
@@ -73,6 +75,33 @@ def test_speech_without_a_pause_is_neither_doubled_nor_lost(tones: ToneRecognize
     assert len(samples) > 5 * longest * RATE
     assert found.text == " ".join(texts)
     check(found, samples)
+
+
+@pytest.mark.parametrize("pause", [0.45, 1.2])
+def test_a_pause_that_only_the_second_of_two_pieces_finds_doubles_and_loses_nothing(
+    tones: ToneRecognizer, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    """The first window is from 0 to 6 s, the next one begins at 4.5 s, and the pause is between 3.5 and 7 s."""
+    find = Transcriber.pauses
+    searched: list[int] = []
+
+    def deaf_at_first(self: Transcriber, samples: np.ndarray, log_probs: torch.Tensor) -> list[Stretch]:
+        searched.append(len(samples))
+        return find(self, samples, log_probs) if len(searched) > 1 else []
+
+    monkeypatch.setattr(Transcriber, "pauses", deaf_at_first)
+    divided = 0
+    for words in range(10, 18):  # each of 0.35 s
+        said = " ".join(sentences(20, words)).split()[:35]
+        for offset in (0.0, 0.1, 0.2):
+            searched.clear()
+            parts = [np.zeros(round(offset * RATE)), speak(" ".join(said[:words])), np.zeros(round(pause * RATE))]
+            samples = np.concatenate([*parts, speak(" ".join(said[words:]))]).astype(np.float32)
+            (found,) = transcripts(tones, samples)
+            assert found.text.split() == said, (words, offset)
+            check(found, samples)
+            divided += found.pieces[1].end_seconds < LONGEST
+    assert divided > 5
 
 
 def test_times_are_those_of_the_tones(tones: ToneRecognizer) -> None:
@@ -147,6 +176,51 @@ def test_texts_are_there_before_all_is_read(tones: ToneRecognizer) -> None:
     assert read <= 10
 
 
+def test_what_is_known_is_given_before_the_next_recording_is_read(tones: ToneRecognizer) -> None:
+    """Silence, an error and nothing at all wait for no batch, unless a recording before them does."""
+    given: list[str] = []
+    seen: list[list[str]] = []
+
+    def torn() -> Iterator[np.ndarray]:
+        yield speak("one")
+        raise UserError("torn")
+
+    def sources() -> Iterator[Source]:
+        silence = np.zeros(2 * RATE, np.float32)
+        for name, chunks in (
+            ("silence", [silence]),
+            ("torn", torn()),
+            ("nothing", []),
+            ("speech", [speak("two")]),
+            ("later silence", [silence]),
+        ):
+            yield Source(name, chunks)
+            seen.append([*given])
+
+    for found in Transcriber(tones, limits=TONES_MAY_BE_WORDS).transcripts(sources()):
+        given.append(str(found) if isinstance(found, UserError) else found.text)
+    assert seen == [[""], ["", "torn"], ["", "torn", ""], ["", "torn", ""], ["", "torn", ""]]
+    assert given == ["", "torn", "", "two", ""]
+
+
+@pytest.mark.parametrize("batch_seconds", [1.0, 500.0])
+def test_only_what_was_cut_is_encoded_twice(tones: ToneRecognizer, batch_seconds: float) -> None:
+    """The search for pauses encodes every recording; its frames are decoded where it is one piece."""
+    short = [speak(text) for text in sentences(12, 0)]
+    alone = transcripts(tones, *short, batch_seconds=batch_seconds)
+    assert tones.encoded == [[len(samples)] for samples in short]
+    tones.encoded.clear()
+    cut = np.concatenate([speak("one two"), np.zeros(RATE, np.float32), speak("three")])
+    whole = speak(" ".join(sentences(1, 1, most_words=6) * 5))  # without a pause: its windows are pieces
+    found = transcripts(tones, *short, cut, whole, batch_seconds=batch_seconds)
+    assert found[: len(short)] == alone
+    assert [piece.text for piece in found[-2].pieces] == ["one two", "", "three"]
+    pieces = [round((p.end_seconds - p.start_seconds) * RATE) for p in found[-1].pieces]
+    again = [round((p.end_seconds - p.start_seconds) * RATE) for p in found[-2].pieces if p.text]
+    once = [*map(len, short), len(cut), *pieces]
+    assert sorted(length for batch in tones.encoded for length in batch) == sorted([*once, *again])
+
+
 def test_memory_does_not_grow_with_the_length(tones: ToneRecognizer) -> None:
     part = with_pauses(sentences(8, 0), 0, most=1.0)
     transcriber = Transcriber(tones, batch_seconds=2.0, limits=TONES_MAY_BE_WORDS)
@@ -195,8 +269,8 @@ def test_tones_are_no_words_even_if_the_ctc_head_hears_some(tones: ToneRecognize
 class Imaginative(ToneRecognizer):
     """Hears a word in every tenth frame, whatever the sound."""
 
-    def hear(self, waveforms: torch.Tensor, lengths: torch.Tensor, *options: DecodingOptions) -> Heard:
-        heard = super().hear(waveforms, lengths, *options)
+    def heard_in(self, encoded: Padded, *options: DecodingOptions) -> Heard:
+        heard = super().heard_in(encoded, *options)
         heard.logits[:, ::10, self.classes[0]] = 20.0
         return heard._replace(hypotheses=greedy_ctc(heard.logits, heard.frames, self.tokenizer))
 
@@ -323,8 +397,8 @@ def test_text_from_logits_that_are_not_finite_is_an_error() -> None:
 class Overflowing(ToneRecognizer):
     """Has logits that are not finite for all that has a four in it, as half precision may have."""
 
-    def hear(self, waveforms: torch.Tensor, lengths: torch.Tensor, *options: DecodingOptions) -> Heard:
-        heard = super().hear(waveforms, lengths, *options)
+    def heard_in(self, encoded: Padded, *options: DecodingOptions) -> Heard:
+        heard = super().heard_in(encoded, *options)
         four = self.classes[WORDS.index("four")]
         heard.logits[(heard.logits.argmax(-1) == four).any(-1)] = float("nan")
         return heard._replace(hypotheses=greedy_ctc(heard.logits, heard.frames, self.tokenizer))

@@ -8,9 +8,10 @@ from typing import Any, cast
 import numpy as np
 import torch
 from conftest import RATE, WORDS, speak, train_tokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.speech_llm import Audio
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc
 from speechllm_pl.recognition.decoding_options import DecodingOptions
@@ -42,11 +43,11 @@ class ToneRecognizer(Recognizer):
         llm: LLM of stage 2.
 
     Attributes:
-        batches: seconds of the recordings in each batch that the LLM was asked about.
+        batches: texts of the CTC head in each batch that the LLM was asked about.
+        encoded: lengths of the recordings in each batch that the encoder was given.
     """
 
     stage = "llm"
-    speech = cast(Any, SimpleNamespace(seconds_per_frame=FRAME / RATE))
     device = torch.device("cpu")
 
     def __init__(self, llm: Llm = faithful, longest_seconds: float | None = None):
@@ -54,13 +55,22 @@ class ToneRecognizer(Recognizer):
         super().__init__(cast(Any, nn.Identity()), tokenizer)
         self.llm, self.longest_seconds = llm, longest_seconds
         self.batches: list[list[str]] = []
-        self.longest_heard = 0
+        self.encoded: list[list[int]] = []
         self.classes = torch.tensor(tokenizer.encode(" ".join(WORDS)))
 
-    def hear(self, waveforms: Tensor, lengths: Tensor, options: DecodingOptions = DecodingOptions()) -> Heard:  # noqa: B008
-        self.longest_heard = max(self.longest_heard, waveforms.shape[1])
-        missing = -waveforms.shape[1] % FRAME
-        frames = nn.functional.pad(waveforms, (0, missing)).unflatten(1, (-1, FRAME))  # (B, T, FRAME)
+    @property
+    def speech(self) -> Any:
+        return SimpleNamespace(seconds_per_frame=FRAME / RATE, encode=self._encode)
+
+    def _encode(self, waveforms: Padded) -> Padded:
+        """Samples in frames, `(B, T, FRAME)`."""
+        self.encoded.append(waveforms.lengths.tolist())
+        missing = -waveforms.values.shape[1] % FRAME
+        frames = nn.functional.pad(waveforms.values, (0, missing)).unflatten(1, (-1, FRAME))
+        return Padded(frames, -(-waveforms.lengths // FRAME))
+
+    def heard_in(self, encoded: Padded, options: DecodingOptions = DecodingOptions()) -> Heard:  # noqa: B008
+        frames, counts = encoded
         frequencies = torch.tensor([250 * 1.5**number for number in range(len(WORDS))])
         waves = torch.exp(2j * torch.pi * frequencies[:, None] * torch.arange(FRAME) / RATE)
         amplitudes = 2 * (frames.to(waves.dtype) @ waves.T).abs() / FRAME  # (B, T, words)
@@ -70,7 +80,6 @@ class ToneRecognizer(Recognizer):
         pure = most.square() / 2 > 0.4 * frames.square().mean(-1)
         heard = (most > LOUD) & pure
         logits[heard] = logits[heard].scatter(1, self.classes[best[heard]][:, None], 10.0)
-        counts = -(-lengths // FRAME)
         hypotheses = greedy_ctc(logits, counts, self.tokenizer)
         return Heard(logits, counts, hypotheses, Audio(frames, counts, frames, counts))
 

@@ -1,0 +1,91 @@
+"""Search for the LLM's texts under the guard: a doubted one is asked for again, and then the CTC head is believed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+from speechllm_pl.recognition.acceptance import Acceptance
+from speechllm_pl.recognition.decoding_options import DecodingOptions
+from speechllm_pl.recognition.guard import GuardLimits, objection
+from speechllm_pl.recognition.hypothesis import Hypothesis
+from speechllm_pl.recognition.recognizer import Heard, Recognizer
+from speechllm_pl.recognition.transcript import DecodedBy
+
+RETRY = DecodingOptions(decoder="beam", ctc_weight=0.5)
+"""Search for a text in the place of one that is not believed: of several the one that fits the audio, too."""
+
+
+class DecidedText(NamedTuple):
+    """Text that was decided on, and how."""
+
+    hypothesis: Hypothesis
+    decoded_by: DecodedBy
+    remark: str = ""
+
+
+class GuardedSearch:
+    """Decides on the text of each utterance.
+
+    Args:
+        recognizer: model and tokenizers.
+        options: search for the LLM's text.
+        limits: limits of the guard; None believes every text of the LLM.
+
+    Attributes:
+        acceptance: counts of the first texts of all utterances so far.
+    """
+
+    def __init__(self, recognizer: Recognizer, options: DecodingOptions, limits: GuardLimits | None):
+        self.recognizer, self.options, self.limits = recognizer, options, limits
+        self.acceptance = Acceptance()
+
+    def __call__(self, heard: Heard, language: str) -> list[DecidedText]:
+        """Decide on a text for each utterance of a batch.
+
+        Args:
+            language: code of the language, for an instruction that names it.
+        """
+        texts = [DecidedText(found, "ctc" if found.text else "silence") for found in heard.hypotheses]
+        if heard.audio is None:
+            return texts
+        asked = [i for i, found in enumerate(heard.hypotheses) if found.finite and (found.text or not self.limits)]
+        reasons: dict[int, str] = {}
+        for decoded_by, options in self._attempts():
+            if not asked:
+                break
+            written = self.recognizer.write(heard.rows(asked), [language] * len(asked), options)
+            if decoded_by == "llm":
+                self.acceptance += Acceptance.of(written)
+            doubted = []
+            for i, hypothesis in zip(asked, written, strict=True):
+                why = self._objection(hypothesis, heard.hypotheses[i])
+                if why:
+                    reasons.setdefault(i, why)
+                    doubted.append(i)
+                else:
+                    taken = options.accept_entropy is not None and not hypothesis.passes  # without asking the LLM
+                    by = "ctc" if taken or hypothesis.by_ctc else decoded_by
+                    texts[i] = DecidedText(hypothesis, by, reasons.get(i, "") or _cut_short(hypothesis))
+            asked = doubted
+        for i in asked:
+            texts[i] = texts[i]._replace(remark=reasons[i])
+        return texts
+
+    def _attempts(self) -> Iterator[tuple[DecodedBy, DecodingOptions]]:
+        """Searches in the order in which they are tried."""
+        yield "llm", self.options
+        yield "llm-retried", replace(RETRY, max_new_tokens=self.options.max_new_tokens)
+
+    def _objection(self, hypothesis: Hypothesis, heard: Hypothesis) -> str:
+        if self.limits is None or not hypothesis.finite:
+            return ""
+        most = self.options.max_new_tokens
+        if most is not None and hypothesis.num_tokens >= most and not hypothesis.looped:  # cut short as it was told
+            return ""
+        return objection(hypothesis, heard, self.limits)
+
+
+def _cut_short(hypothesis: Hypothesis) -> str:
+    if not hypothesis.truncated:
+        return ""
+    return "the text was ended in a loop" if hypothesis.looped else "the text met its length cap and may be cut short"
