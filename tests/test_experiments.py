@@ -10,16 +10,24 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def averages(tmp_path: Path, target: str, folder: str) -> dict[str, float]:
-    """Run a make target in a fresh copy of the project → each system's average WER."""
+def run_of(tmp_path: Path, target: str, folder: str) -> Path:
+    """Run a make target in a fresh copy of the project → its run folder."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     venv = os.environ.get("VIRTUAL_ENV", ROOT / ".venv")
-    command = ["make", target, f"VENV={venv}", "-o", f"{venv}/installed"]
+    command = ["make", target, f"VENV={venv}", "-o", f"{venv}/installed", "-o", f"{venv}/smollm2"]
     done = subprocess.run(command, cwd=clone, check=False)
     assert done.returncode == 0
-    scores = json.loads((clone / "runs" / folder / "scores.json").read_text())
-    return {system: entry["average"]["wer"] for system, entry in scores.items()}
+    return clone / "runs" / folder
+
+
+def wers(scores: Path) -> dict[str, float]:
+    """Each system's average WER."""
+    return {system: entry["average"]["wer"] for system, entry in json.loads(scores.read_text()).items()}
+
+
+def averages(tmp_path: Path, target: str, folder: str) -> dict[str, float]:
+    return wers(run_of(tmp_path, target, folder) / "scores.json")
 
 
 @pytest.mark.long
@@ -37,3 +45,15 @@ def test_spoken_digits_reach_their_error_rates(
     rates = averages(tmp_path, "fsdd", "fsdd")
     assert rates["ctc"] <= 0.02
     assert rates["llm"] <= 0.02
+
+
+@pytest.mark.long
+def test_smollm2_with_lora_and_ctc_together_is_not_above_ctc(
+    tmp_path: Path, speechllm_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="needs the extra smollm2")
+    monkeypatch.setenv("SPEECHLLM_DATA", str(speechllm_data.resolve()))
+    scores = run_of(tmp_path, "demo-english", "demo_english") / "scores"
+    for corpus in ("spoken_numbers", "fsdd"):
+        ctc, lora = (wers(scores / corpus / system / "scores.json") for system in ("ctc", "lora_r8-joint"))
+        assert lora["llm"] <= ctc["ctc"] <= 0.08

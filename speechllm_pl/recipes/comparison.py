@@ -10,7 +10,7 @@ from speechllm_pl.recipes.preparation import SPOKEN_ENGLISH
 from speechllm_pl.recipes.steps import Step
 
 RANKS = {"0": ("--model.instruction", "six two<|im_start|>six two<|im_end|>"), "8": ()}
-"""Ranks of LoRA, and what stage 2 is told with them: a frozen LLM repeats what it hears once it is shown an example."""
+"""Ranks of LoRA, and settings of stage 2 with them: an example before the audio shows a frozen LLM what to do."""
 RECIPE = ("--model.bridge.stride", "2", "--model.lora_alpha", "16", "--trainer.max_epochs", "4")
 """What stage 2 has other than at size tiny: an LLM of 135 M learns faster than the tiny one, and costs more."""
 SEARCHES = {"greedy": (), "joint": JOINT}
