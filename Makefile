@@ -9,8 +9,8 @@ VENV  = .venv
 JOBS ?= 2
 
 # What is given becomes an option of the same name: SIZE=paper is --size paper. Some may come from the environment.
-OPTIONS = DATA SIZE TRAINER AUGMENT STRIDE LORA_R MASKING RUN CKPT TABLE CORPUS PARTS CODEC PREPARE_ARGS \
-  NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME MEM ARRAY SBATCH_ARGS $(OF_ENVIRONMENT)
+OPTIONS = DATA SIZE TRAINER AUGMENT STRIDE LORA_R MASKING RUN CKPT TEXT TEXT_SHARE TABLE CORPUS PARTS CODEC \
+  PREPARE_ARGS NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME MEM ARRAY SBATCH_ARGS $(OF_ENVIRONMENT)
 OF_ENVIRONMENT = ROOT LLM CTC_RUN LLM_RUN SPLIT MAX_WER OUTPUT NAME FSDD HOURS LANGUAGES VOCAB PIECE JOBS
 given   = $(if $(filter $(1),$(OF_ENVIRONMENT))$(filter-out environment,$(firstword $(origin $(1)))),$(strip $($(1))))
 quote   = '$(subst ','\'',$(1))'
@@ -48,6 +48,7 @@ tokenizer: ## train the CTC tokenizer of DATA (VOCAB pieces)
 llm: ## build and pretrain the tiny LLM on the transcripts of DATA
 pretrain-ctc: ## stage 1: train the encoder with CTC
 finetune: ## stage 2: the LLM learns to listen (STRIDE in encoder frames of 80 ms, LORA_R, MASKING, LLM)
+adapt-text: ## stage 2 goes on with TEXT, sentences without audio, and TEXT_SHARE of them (0.9) beside DATA's audio
 evaluate: ## score CKPT (default: both stages of DATA and SIZE) on SPLIT, on every device (TRAINER=single: one)
 transcribe: ## print what is said in FILES (default checkpoint: stage 2 of DATA and SIZE)
 report: ## one HTML page about RUN (default runs/demo)
@@ -57,9 +58,8 @@ fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
 experiment: ## the same with any DATA, SIZE and LLM, into runs/NAME
 demo-english: ## FSDD and English spoken numbers with SmolLM2, without and with LoRA, into runs/demo_english
 demo-short: ## the demo's whole path in a few minutes, one language, into runs/demo_short; asserts its error rate
-
-RUN_HERE = data shar tokenizer llm pretrain-ctc finetune evaluate transcribe report data-report demo fsdd demo-short \
-  demo-english experiment
+RUN_HERE = data shar tokenizer llm pretrain-ctc finetune adapt-text evaluate transcribe report data-report demo \
+  fsdd demo-short demo-english experiment
 $(RUN_HERE): $(INSTALLED)
 	@$(SPEECHLLM) run $@ $(options) -- $(ARGS) $(if $(filter transcribe,$@),$(FILES))
 

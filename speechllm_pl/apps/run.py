@@ -19,6 +19,7 @@ from speechllm_pl.recipes.slurm import LOGS, Cluster
 from speechllm_pl.recipes.steps import Step, become, carry_out, unfinished
 
 STAGES: dict[str, Stage] = {"pretrain-ctc": "pretrain_ctc", "finetune": "finetune"}
+ADAPTING = "adapt-text"
 PREPARING = {"data": "cuts", "tokenizer": "tokenizer", "shar": "shar"}
 """Targets that prepare data, and their names in `Preparation`."""
 SHORT = {"root": "data/spoken_numbers_short", "hours": "0.5", "languages": "en", "max_wer": "0.25"}
@@ -35,7 +36,10 @@ COMPARISON = "demo-english"
 OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
 """Options that are not passed on to a job."""
 SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
-TARGETS = (*STAGES, "evaluate", "transcribe", "report", "data-report", "llm", *PREPARING, "prepare", *EXPERIMENTS)
+TARGETS = (
+    *(*STAGES, ADAPTING, "evaluate", "transcribe", "report", "data-report", "llm"),
+    *(*PREPARING, "prepare", *EXPERIMENTS),
+)
 
 OPTIONS = {
     "data": "Corpus: a file of conf/data.",
@@ -49,6 +53,8 @@ OPTIONS = {
     "masking": "Share of the text tokens that are hidden in training.",
     "run": "Run folder; without it, it is named after the settings.",
     "ckpt": "Checkpoint to begin with, evaluate or transcribe with; evaluate takes several, with commas.",
+    "text": "Sentences without audio to adapt stage 2 to: a file with one a line, or language<TAB>sentence.",
+    "text_share": "Share of them in an epoch of the adaptation; the rest has audio.",
     "ctc_run": "Run folder of stage 1, where it has a name of its own.",
     "llm_run": "Run folder of stage 2, where it has a name of its own.",
     "split": "Cuts that are evaluated: SPLIT.jsonl.gz of the data.",
@@ -197,8 +203,9 @@ class Target:
         """Recipe of a stage; a given checkpoint and run folder belong to the target's stage."""
         run = self.options.ctc_run if stage == "pretrain_ctc" else self.options.llm_run
         if STAGES.get(self.options.target) == stage:
-            return self.chosen(Recipe, stage=stage, run=self.options.run or run, overrides=self.overrides)
-        return self.chosen(Recipe, stage=stage, run=run, ckpt=None)
+            run = self.options.run or run
+            return self.chosen(Recipe, stage=stage, run=run, text=None, overrides=self.overrides)
+        return self.chosen(Recipe, stage=stage, run=run, ckpt=None, text=None)
 
     @cached_property
     def preparation(self) -> Preparation:
@@ -226,6 +233,8 @@ class Target:
             return self.experiment.report
         if name in STAGES:
             return self.training
+        if name == ADAPTING:
+            return self._adaptation()
         if name == "prepare":
             return self.preparation.tokenizer
         if name == "data" and self.options.part:
@@ -258,6 +267,14 @@ class Target:
         elif self.options.only_needs and llm and not Path(llm, "config.json").is_file():
             needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
         return replace(self.programs.fit(recipe), needs=tuple(needs))
+
+    def _adaptation(self) -> Step:
+        if not self.options.text:
+            raise UserError("adapt-text needs TEXT=<file with one sentence a line> (--text)")
+        ckpt = self.options.ckpt or str(self.recipe("finetune").best)
+        recipe: Recipe = self.chosen(Recipe, stage="finetune", ckpt=ckpt, overrides=self.overrides)
+        making = self.preparation.texts_alone(self.options.text, recipe.texts_alone)
+        return replace(self.programs.fit(recipe), needs=(making,), after=(self.preparation.tokenizer,))
 
     def _evaluation(self) -> Step:
         stages = [self.recipe(stage).best for stage in STAGES.values()]

@@ -45,6 +45,7 @@ from speechllm_pl.training.data_checks import DataChecks
 from speechllm_pl.training.interruption import LastCheckpoints
 from speechllm_pl.training.log_lines import LogLines
 from speechllm_pl.training.probe import LargestBatches
+from speechllm_pl.training.real_frames import MeasureRealFrames
 from speechllm_pl.training.speed import Speed
 from speechllm_pl.training.stage import Stage
 from speechllm_pl.training.whole_dev import WholeDev
@@ -191,7 +192,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
             trainer_defaults={
                 "callbacks": [
                     *(LearningRateMonitor("step"), Speed(), LanguageShares(), Samples(), AugmentationSamples()),
-                    *(DataChecks(), Predictions(), Finished(), LogLines()),
+                    *(DataChecks(), MeasureRealFrames(), Predictions(), Finished(), LogLines()),
                 ],
                 "use_distributed_sampler": False,
                 "reload_dataloaders_every_n_epochs": 1,

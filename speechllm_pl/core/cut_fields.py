@@ -17,6 +17,9 @@ MOST_SAMPLES = 10**12
 INEXACT_SECONDS = 0.1
 """Difference allowed between a recording's duration and its samples, as headers of MP3 files are inexact."""
 
+TEXT_ALONE = "text_alone"
+"""Custom field, true in a cut that is a text without audio."""
+
 TEXTS = ("text", "language", "speaker", "gender")
 """Fields of a supervision that are strings or absent."""
 

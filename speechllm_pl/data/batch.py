@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     seed: int = 0  # of everything random about it, 63 bits: depends on neither rank nor resume
     due: int = 0  # recordings, read or not; augmentation may have made fewer utterances of them
     unread: str = ""  # the last that could not be read: its id, its file, and why
+    simulated: int = 0  # utterances, the last ones, that are text alone: their lengths are those audio would have
 
     def to(self, device: torch.device) -> Self:
         """The batch with its waveforms and lengths on a device; Lightning calls this, too.

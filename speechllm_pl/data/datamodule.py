@@ -199,9 +199,8 @@ class SpeechDataModule(L.LightningDataModule):
     def mixture(self) -> Mixture:
         """Training cuts, and the composition of each epoch."""
         if self._mixture is None:
-            weights = {name: source.weight for name, source in self.train.items()}
             self._mixture = Mixture(
-                self._open_training_cuts(), weights, self.balance, self.seed, self.lanes, self.shuffle_buffer
+                self._open_training_cuts(), self.train, self.balance, self.seed, self.lanes, self.shuffle_buffer
             )
             if self._mixture.from_shards and (told := jumping(self.lanes, self.workers, self._place()[1])):
                 rank_zero_warn(told)
@@ -333,7 +332,8 @@ class SpeechDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
-        dataset = SpeechDataset(self.cuts(split), augmentations, self.seed)
+        texts_alone = split == "train" and self.llm_input is not None
+        dataset = SpeechDataset(self.cuts(split), augmentations, self.seed, texts_alone=texts_alone)
         return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory)
 
     def _read(self, name: str) -> Manifest | SharCuts:

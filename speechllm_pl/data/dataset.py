@@ -9,13 +9,13 @@ from lhotse.cut import Cut
 from torch.utils.data import Dataset
 
 from speechllm_pl.core.audio.units import samples_in
-from speechllm_pl.core.errors import in_one_line
+from speechllm_pl.core.errors import UserError, in_one_line
 from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.notes import Notes, reading
 from speechllm_pl.data.shared_memory import padded
-from speechllm_pl.data.utterance import Utterance, read_utterance
+from speechllm_pl.data.utterance import Utterance, is_text_alone, read_utterance
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,18 @@ class SpeechDataset(Dataset):
         cuts: cuts of the utterances.
         augmentations: augmentations in the order in which they are applied.
         seed: seed of augmentations, together with the epoch and the ids.
+        texts_alone: whether texts without audio may be among them; else they are bad recordings.
     """
 
-    def __init__(self, cuts: Sequence[Cut], augmentations: Sequence[Augmentation] = (), seed: int = 0):
+    def __init__(
+        self,
+        cuts: Sequence[Cut],
+        augmentations: Sequence[Augmentation] = (),
+        seed: int = 0,
+        *,
+        texts_alone: bool = False,
+    ):
+        self.texts_alone = texts_alone
         self.cuts = cuts
         self.augmentations = augmentations
         self.seed = seed
@@ -48,12 +57,16 @@ class SpeechDataset(Dataset):
                 name = cut.id
                 file = _file_of(cut) or file
                 reading(f"{name} ({file})")
+                if is_text_alone(cut) and not self.texts_alone:
+                    raise UserError(f"{name} is a text without audio: only stage 2 trains on it")
                 utterances.append(read_utterance(cut, copy, rows[len(utterances)]))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 log.warning("skipped %s, which cannot be read: %s", name, in_one_line(error))
                 skipped.append(name)
                 unread = f"{name} ({file}): {in_one_line(error)}"
-        utterances = augment(utterances, self.augmentations, self.seed, planned.epoch)
+        alone = [utterance for utterance in utterances if utterance.without_audio]
+        spoken = [utterance for utterance in utterances if not utterance.without_audio]
+        utterances = [*augment(spoken, self.augmentations, self.seed, planned.epoch), *alone]
         reading("")
         read = collate(utterances, skipped)
         return read._replace(seed=planned.seed, due=len(planned.indices), unread=unread)
@@ -77,13 +90,19 @@ def _file_of(cut: Cut) -> str:
 
 
 def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
-    """Make a batch, zero-padded on the right. If nothing could be read it has 0 utterances of 0 samples."""
+    """Make a batch, zero-padded on the right. If nothing could be read it has 0 utterances of 0 samples.
+
+    Args:
+        utterances: texts without audio last.
+        skipped: ids of those that could not be read.
+    """
     recordings = [utterance.samples for utterance in utterances]
     return Batch(
         padded(recordings),
-        torch.tensor(list(map(len, recordings)), dtype=torch.long),
+        torch.tensor([utterance.without_audio or len(utterance.samples) for utterance in utterances], dtype=torch.long),
         texts=[utterance.text for utterance in utterances],
         languages=[utterance.language for utterance in utterances],
         ids=[utterance.id for utterance in utterances],
         skipped=skipped,
+        simulated=sum(utterance.without_audio > 0 for utterance in utterances),
     )

@@ -25,6 +25,7 @@ from lhotse.cut import Cut
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import Cuts
 from speechllm_pl.data.epoch_plan import Draw, EpochBatches
+from speechllm_pl.data.utterance import is_text_alone
 
 PHASE, BEGINNING, ORDER = 2, 3, 4
 """Streams of random numbers: where a group's rounding begins, where in an epoch its first utterance stands, and how a
@@ -38,10 +39,13 @@ class TrainSource:
     Attributes:
         cuts: Path of the manifest or Shar folder, relative to `data.root` unless absolute.
         weight: Weight of its hours, relative to those of the other sources.
+        share: Share of an epoch that it gets, above 0 and below 1, in place of a weight; the other sources divide the
+            rest among them.
     """
 
     cuts: str
     weight: float = 1.0
+    share: float | None = None
 
 
 class Group(NamedTuple):
@@ -111,6 +115,11 @@ class TrainingCuts(Sequence[Cut]):
         """Values of the cuts used, for each source."""
         return [np.delete(known(cuts), rows) for cuts, rows in zip(self.sources.values(), self._left_out, strict=True)]
 
+    def texts_alone(self) -> np.ndarray:
+        """Whether each cut is of a source of texts without audio, whose first cut is one, `(N,)`."""
+        alone = [is_text_alone(cuts[0]) for cuts in self.sources.values()]
+        return np.repeat(alone, np.diff(self._starts))
+
     def members(self, group: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Cuts of a group in the order of the disk, `(n,)` int32, and the shard of each if there are shards."""
         members = np.flatnonzero(self.group_of == group).astype(np.int32)
@@ -170,7 +179,7 @@ class Mixture:
 
     Args:
         cuts: cuts of all sources.
-        weights: weight of each source, by name.
+        sources: weight or share of each source, by name.
         alpha: exponent of the hours of groups, 0 to 1: 1 keeps their proportions, 0 makes them equal.
         seed: seed of the order of utterances.
         lanes: parts into which an epoch read from shards is divided; they are read side by side.
@@ -180,7 +189,7 @@ class Mixture:
     def __init__(
         self,
         cuts: TrainingCuts,
-        weights: Mapping[str, float],
+        sources: Mapping[str, TrainSource],
         alpha: float = 1.0,
         seed: int = 0,
         lanes: int = 1,
@@ -193,7 +202,8 @@ class Mixture:
         self.shuffle_buffer = shuffle_buffer
         self.utterances = np.bincount(cuts.group_of, minlength=len(self.groups))  # (G,)
         self.seconds = np.bincount(cuts.group_of, weights=cuts.durations, minlength=len(self.groups))  # (G,)
-        loads = np.array([weights[group.source] for group in self.groups]) * self.seconds**alpha
+        loads = np.array([sources[group.source].weight for group in self.groups]) * self.seconds**alpha
+        loads = _with_shares(loads, [sources[group.source].share for group in self.groups], self.groups)
         self.shares = loads / loads.sum()  # (G,) of an epoch's seconds
         # Rounded, so that a rate of 1 is one: then each epoch has each utterance exactly once.
         self.rates = (self.shares * self.seconds.sum() / self.seconds).round(12)  # (G,) epochs of a group in an epoch
@@ -262,6 +272,18 @@ class Mixture:
         return rows
 
 
+def _with_shares(loads: np.ndarray, shares: list[float | None], groups: list[Group]) -> np.ndarray:
+    """Scale the `(G,)` loads of sources that have a share of the epoch to it, and those of the others to the rest."""
+    scaled, rest = loads.astype(np.float64), 1.0
+    for source, share in {group.source: share for group, share in zip(groups, shares, strict=True) if share}.items():
+        own = np.array([group.source == source for group in groups])
+        scaled[own] *= share / loads[own].sum()
+        rest -= share
+    others = np.array([share is None for share in shares])
+    scaled[others] *= rest / loads[others].sum() if rest < 1 else 1.0
+    return scaled
+
+
 class Heard:
     """Counts from the plan what a run has heard of each language, so that a resumed run knows it too.
 
@@ -308,4 +330,11 @@ def sources_by_name(train: str | dict[str, str | TrainSource]) -> dict[str, Trai
     for name, source in sources.items():
         if not 0 < source.weight < math.inf:
             raise UserError(f"data.train.{name} has weight {source.weight}: give one above 0, or leave it out")
+        if source.share is not None and not 0 < source.share < 1:
+            raise UserError(
+                f"data.train.{name} has share {source.share}: give one above 0 and below 1, or leave it out"
+            )
+    shares = [source.share for source in sources.values()]
+    if None not in shares or sum(filter(None, shares)) >= 1:
+        raise UserError(f"the shares of data.train {shares} leave nothing for others: leave one of them out")
     return sources

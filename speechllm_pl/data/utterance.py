@@ -12,8 +12,10 @@ from lhotse.cut import Cut, MixedCut
 from speechllm_pl.core.audio.channels import channels_cancel
 from speechllm_pl.core.audio.resampling import steady
 from speechllm_pl.core.audio.sampling_rates import implausible_rate, rate_of_files
-from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.core.audio.units import SAMPLING_RATE, samples_in
+from speechllm_pl.core.cut_fields import TEXT_ALONE
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.data.recording import decoded
 from speechllm_pl.storage.containers import broken_promise, false_rate
 from speechllm_pl.storage.folders import no_file
@@ -25,6 +27,9 @@ os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seco
 lhotse_transforms.get_or_create_resampler = steady(lhotse_transforms.get_or_create_resampler)
 
 
+NO_SAMPLES = np.empty(0, np.float32)
+
+
 class Utterance(NamedTuple):
     """An utterance of N samples with its text."""
 
@@ -34,6 +39,7 @@ class Utterance(NamedTuple):
     language: str  # ISO 639-1, or `und`
     copy: int = 0  # how often the epoch has had it before, where rare languages are heard more often
     drawn: tuple[str, ...] = ()  # what augmentation has done to it, in words
+    without_audio: int = 0  # samples that the audio of a text alone would have
 
 
 def read_utterance(cut: Cut, copy: int = 0, into: np.ndarray | None = None) -> Utterance:
@@ -43,7 +49,15 @@ def read_utterance(cut: Cut, copy: int = 0, into: np.ndarray | None = None) -> U
         UserError: see `read`. Errors of decoders come through as they are.
     """
     supervision = cut.supervisions[0]
-    return Utterance(cut.id, read(cut, into), supervision.text or "", supervision.language or "und", copy)
+    text, language = supervision.text or "", supervision.language or UNKNOWN_LANGUAGE
+    if is_text_alone(cut):
+        return Utterance(cut.id, NO_SAMPLES, text, language, copy, without_audio=samples_in(cut.duration))
+    return Utterance(cut.id, read(cut, into), text, language, copy)
+
+
+def is_text_alone(cut: Cut) -> bool:
+    """Whether a cut is a text without audio, as `data_prep.text_alone` writes them; its duration is an estimate."""
+    return bool((getattr(cut, "custom", None) or {}).get(TEXT_ALONE))
 
 
 def read(cut: Cut, into: np.ndarray | None = None) -> np.ndarray:

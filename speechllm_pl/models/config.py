@@ -93,6 +93,12 @@ class SpeechLlmConfig(CtcConfig):
     """Keep encoder and CTC head as stage 1 left them, without SpecAugment, dropout or stage 1's loss. What then varies
     in training is text masking, LoRA's dropout and `data.augmentations`."""
 
+    freeze_bridge: bool = False
+    """Keep the bridge and the alignment's blank as they are, without the alignment's loss."""
+
+    simulated_wrong: float = 0.05
+    """Share of the tokens of a text without audio whose simulated audio embeddings are those of another token."""
+
     instruction: str = ""
     """Text of the prompt before the audio, which may hold `{language}`."""
 
@@ -127,6 +133,8 @@ class SpeechLlmConfig(CtcConfig):
             raise UserError(
                 f"alignment_classes {self.alignment_classes} is a number of tokens: give 0 for all, or more"
             )
+        if not 0 <= self.simulated_wrong <= 1:
+            raise UserError(f"simulated_wrong {self.simulated_wrong} is a share of tokens: give 0 to 1")
         Prompt(self.instruction)
 
     @property

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.padded import Padded
@@ -14,6 +15,7 @@ from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
 from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, WeightedTerm, ctc_loss, next_token_loss
+from speechllm_pl.models.simulated_audio import RealFrames, simulate
 
 
 class Audio(NamedTuple):
@@ -40,11 +42,15 @@ class SpeechLLM(nn.Module):
         llm: a frozen causal LM. Where its configuration names a `filler_token_id`, a token that it skips in copying,
             the alignment's blank starts at the embedding of that.
         tokens: the LLM's special tokens.
+
+    Attributes:
+        real_frames: what the audio embeddings of texts without audio are drawn from, set from outside.
     """
 
     def __init__(self, config: SpeechLlmConfig, speech: CtcModel, llm: nn.Module, tokens: SpecialTokens):
         super().__init__()
         self.config, self.tokens = config, tokens
+        self.real_frames: RealFrames | None = None
         table = embedding_table(llm)  # (V, D)
         llm_config = cast(Any, llm).config
         self.speech = speech
@@ -59,6 +65,10 @@ class SpeechLLM(nn.Module):
         if config.train_llm:
             self.llm.requires_grad_(True)
         self.speech.head.requires_grad_(config.trains_ctc_head)
+        if config.freeze_bridge:
+            self.projector.requires_grad_(False)
+            if self.alignment is not None:
+                self.alignment.requires_grad_(False)
         if config.freeze_encoder:
             self.speech.requires_grad_(False)
             self.speech.eval()  # Lightning keeps the modes that it finds
@@ -92,7 +102,30 @@ class SpeechLLM(nn.Module):
     def seconds_per_embedding(self) -> float:
         return self.projector.stride * self.speech.seconds_per_frame
 
-    def losses(self, waveforms: Padded, targets: Padded, instruction: Padded, text: Padded) -> dict[str, WeightedTerm]:
+    def listen_or_simulate(self, waveforms: Padded, text: Padded, simulated: int) -> Audio:
+        """Compute the audio embeddings of a batch whose last `simulated` rows are texts without audio.
+
+        Encoder frames are those of the other rows. For these rows waveforms have a length alone, which their embeddings
+        are as many as.
+        """
+        if not simulated:
+            return self.listen(waveforms)
+        if self.real_frames is None:
+            raise UserError("texts without audio must be a source of their own in data.train, beside one with audio")
+        spoken = len(waveforms.lengths) - simulated
+        lengths = embedding_lengths(self.config, waveforms.lengths[spoken:])
+        alone = Padded(text.values[spoken:], text.lengths[spoken:])
+        made = simulate(alone, lengths, self.text_embeddings, self.real_frames, self.config.simulated_wrong)
+        if not spoken:
+            return Audio(*made, made.values[:0], made.lengths[:0])
+        heard = self.listen(Padded(waveforms.values[:spoken], waveforms.lengths[:spoken]))
+        longest = max(made.values.shape[1], heard.embeddings.shape[1])
+        rows = [pad(part, (0, 0, 0, longest - part.shape[1])) for part in (heard.embeddings, made.values)]
+        return heard._replace(embeddings=torch.cat(rows), lengths=torch.cat([heard.lengths, made.lengths]))
+
+    def losses(
+        self, waveforms: Padded, targets: Padded, instruction: Padded, text: Padded, simulated: int = 0
+    ) -> dict[str, WeightedTerm]:
         """The named terms of stage 2's loss; the same names for every batch.
 
         Args:
@@ -100,13 +133,14 @@ class SpeechLLM(nn.Module):
             targets: CTC classes of the reference.
             instruction: LLM tokens before the audio.
             text: LLM tokens of the reference.
+            simulated: number of rows, the last ones, that are texts without audio (encoder and bridge are frozen).
 
         Raises:
             UserError: an utterance takes more positions than the LLM has.
         """
-        audio, next_token = self(waveforms, instruction, text)
+        audio, next_token = self(waveforms, instruction, text, simulated)
         terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
-        if self.alignment is not None:
+        if self.alignment is not None and not self.config.freeze_bridge:
             terms["alignment_loss"] = WeightedTerm(self.alignment_loss(audio, text), self.config.alignment_weight)
         if self.config.trains_ctc_head:
             terms["ctc_loss"] = WeightedTerm(self.ctc_loss(audio, targets), self.config.ctc_weight)
@@ -137,13 +171,15 @@ class SpeechLLM(nn.Module):
             use_cache=False,
         ).logits
 
-    def forward(self, waveforms: Padded, instruction: Padded, text: Padded) -> tuple[Audio, LossTerm]:
-        """Compute the audio embeddings and the next-token loss on text and EOS.
+    def forward(
+        self, waveforms: Padded, instruction: Padded, text: Padded, simulated: int = 0
+    ) -> tuple[Audio, LossTerm]:
+        """Compute the audio embeddings and the next-token loss on text and EOS; arguments as of `losses`.
 
         Raises:
             UserError: an utterance takes more positions than the LLM has.
         """
-        audio = self.listen(waveforms)
+        audio = self.listen_or_simulate(waveforms, text, simulated)
         columns = self.prompt(audio, instruction, text)
         self._refuse_too_long(columns)
         return audio, next_token_loss(self.logits(columns), columns.labels)

@@ -130,6 +130,12 @@ class Preparation:
         sizes = ["--vocab-size", pieces, "--max-piece-length", self.piece or ("4" if tiny else "16")]
         return self._step("tokenizer", [*self._manifest, *sizes, "--output", str(makes)], makes, self.cuts)
 
+    def texts_alone(self, text: str, makes: Path) -> Step:
+        """Step that makes a manifest of sentences without audio, as long as the corpus's speakers would take."""
+        options = ["--text", text, "--like", *self._manifest[1:], "--output", str(makes)]
+        options += ["--language", str(self.languages)] if len(words(self.languages)) == 1 else []
+        return self._step("text_alone", options, makes, Step("", Path(text)), self.cuts)
+
     @cached_property
     def tiny_llm(self) -> Step:
         """Step that makes the tiny LLM of the transcripts."""

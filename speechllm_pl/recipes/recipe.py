@@ -51,6 +51,10 @@ class Recipe:
     """Checkpoint to begin with: of stage 1 its state, of stage 2 its encoder (the best of stage 1 when None)."""
     ctc_run: str | None = None
     """Run folder of stage 1; named after the settings when None."""
+    text: str | None = None
+    """File of sentences without audio that stage 2 is adapted to; `ckpt` is one of stage 2 then."""
+    text_share: str = "0.9"
+    """Share of an epoch that they get; the rest has audio."""
 
     def __post_init__(self) -> None:
         if not CONF.is_dir():
@@ -83,6 +87,7 @@ class Recipe:
         """The configuration files, in an order in which later ones win."""
         names = [self.stage, f"data/{self.data}", f"size/{self.size}", f"{self.stage}/{self.size}"]
         names += [f"trainer/{self.trainer}", *([f"augment/{self.augment}"] if self.augment else [])]
+        names += ["adapt_text"] if self.text else []
         files = [CONF / f"{name}.yaml" for name in names]
         return [path for path in files if path.is_file()]  # not every size has a file for a stage
 
@@ -98,10 +103,24 @@ class Recipe:
             arguments += ["--config", str(self.llm_file)] if self.llm_file else []
             arguments += [] if self.llm_file else ["--model.llm", self.llm or str(self.tiny_llm)]
             arguments += ["--run", str(self.run_folder)]
-            arguments += [ENCODER, self.ckpt or str(self.stage_one.best)]
+            arguments += self._beginning
             ablations = {"bridge.stride": self.stride, "lora_r": self.lora_r, "text_masking": self.masking}
             arguments += [word for name, value in ablations.items() if value for word in (f"--model.{name}", value)]
         return [*arguments, *self.overrides]
+
+    @property
+    def _beginning(self) -> list[str]:
+        """Options that say what stage 2 begins with, and on what it is adapted."""
+        if not self.text:
+            return [ENCODER, self.ckpt or str(self.stage_one.best)]
+        alone = f"{{cuts: {self.texts_alone.name}, share: {self.text_share}}}"
+        return [LLM_CHECKPOINT, str(self.ckpt), "--data.train", f"{{audio: train.jsonl.gz, text: {alone}}}"]
+
+    @property
+    def texts_alone(self) -> Path:
+        """Manifest of the sentences without audio, beside the data's."""
+        text = str(self.text)
+        return self.folder / f"text-{Path(text).stem}-{digest(text)}.jsonl.gz"
 
     @property
     def has_foreign_root(self) -> bool:
@@ -127,13 +146,14 @@ class Recipe:
         if self.stage == "finetune":
             ablations = {"stride": self.stride, "r": self.lora_r, "masking": self.masking}
             first += [f"{name}{value}" for name, value in ablations.items() if value]
+            first += [Path(self.text).stem] if self.text else []
         rest = []
         if self.stage == "finetune" and not self.tiny_llm:
             llm = str(self.llm)
             rest.append(llm if self.llm_file else f"{Path(llm).name}-{digest(llm)}")
         if self._distinguishing:
             rest.append(digest(*self._distinguishing))
-        return Path("runs", self.stage, "+".join(["-".join(first), *rest]))
+        return Path("runs", "adapt_text" if self.text else self.stage, "+".join(["-".join(first), *rest]))
 
     @property
     def _distinguishing(self) -> list[str]:
@@ -142,7 +162,7 @@ class Recipe:
         pairs = _pairs(self.overrides)
         if self.stage == "finetune":
             usual[ENCODER] = str(replace(self, ctc_run=None).stage_one.best)
-            pairs.insert(0, (ENCODER, self.ckpt or str(self.stage_one.best)))
+            pairs[:0] = _pairs(self._beginning)
         other = [
             (name, value)
             for name, value in pairs
@@ -184,6 +204,7 @@ OF_RECIPE = {
 }
 """Options of `fit` that are settings of a recipe."""
 ENCODER = "--model.encoder_checkpoint"
+LLM_CHECKPOINT = "--model.llm_checkpoint"
 A_DIGEST = r"(\+[0-9a-f]{8})?"
 """What overrides add to the name of a run."""
 _CHANGEABLE = {

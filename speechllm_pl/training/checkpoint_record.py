@@ -12,7 +12,10 @@ from speechllm_pl.storage.digests import damaged
 from speechllm_pl.storage.recorded import present_settings, wrong_optimizer_state, wrong_progress
 from speechllm_pl.training.resumption import by_dotted_name
 
-OF_TRAINING = ("encoder.dropout", "spec_augment", "text_masking", "freeze_encoder", "ctc_weight", "alignment_classes")
+OF_TRAINING = (
+    *("encoder.dropout", "spec_augment", "text_masking", "simulated_wrong", "alignment_classes"),
+    *("freeze_encoder", "freeze_bridge", "ctc_weight"),
+)
 MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", *OF_TRAINING)
 
 

@@ -45,6 +45,7 @@ class LlmFinetuning(Stage):
             `data.root` by default.
         encoder_checkpoint: Stage-1 checkpoint to start from: a path, or a pattern of which the newest match is taken
             and printed. A run needs it to begin, and has its own weights once it is resumed.
+        llm_checkpoint: Stage-2 checkpoint to start from, in place of `encoder_checkpoint`: all of its weights.
         encoder_lr_factor: Learning rate of the encoder, relative to that of the new parts.
         optimizer: Optimiser of torch by its class path; its `lr` is the schedule's peak.
         schedule: Schedule of the learning rate.
@@ -65,6 +66,7 @@ class LlmFinetuning(Stage):
         self,
         tokenizer: str | CtcTokenizer = "",
         encoder_checkpoint: str | None = None,
+        llm_checkpoint: str | None = None,
         encoder_lr_factor: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = WarmupExponential(5_000, 245_000, 0.01),  # noqa: B008 (frozen)
@@ -77,6 +79,7 @@ class LlmFinetuning(Stage):
         described = SpeechLlmConfig(**config)
         self.config = replace(described, llm_revision=llm_commit(described.llm, described.llm_revision))
         self.encoder_checkpoint = encoder_checkpoint
+        self.llm_checkpoint = llm_checkpoint
         self.encoder_lr_factor = encoder_lr_factor
         self.prompt = Prompt(self.config.instruction)
         self.llm_tokenizer = LlmTokenizer(self.config.llm, self.config.llm_revision)
@@ -126,7 +129,10 @@ class LlmFinetuning(Stage):
         self.recognizer = Recognizer(self.model, self.tokenizer, self.llm_tokenizer, self.prompt)
         self._tell_what_stays()
         if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
-            self.load_encoder()
+            if self.llm_checkpoint:
+                self.load_all(self.llm_checkpoint)
+            else:
+                self.load_encoder()
         layers = decoder_layers(self.model.llm)
         self.arrange([*self.speech.layers, *layers], trained_llm=layers if self.config.train_llm else ())
 
@@ -158,6 +164,24 @@ class LlmFinetuning(Stage):
         Recognizer(self.speech, self.tokenizer).fill(checkpoint["state_dict"])
         rank_zero_info(f"encoder and CTC head from {path}")
 
+    def load_all(self, pattern: str) -> None:
+        """Start from every weight of a stage-2 run.
+
+        Args:
+            pattern: a path, or a pattern of which the newest match is taken.
+
+        Raises:
+            UserError: the checkpoint does not exist, or has another stage, tokenizer, LLM or size.
+        """
+        path = newest(pattern)
+        checkpoint = read_checkpoint(path, stage="llm")
+        settings = {**self.config.defaults(), **checkpoint[RECORD]["settings"]}
+        check_tokenizer(self.tokenizer, settings["tokenizer"])
+        refuse_other_settings(self.settings(), settings, f"checkpoint {path}")
+        self._refuse_another_llm(settings["llm_digest"], settings.get("llm_revision"))
+        self.recognizer.fill(checkpoint["state_dict"])
+        rank_zero_info(f"all weights from {path}")
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         encoder = {id(p) for p in self.speech.parameters()}
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -170,7 +194,7 @@ class LlmFinetuning(Stage):
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
         text = pad_tokens(self.llm_tokenizer.encode(batch.texts), self.device)
         instruction, targets = self.recognizer.instruction(batch.languages), self.ctc_targets(batch)
-        return self.model.losses(batch.audio, targets, instruction, text)
+        return self.model.losses(batch.audio, targets, instruction, text, batch.simulated)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -37,7 +37,7 @@ class LargestBatches(L.Callback):
         data = data_of(trainer)
         if data is None or (pl_module.device.type == "cpu" and not self.on_cpu):
             return
-        dataset = SpeechDataset(data.cuts("train"))
+        dataset = SpeechDataset(data.cuts("train"), texts_alone=True)
         trained = sum(_local(p).numel() for p in pl_module.parameters() if p.requires_grad)
         reserve = torch.empty(2 * trained, device=pl_module.device)  # Adam's two running means, in fp32
         fitted = 0.0
@@ -67,10 +67,13 @@ class LargestBatches(L.Callback):
 
 
 def _stretched(batch: Batch, factor: float) -> Batch:
-    """Stretch a batch to the length that augmentation may give it; memory depends on lengths, not on content."""
+    """Stretch a batch to the length that augmentation may give it; memory depends on lengths, not on content.
+
+    A text without audio becomes silence, which takes more than its simulated embeddings.
+    """
     lengths = (batch.lengths * factor).ceil().long()
     more = int(lengths.max()) - batch.waveforms.shape[1] if batch.ids else 0
-    return batch._replace(waveforms=torch.nn.functional.pad(batch.waveforms, (0, more)), lengths=lengths)
+    return batch._replace(waveforms=torch.nn.functional.pad(batch.waveforms, (0, more)), lengths=lengths, simulated=0)
 
 
 def _local(parameter: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ TOLD_BY_THE_OPTIMIZER = "model.optimizer."
 NOT_OF_TRAINING = ("ckpt_path", "run", "trainer.default_root_dir", "trainer.logger.save_dir")
 """Options that say where a run lies and what it resumes from."""
 
-OF_THE_BEGINNING = ("seed_everything", "model.encoder_checkpoint")
+OF_THE_BEGINNING = ("seed_everything", "model.encoder_checkpoint", "model.llm_checkpoint")
 """Options that a resumed run no longer uses."""
 
 

@@ -161,4 +161,4 @@ def silence(batch: Batch, device: torch.device) -> Batch:
     """A second of silence, in place of a batch of which no recording could be read."""
     waveforms = torch.zeros(1, SAMPLING_RATE, device=device)
     lengths = torch.tensor([SAMPLING_RATE], device=device)
-    return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""])
+    return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""], simulated=0)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from speechllm_pl.apps.run import NUMBERS, OPTIONS, SWITCHES
 
@@ -150,3 +151,28 @@ def test_help_says_what_each_option_is_in_a_whole_sentence(speechllm) -> None:
         assert f"--{name}" in out
         assert text[0].isupper()
         assert text.endswith(".")
+
+
+def test_an_adaptation_makes_the_texts_first(speechllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conf").symlink_to(ROOT / "conf")
+    monkeypatch.chdir(tmp_path)
+    for name in ("data/fsdd/train.jsonl.gz", "data/fsdd/tokenizer.model", "mine.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    given = ("run", "adapt-text", "--dry-run", "--data", "fsdd", "--text", "mine.txt", "--languages", "en")
+    making, fit = (shlex.split(line) for line in speechllm(*given).out.splitlines())
+    assert making[1:3] == ["-m", "data_prep.text_alone"]
+    written = Path(making[making.index("--output") + 1])
+    assert written.parent == Path("data/fsdd")
+    assert written.name in fit[fit.index("--data.train") + 1]
+    assert making[making.index("--language") + 1] == "en"
+    assert making[making.index("--like") + 1] == "data/fsdd/train.jsonl.gz"
+    assert fit[fit.index("--model.llm_checkpoint") + 1] == "runs/finetune/fsdd-tiny/checkpoints/best.ckpt"
+    printed = speechllm(*fit[1:], "--print_config")
+    assert printed.status == 0, printed.err
+    composed = yaml.safe_load(printed.out)
+    settings = composed["model"]["init_args"]
+    assert settings["freeze_encoder"]
+    assert settings["freeze_bridge"]
+    assert composed["data"]["train"]["text"]["share"] == 0.9
+    assert "TEXT=" in speechllm("run", "adapt-text", "--data", "fsdd").error()

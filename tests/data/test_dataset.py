@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import write_cut
-from lhotse import Recording, SupervisionSegment
+from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data.augmentation import Concatenate
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
@@ -100,3 +101,36 @@ def test_a_batch_of_which_nothing_can_be_read_is_empty(tmp_path: Path) -> None:
     assert batch.lengths.shape == (0,)
     assert batch.ids == []
     assert batch.skipped == ["u0", "u1"]
+
+
+def text_alone(name: str, seconds: float) -> MonoCut:
+    said = SupervisionSegment(name, name, 0, seconds, text=f"text of {name}", language="en")
+    return MonoCut(name, 0, seconds, 0, supervisions=[said], custom={"text_alone": True})
+
+
+def test_texts_without_audio_come_last_and_have_lengths_alone(train_cuts: list) -> None:
+    cuts = [text_alone("a", 0.7), train_cuts[3], text_alone("b", 9.0), train_cuts[1]]
+    batch = SpeechDataset(cuts, texts_alone=True)[PlannedBatch(np.arange(4), 0)]
+    assert batch.ids == ["train-3", "train-1", "a", "b"]
+    assert batch.texts[2:] == ["text of a", "text of b"]
+    assert batch.simulated == 2
+    assert batch.lengths.tolist()[2:] == [11_200, 144_000]
+    assert batch.waveforms.shape[1] == max(batch.lengths.tolist()[:2])
+    assert not batch.waveforms[2:].any()
+
+
+def test_texts_without_audio_are_bad_recordings_where_none_is_expected(train_cuts: list) -> None:
+    batch = SpeechDataset([train_cuts[0], text_alone("a", 0.7)])[PlannedBatch(np.arange(2), 0)]
+    assert batch.ids == ["train-0"]
+    assert batch.skipped == ["a"]
+    assert "a text without audio" in batch.unread
+    assert batch.simulated == 0
+
+
+def test_augmentation_leaves_texts_without_audio_alone(train_cuts: list) -> None:
+    joined = Concatenate(max_seconds=30.0, room=3.0)
+    cuts = [text_alone("a", 0.7), *train_cuts[:4]]
+    batch = SpeechDataset(cuts, [joined], texts_alone=True)[PlannedBatch(np.arange(5), 0)]
+    assert batch.ids[-1] == "a"
+    assert batch.simulated == 1
+    assert len(batch.ids) < 5

@@ -48,7 +48,8 @@ def made(seed: int = 0, shards: bool = False, **counts: int) -> Made:
 
 def mixture(sources: dict[str, Made], weights: dict[str, float] | None = None, **options) -> Mixture:
     cuts = TrainingCuts(sources)  # type: ignore[arg-type]
-    return Mixture(cuts, weights or dict.fromkeys(sources, 1.0), **options)
+    named = {name: TrainSource("", (weights or {}).get(name, 1.0)) for name in sources}
+    return Mixture(cuts, named, **options)
 
 
 THREE = {"a": made(en=900, de=90, pl=10)}
@@ -101,7 +102,7 @@ def test_how_a_slice_is_rounded_is_exact_in_expectation() -> None:
     seeds = 2000
     sizes = []
     for seed in range(seeds):
-        other = Mixture(mixed.cuts, {"a": 1.0}, alpha=0.5, seed=seed)
+        other = Mixture(mixed.cuts, {"a": TrainSource("")}, alpha=0.5, seed=seed)
         sizes.append(other.drawn_before(8) - other.drawn_before(7))
     ups = (np.array(sizes) - np.floor(mixed.rates * mixed.utterances)).sum(axis=0)
     assert set(np.unique(np.array(sizes) - np.floor(mixed.rates * mixed.utterances))) == {0, 1}
@@ -276,3 +277,33 @@ def test_sources_and_balance_come_from_the_configuration(corpus: Path, tmp_path:
 def test_no_source_at_all_is_refused(corpus: Path) -> None:
     with pytest.raises(UserError, match="names no source"):
         SpeechDataModule(str(corpus), train={})
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_a_source_with_a_share_gets_it_and_the_others_divide_the_rest_as_before(alpha: float) -> None:
+    sources = {"audio": made(1, en=300, de=60), "more": made(2, en=50), "text": made(3, en=900, pl=100)}
+    cuts = TrainingCuts(sources)  # type: ignore[arg-type]
+    given = {"audio": TrainSource("", 2.0), "more": TrainSource(""), "text": TrainSource("", share=0.7)}
+    mixed = Mixture(cuts, given, alpha)
+    own = np.array([group.source == "text" for group in mixed.groups])
+    assert mixed.shares[own].sum() == pytest.approx(0.7)
+    before = mixture({name: sources[name] for name in ("audio", "more")}, {"audio": 2.0}, alpha=alpha)
+    assert mixed.shares[~own] == pytest.approx(0.3 * before.shares)
+    seconds = [
+        cuts.durations[mixed.draw(epoch).utterances][cuts.group_of[mixed.draw(epoch).utterances] >= 3].sum()
+        for epoch in range(4)
+    ]
+    assert np.mean(seconds) == pytest.approx(0.7 * cuts.durations.sum(), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("sources", "told"),
+    [
+        ({"a": TrainSource("a", share=0.5)}, "leave nothing for others"),
+        ({"a": "a", "b": TrainSource("b", share=1.0)}, "give one above 0 and below 1"),
+        ({"a": "a", "b": TrainSource("b", share=0.5), "c": TrainSource("c", share=0.5)}, "leave nothing for others"),
+    ],
+)
+def test_shares_that_leave_nothing_are_refused(sources: dict, told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        SpeechDataModule(root="nowhere", train=sources)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from speechllm_pl.recipes.recipe import Recipe, run_name
 
@@ -215,3 +216,23 @@ def test_outside_the_project_the_message_says_where_to_run(speechllm, tmp_path: 
     message = speechllm("run", "pretrain-ctc").error()
     assert "run this in the project's folder" in message
     assert "spoken_numbers.yaml" not in message
+
+
+def test_an_adaptation_to_text_goes_on_with_a_checkpoint_of_stage_2() -> None:
+    recipe = Recipe("finetune", "fsdd", ckpt="two.ckpt", text="some/domain.txt", text_share="0.8")
+    words = recipe.fit_arguments
+    assert words[words.index("--model.llm_checkpoint") + 1] == "two.ckpt"
+    assert "--model.encoder_checkpoint" not in words
+    assert CONF / "adapt_text.yaml" in recipe.configurations
+    sources = yaml.safe_load(words[words.index("--data.train") + 1])
+    assert sources == {"audio": "train.jsonl.gz", "text": {"cuts": recipe.texts_alone.name, "share": 0.8}}
+    assert recipe.texts_alone.parent == Path("data/fsdd")
+    assert str(recipe.run_folder).startswith("runs/adapt_text/fsdd-tiny-domain+")
+
+
+def test_other_texts_shares_and_checkpoints_make_other_runs() -> None:
+    recipe = Recipe("finetune", "fsdd", ckpt="two.ckpt", text="some/domain.txt")
+    others = [{"ckpt": "three.ckpt"}, {"text": "other/domain.txt"}, {"text_share": "0.5"}]
+    folders = {recipe.run_folder, *(replace(recipe, **other).run_folder for other in others)}
+    assert len(folders) == 4
+    assert replace(recipe, text="other/domain.txt").texts_alone != recipe.texts_alone
