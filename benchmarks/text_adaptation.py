@@ -1,90 +1,84 @@
-"""Test bed of `make adapt-text`: spoken numbers whose years have text and no audio.
+"""Test bed of `make adapt-text`: a kind of number that a corpus of spoken numbers lacks, 1,000 to 9,999.
 
-    python benchmarks/text_adaptation.py --corpus data/spoken_numbers --output data/no_years --languages de es fr
+    python benchmarks/text_adaptation.py --output data/spoken_numbers
 
-Takes some languages of a corpus of spoken numbers, and from their training audio every utterance that is a year (
-*neunzehnhundertvierundachtzig*, *mil novecientos ochenta y cuatro*). Writes into `--output`:
+Writes beside the manifests of `data_prep.spoken_numbers` (whose largest numbers are 999, and years as these are said):
 
-- train, dev.jsonl.gz without years;
-- others.jsonl.gz, what is no year in the corpus's test set; years.jsonl.gz, years in the voices of the test set;
-- target-5, target-10, ….jsonl.gz: such a per cent of the training audio that was taken out, the rate of a recording
-  that TEXT might replace;
-- years.txt: for TEXT, all years of the training split; none of them is in years.jsonl.gz.
+- thousands.txt: for TEXT, 500 such numbers of each language;
+- thousands.jsonl.gz: others, for SPLIT, in voices of the test set;
+- thousands-5, -20, -100.jsonl.gz: such a per cent of `--spoken` of the numbers of TEXT, in voices of the training set:
+  audio that TEXT might replace.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from lhotse import CutSet, MonoCut
 from num2words import num2words
 
-from data_prep.spoken_numbers import ACCENTS, VARIANTS, SpokenNumber, cut_of, split_of_text
+from data_prep.spoken_numbers import ACCENTS, MAX_LETTERS, VARIANTS, SpokenNumber, cut_of, split_of_text
 from speechllm_pl.core.text import normalize
 
-PER_CENT = (5, 10, 20, 50, 100)
+PER_CENT = (5, 20, 100)
+TEXTS = 500  # of each language
 MAX_SECONDS = 30.0
 
 
-def years(language: str) -> dict[str, str]:
-    """Years by their normalised text, as they are said."""
-    said = [num2words(year, lang=language, to="year") for year in range(1100, 2100)]
-    return {normalize(each.replace("-", " "), language): each for each in said}
+def numbers(language: str, split: str) -> list[tuple[str, str]]:
+    """Texts of the numbers that belong to a split, as they are written and as they are said, in random order."""
+    found = []
+    for number in np.random.default_rng(1).permutation(np.arange(1_000, 10_000)):
+        spoken = num2words(int(number), lang=language)
+        text = normalize(spoken.replace("-", " "), language)
+        if split_of_text(text) == split and len(text) <= MAX_LETTERS:
+            found.append((text, spoken))
+    return found
 
 
-def spoken_years(language: str, count: int, output: Path) -> Iterator[MonoCut]:
-    """Years of the test split in voices of the test set."""
-    rng = np.random.default_rng([1, list(ACCENTS).index(language)])
-    texts = [(text, said) for text, said in years(language).items() if split_of_text(text) == "test"]
-    for number in rng.permutation(len(texts))[:count]:
-        text, spoken = texts[number]
-        name = f"{language}-year-{number:03d}"
+def said(language: str, split: str, texts: Sequence[tuple[str, str]], folder: Path) -> list[MonoCut]:
+    """Cuts of texts in voices of a split, with their audio."""
+    rng = np.random.default_rng([list(ACCENTS).index(language), split == "test"])
+    cuts = []
+    for number, (text, spoken) in enumerate(texts):
+        name = f"{language}-thousand-{split}-{number:03d}"
         utterance = SpokenNumber(
             id=name,
-            path=(output / "audio" / f"{name}.flac").absolute(),
+            path=folder / "audio" / "thousands" / f"{name}.flac",
             text=text,
             language=language,
-            speaker=f"{rng.choice(ACCENTS[language])}+{rng.choice(VARIANTS['test'])}",
-            split="test",
+            speaker=f"{rng.choice(ACCENTS[language])}+{rng.choice(VARIANTS[split])}",
+            split=split,
             spoken=spoken,
             words_per_minute=int(rng.integers(130, 211)),
             pitch=int(rng.integers(25, 76)),
             noise_seed=int(rng.integers(2**31)),
         )
-        yield cut_of(utterance, MAX_SECONDS)
+        cuts.append(cut_of(utterance, MAX_SECONDS))
+    return cuts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--corpus", type=Path, required=True, help="Folder of spoken numbers (make data).")
-    parser.add_argument("--output", type=Path, required=True, help="Folder of the test bed.")
-    parser.add_argument("--languages", nargs="+", default=["de", "es", "fr"], help="Languages (default: de es fr).")
-    parser.add_argument("--test_years", type=int, default=60, help="Years to test of each language (default: 60).")
+    parser.add_argument("--output", type=Path, required=True, help="Folder of spoken numbers (make data).")
+    parser.add_argument("--languages", nargs="+", default=list(ACCENTS), help="Languages (default: all).")
+    parser.add_argument("--tested", type=int, default=20, help="Utterances to test of each language (default: 20).")
+    parser.add_argument("--spoken", type=int, default=40, help="Utterances to train on, likewise (default: 40).")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
-    known = {language: years(language) for language in args.languages}
-
-    def write(name: str, cuts: list) -> None:
+    texts = {language: numbers(language, "train")[:TEXTS] for language in args.languages}
+    lines = [f"{language}\t{text}\n" for language in texts for text, _ in texts[language]]
+    (args.output / "thousands.txt").write_text("".join(lines))
+    made = {"thousands": [], **{f"thousands-{share}": [] for share in PER_CENT}}
+    for language in args.languages:
+        tested = numbers(language, "test")[: args.tested]
+        made["thousands"] += said(language, "test", tested, args.output)
+        spoken = said(language, "train", texts[language][: args.spoken], args.output)
+        for share in PER_CENT:
+            made[f"thousands-{share}"] += spoken[: round(share * len(spoken) / 100)]
+    for name, cuts in made.items():
         CutSet.from_cuts(cuts).to_file(args.output / f"{name}.jsonl.gz")
-        print(f"{name}: {len(cuts)} utterances, {sum(cut.duration for cut in cuts) / 3600:.3f} h")
-
-    for split in ("train", "dev", "test"):
-        cuts = [cut for cut in CutSet.from_file(args.corpus / f"{split}.jsonl.gz") if language_of(cut) in known]
-        taken = [cut for cut in cuts if cut.supervisions[0].text in known[language_of(cut)]]
-        write("others" if split == "test" else split, [cut for cut in cuts if cut not in taken])
-        if split == "train":
-            order = np.random.default_rng(0).permutation(len(taken))
-            for share in PER_CENT:
-                write(f"target-{share}", [taken[place] for place in order[: round(share * len(taken) / 100)]])
-    write("years", [cut for language in known for cut in spoken_years(language, args.test_years, args.output)])
-    texts = [f"{language}\t{text}" for language in known for text in known[language] if split_of_text(text) == "train"]
-    (args.output / "years.txt").write_text("\n".join(texts) + "\n")
-    print(f"years.txt: {len(texts)} texts")
-
-
-def language_of(cut: MonoCut) -> str:
-    return cut.supervisions[0].language or ""
+        print(f"{name}: {len(cuts)} utterances, {sum(cut.duration for cut in cuts) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":
