@@ -23,6 +23,8 @@ class GuardLimits:
         length_ratio: characters of the longer text over those of the shorter one.
         slack_characters: added to lengths, so that short texts may differ.
         disagreement: edit distance of both texts over the longer one's length and the slack, in characters.
+        continuation_characters: characters that the text may have in words behind what the CTC head heard. Of 400 test
+            utterances of the demo none has more than 6, and most of these words are wrong.
         steady_db, tone_share: limits of `no_speech`, beyond which a sound is not decoded at all.
     """
 
@@ -31,6 +33,7 @@ class GuardLimits:
     length_ratio: float = 2.0
     slack_characters: int = 4
     disagreement: float = 0.55
+    continuation_characters: int = 10
     steady_db: float = 5.0
     tone_share: float = 0.95
 
@@ -56,7 +59,16 @@ def objection(text: Hypothesis, heard: Hypothesis, limits: GuardLimits = GuardLi
         return f"the LLM's text is too {'short' if shorter else 'long'} for what the CTC head heard"
     if Levenshtein.distance(text.text, heard.text) > limits.disagreement * lengths[1]:
         return "the LLM's text has little in common with what the CTC head heard"
+    if _continuation(text.text, heard.text) > limits.continuation_characters:
+        return "the LLM's text goes on behind what the CTC head heard"
     return ""
+
+
+def _continuation(text: str, heard: str) -> int:
+    """By how much a text is nearer, in characters, to what was heard if its last words are left out."""
+    words = text.split()
+    distances = [Levenshtein.distance(" ".join(words[:count]), heard) for count in range(len(words) + 1)]
+    return distances[-1] - min(distances)
 
 
 def _compression_ratio(text: str) -> float:

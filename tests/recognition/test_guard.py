@@ -14,6 +14,7 @@ HEARD = Hypothesis("nine hundred ninty nine thousend and four")
         "nine hundred ninety nine thousand and four",
         "nine hundred ninety nine",
         "no no no no no no no nine hundred ninety nine thousand",
+        HEARD.text + " or five",
     ],
 )
 def test_what_resembles_what_was_heard_is_believed(text: str) -> None:
@@ -30,6 +31,7 @@ def test_what_resembles_what_was_heard_is_believed(text: str) -> None:
         (Hypothesis("four"), HEARD, "too short"),
         (Hypothesis(HEARD.text + ", which is as much as a man can count in a week or two"), HEARD, "too long"),
         (Hypothesis("subtitles by a volunteer of this site"), HEARD, "little in common"),
+        (Hypothesis(HEARD.text + " of all people"), HEARD, "goes on behind"),
     ],
 )
 def test_what_cannot_have_been_said_is_objected_to(text: Hypothesis, heard: Hypothesis, reason: str) -> None:

@@ -332,6 +332,26 @@ def test_a_doubted_text_is_asked_for_again_and_then_the_ctc_head_is_believed(wri
     assert bool(remark) == written.truncated
 
 
+@pytest.mark.parametrize("cut", [0.04, 0.12, 0.2, 0.28])
+@pytest.mark.parametrize(
+    "invented", ["five six seven eight", "thank you for watching this", "four four four four four"]
+)
+def test_an_invented_continuation_of_a_word_cut_off_is_not_believed(cut: float, invented: str) -> None:
+    """The recording ends so many seconds into its last word, and the LLM goes on."""
+
+    def fluent(heard: str, options: DecodingOptions) -> Hypothesis:
+        return Hypothesis(f"{heard} {invented}")
+
+    samples = speak("one two three four")[: round((0.05 + 3 * 0.35 + cut) * RATE)]
+    (found,) = transcripts(ToneRecognizer(fluent), samples)
+    assert found.text in ("one two three", "one two three four")
+    assert found.decoded_by == "ctc"
+    assert found.pieces[0].remark.endswith(("too long for what the CTC head heard", "behind what the CTC head heard"))
+    (found,) = transcripts(ToneRecognizer(), samples)  # nothing is wrong with a text that ends there
+    assert found.text in ("one two three", "one two three four")
+    assert (found.decoded_by, found.pieces[0].remark) == ("llm", "")
+
+
 def test_only_doubted_texts_are_asked_for_again() -> None:
     def forgetful(heard: str, options: DecodingOptions) -> Hypothesis:
         forgotten = "six" in heard and options.decoder == "greedy"
