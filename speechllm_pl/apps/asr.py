@@ -99,6 +99,7 @@ def load(
     device: str = "auto",
     precision: Precision | None = None,
     llm: str | None = None,
+    encoder: str | None = None,
     max_seconds: float | None = None,
     batch_seconds: float = 60.0,
     guard: bool = True,
@@ -112,6 +113,7 @@ def load(
         device: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU if there is one.
         precision: precision of the computation; default is that of training.
         llm: folder or name of the LLM, if it has moved since training.
+        encoder: folder or name of a pretrained encoder, if it has moved since training.
         max_seconds: longest stretch that is decoded at once; default is the longest utterance of the training.
         batch_seconds: audio in a batch.
         guard: doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard.
@@ -127,7 +129,7 @@ def load(
         raise UserError(f"load has no option {unknown[0]!r}: those of decoding are {', '.join(known)}")
     options = DecodingOptions(**decoding)
     check_lengths(max_seconds, batch_seconds)
-    recognizer = Recognizer.load(path, llm, device_of(device))
+    recognizer = Recognizer.load(path, llm, device_of(device), encoder)
     _warn(decoder_without_effect(recognizer, options.decoder))
     transcriber = Transcriber(
         recognizer,

@@ -43,7 +43,7 @@ def evaluate(options: EvaluateOptions) -> None:
         rank.after_the_first(functools.partial(check_writable, folder, "give another --output"))
         workers = _readers(options.num_workers, rank.device, rank.here)
         for path in options.checkpoints:
-            recognizer = rank.after_the_first(functools.partial(_loaded, path, options.llm, rank.device, stages))
+            recognizer = rank.after_the_first(functools.partial(_loaded, path, options, rank.device, stages))
             if rank.is_first:
                 recognizer.warn_of_ctc_head(options)
             decode = functools.partial(_decode, recognizer, references, options, rank, workers)
@@ -102,13 +102,13 @@ class System:
     timing: dict[str, tuple[float, float]]  # by id: seconds of audio, and of recognising it
 
 
-def _loaded(path: str, llm: str | None, device: str, stages: set[str]) -> Recognizer:
+def _loaded(path: str, options: EvaluateOptions, device: str, stages: set[str]) -> Recognizer:
     """Load the recogniser of a checkpoint, and add its stage to `stages`.
 
     Raises:
         UserError: the stage is already among `stages`, or the checkpoint cannot be used.
     """
-    recognizer = Recognizer.load(path, llm, device)
+    recognizer = Recognizer.load(path, options.llm, device, options.encoder)
     if recognizer.stage in stages:
         raise UserError(f"{path} is the second checkpoint of its stage: evaluate them one by one, with --output")
     stages.add(recognizer.stage)

@@ -188,7 +188,8 @@ def blueprint_of(model: Any) -> Blueprint:
     """
     config = resolve_name(model.class_path).config_class.from_record(model.init_args.as_dict())
     llm = llm_shape(config.llm) if isinstance(config, SpeechLlmConfig) else None
-    return Blueprint(config, ctc_classes(model.init_args.tokenizer), llm)
+    own = config.encoder.own_tokenizer()
+    return Blueprint(config, own.vocab_size if own else ctc_classes(model.init_args.tokenizer), llm)
 
 
 def ctc_classes(tokenizer: str) -> int:

@@ -29,6 +29,9 @@ class RecognitionOptions(DecodingOptions):
     llm: str | None = None
     """Folder or name of the LLM, if it has moved since training."""
 
+    encoder: str | None = None
+    """Folder or name of the pretrained encoder, if it has moved since training."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_lengths(None, self.max_duration)

@@ -47,6 +47,7 @@ OPTIONS = {
     "trainer": "Devices and how they share the work: a file of conf/trainer.",
     "augment": "What is done to the training audio: a file of conf/augment.",
     "llm": "A file of conf/llm, or a folder or hub name of a causal LM; without it a tiny one is made of the data.",
+    "encoder": "A file of conf/encoder, or a folder or hub name of a pretrained encoder; without it SIZE's conformer.",
     "root": "Folder of the prepared data; data/DATA without it.",
     "stride": "Encoder frames of 80 ms in an audio embedding.",
     "lora_r": "Rank of LoRA; 0 is none.",

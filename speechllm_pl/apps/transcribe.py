@@ -103,7 +103,7 @@ def _reader_may_leave() -> Iterator[None]:
 
 
 def _transcriber(options: TranscribeOptions) -> Transcriber:
-    recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device))
+    recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device), options.encoder)
     _tell(decoder_without_effect(recognizer, options.decoder))
     return Transcriber(
         recognizer,

@@ -45,7 +45,7 @@ class CtcTokenizer:
 
     @classmethod
     def from_bytes(cls, model: bytes) -> "CtcTokenizer":
-        """Restore a tokenizer from the bytes of `to_bytes`, as a checkpoint holds them."""
+        """Restore a SentencePiece tokenizer from the bytes of `to_bytes`."""
         return cls(model)
 
     def to_bytes(self) -> bytes:

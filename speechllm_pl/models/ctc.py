@@ -4,11 +4,14 @@ An encoder is a description (`EncoderConfig`) and the model that is built from i
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.features import SpecAugment, SpecAugmentConfig
 from speechllm_pl.models.losses import WeightedTerm, ctc_loss
@@ -36,12 +39,14 @@ class CtcModel(nn.Module, ABC):
         seconds_per_frame: from one frame to the next.
         augment: hides parts of the features in training; its `epoch` is set from outside.
         head: from frames to CTC logits.
+        digest: tells the weights that a pretrained encoder was read with from others; empty where there are none.
     """
 
     dim: int
     seconds_per_frame: float
     augment: SpecAugment
     head: CtcHead
+    digest: str = ""
 
     @property
     @abstractmethod
@@ -51,6 +56,21 @@ class CtcModel(nn.Module, ABC):
     @abstractmethod
     def encode(self, waveforms: Padded) -> Padded:
         """Encode `(B, N)` samples as `(B, T, dim)` frames, zero beyond their lengths."""
+
+    def frozen_frames(self, waveforms: Padded) -> Padded | None:
+        """Frames of a frozen pretrained encoder, which are the same each time; None where there is none.
+
+        `encode` is `encode_from` of them.
+        """
+        return None
+
+    def encode_from(self, frozen: Padded) -> Padded:
+        """Encode what `frozen_frames` returned, now or earlier."""
+        raise NotImplementedError
+
+    def parameter_lr_factors(self) -> Iterator[tuple[nn.Parameter, float]]:
+        """Parameters that are trained more slowly than the others, with their share of the learning rate."""
+        return iter(())
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry of the state dict."""
@@ -86,3 +106,21 @@ class EncoderConfig(ABC):
     @abstractmethod
     def frame_lengths(self, samples: Tensor) -> Tensor:
         """Numbers of frames for numbers of samples."""
+
+    def pinned(self) -> Self:
+        """The same description with the commit of a pretrained encoder from a hub."""
+        return self
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it brings trained weights, so that stage 2 can begin without stage 1."""
+        return False
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether it brings a trained CTC head, whose tokenizer is `own_tokenizer`."""
+        return False
+
+    def own_tokenizer(self) -> CtcTokenizer | None:
+        """Tokenizer of the CTC classes that the encoder brings; None if that of the data is used."""
+        return None

@@ -1,12 +1,10 @@
 """Any Hugging Face causal LM, frozen, with LoRA (arXiv 2106.09685) on its self-attention, or trained whole."""
 
 import hashlib
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import peft
@@ -20,13 +18,16 @@ from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.config import Quantization
-from speechllm_pl.storage.llm_files import snapshot
+from speechllm_pl.models.pretrained import (
+    attention_projections,
+    commit_of,
+    from_pretrained,
+    names_of_linear_layers,
+    repeated_layers,
+)
 
 NF4_BLOCK = 64
 """Number of weights that share a scale."""
-
-LINEAR = (nn.Linear, Conv1D)
-"""Layers that LoRA can adapt. GPT-2's Conv1D is a linear layer with a transposed weight; NF4's is an `nn.Linear`."""
 
 
 class SpecialTokens(NamedTuple):
@@ -41,7 +42,7 @@ class LlmTokenizer:
     """The LLM's own tokenizer, reduced to what the prompt builder needs."""
 
     def __init__(self, name_or_path: str, revision: str | None = None):
-        self.tokenizer = _from_pretrained(transformers.AutoTokenizer, name_or_path, revision=revision)
+        self.tokenizer = from_pretrained("LLM", transformers.AutoTokenizer, name_or_path, revision=revision)
         if self.tokenizer.eos_token_id is None:
             raise UserError(f"LLM {name_or_path}: its tokenizer has no end-of-sequence token, so text cannot end")
         self.eos_id: int = self.tokenizer.eos_token_id
@@ -92,7 +93,9 @@ def load_llm(
         UserError: neither a folder nor a name that can be loaded, or of a width that NF4 does not take.
     """
     options = {} if quantize == "none" else {"quantization_config": _nf4(dtype)}
-    llm = _from_pretrained(transformers.AutoModelForCausalLM, name_or_path, revision=revision, dtype=dtype, **options)
+    llm = from_pretrained(
+        "LLM", transformers.AutoModelForCausalLM, name_or_path, revision=revision, dtype=dtype, **options
+    )
     for name, layer in _quantized_layers(llm).items():
         if layer.in_features % NF4_BLOCK:  # on a CPU, bitsandbytes would take the scales of other weights
             raise UserError(
@@ -118,7 +121,7 @@ def empty_llm(
 
 def llm_config(name_or_path: str, revision: str | None = None) -> transformers.PretrainedConfig:
     """The shape of `load_llm`'s model, without its weights."""
-    return _from_pretrained(transformers.AutoConfig, name_or_path, revision=revision)
+    return from_pretrained("LLM", transformers.AutoConfig, name_or_path, revision=revision)
 
 
 def most_positions(config: transformers.PretrainedConfig) -> int | None:
@@ -133,11 +136,7 @@ def llm_commit(name_or_path: str, revision: str | None = None) -> str | None:
     Raises:
         UserError: neither a folder nor a name that can be loaded.
     """
-    if Path(name_or_path).is_dir():
-        return None
-    llm_config(name_or_path, revision)
-    found = snapshot(name_or_path, revision)
-    return found.name if found else revision
+    return commit_of("LLM", name_or_path, revision)
 
 
 def _nf4(dtype: torch.dtype) -> transformers.BitsAndBytesConfig:
@@ -160,7 +159,7 @@ def decoder_layers(llm: nn.Module) -> list[nn.Module]:
     Raises:
         UserError: the LLM has no such list.
     """
-    layers = _repeated_layers(llm)
+    layers = repeated_layers(llm)
     if not layers:
         raise UserError(f"LLM {type(llm).__name__} has no list of decoder layers of one class to work on one by one")
     return layers
@@ -174,11 +173,11 @@ def add_lora(llm: nn.Module, r: int, alpha: float, dropout: float) -> peft.PeftM
     Raises:
         UserError: the projections are not found; the message lists the linear layers of the LLM.
     """
-    targets = _attention_projections(llm)
+    targets = attention_projections(llm)
     if not targets:
         raise UserError(
             f"LoRA: {type(llm).__name__} has no linear layers in a self-attention of repeated decoder layers; its"
-            f" linear layers are {_names_of_linear_layers(llm)}. Set --model.lora_r 0 to keep the LLM frozen"
+            f" linear layers are {names_of_linear_layers(llm)}. Set --model.lora_r 0 to keep the LLM frozen"
         )
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -263,48 +262,3 @@ def _unquantized(layer: Linear4bit, update: Tensor | None) -> nn.Module:
     if layer.bias is not None:
         plain.bias = layer.bias
     return plain
-
-
-def _attention_projections(llm: nn.Module) -> dict[str, nn.Module]:
-    """The linear layers inside the attention of the decoder layers, by their name in a layer (`attn.c_proj`).
-
-    The name in the layer tells the attention's `c_proj` (GPT-2) or `dense` (BLOOM, GPT-NeoX) from others.
-    """
-    return {
-        f"{place}.{name}": part
-        for layer in _repeated_layers(llm)
-        for place, child in layer.named_children()
-        if re.search("attn|attention", f"{place} {type(child).__name__}", re.IGNORECASE)
-        for name, part in child.named_modules()
-        if isinstance(part, LINEAR)
-    }
-
-
-def _repeated_layers(llm: nn.Module) -> list[nn.Module]:
-    lists = [module for module in llm.modules() if isinstance(module, nn.ModuleList)]
-    repeated = [layers for layers in lists if len({type(layer) for layer in layers}) == 1]
-    return list(max(repeated, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=[]))
-
-
-def _names_of_linear_layers(llm: nn.Module) -> str:
-    """Distinct names of the linear layers, with `*` for the number of a layer."""
-    names = (name for name, module in llm.named_modules() if isinstance(module, LINEAR))
-    return ", ".join(dict.fromkeys(re.sub(r"\.\d+\.", ".*.", name) for name in names))
-
-
-def _from_pretrained(auto_class: Any, name_or_path: str, **arguments: Any) -> Any:
-    missing_folder = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1  # no hub name
-    if missing_folder and not Path(name_or_path).is_dir():
-        raise UserError(
-            f"LLM folder {name_or_path} does not exist: give a Hugging Face folder or name with --model.llm"
-            " (`make llm` builds the tiny one)"
-        )
-    # torch lists its constructors when a default device is first asked for. While transformers loads, it replaces one
-    # of them, which would be missing from that list ever after.
-    with torch.device("cpu"):
-        torch.empty(0)
-    try:
-        return auto_class.from_pretrained(name_or_path, **arguments)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"LLM {name_or_path} is neither a folder nor a hub model that loads here: {reason}") from error

@@ -37,6 +37,8 @@ class Recipe:
     """Folder of the prepared data; data/<data> when None."""
     llm: str | None = None
     """A file of conf/llm, or a folder or hub name; the tiny LLM of the data when None."""
+    encoder: str | None = None
+    """A file of conf/encoder, or a folder or hub name of a pretrained encoder; the conformer of the size when None."""
     stride: str | None = None
     """Encoder frames in an audio embedding, in stage 2."""
     lora_r: str | None = None
@@ -83,6 +85,18 @@ class Recipe:
         return path if self.llm and path.is_file() else None
 
     @property
+    def encoder_arguments(self) -> list[str]:
+        """The encoder's file, that of the stage with it, and the folder of its weights on this machine."""
+        if self.encoder is None:
+            return []
+        known = (CONF / "encoder" / f"{self.encoder}.yaml").is_file()
+        name = self.encoder if known else "pretrained"
+        files = [path for path in (CONF / "encoder", CONF / self.stage) if (path / f"{name}.yaml").is_file()]
+        arguments = [word for path in files for word in ("--config", str(path / f"{name}.yaml"))]
+        here = local_model(self.encoder)
+        return arguments + (["--model.encoder.name", str(here or self.encoder)] if here or not known else [])
+
+    @property
     def configurations(self) -> list[Path]:
         """The configuration files, in an order in which later ones win."""
         names = [self.stage, f"data/{self.data}", f"size/{self.size}", f"{self.stage}/{self.size}"]
@@ -97,6 +111,7 @@ class Recipe:
         arguments = [word for path in self.configurations for word in ("--config", str(path))]
         if self.has_foreign_root:
             arguments += ["--data.root", str(self.folder)]
+        arguments += self.encoder_arguments
         if self.stage == "pretrain_ctc":
             arguments += ["--run", str(self.run_folder), *(["--ckpt_path", self.ckpt] if self.ckpt else [])]
         else:
@@ -112,7 +127,7 @@ class Recipe:
     def _beginning(self) -> list[str]:
         """Options that say what stage 2 begins with, and on what it is adapted."""
         if not self.text:
-            return [ENCODER, self.ckpt or str(self.stage_one.best)]
+            return [ENCODER, self._stage_one_checkpoint] if self._stage_one_checkpoint else []
         alone = f"{{cuts: {self.texts_alone.name}, share: {self.text_share}}}"
         return [LLM_CHECKPOINT, str(self.ckpt), "--data.train", f"{{audio: train.jsonl.gz, text: {alone}}}"]
 
@@ -128,15 +143,22 @@ class Recipe:
 
     @property
     def stage_one(self) -> "Recipe":
-        """Stage 1 of the same data, size and augmentation."""
-        return Recipe("pretrain_ctc", self.data, self.size, self.trainer, self.augment, self.root, run=self.ctc_run)
+        """Stage 1 of the same data, size, augmentation and encoder."""
+        settings = (self.data, self.size, self.trainer, self.augment, self.root)
+        return Recipe("pretrain_ctc", *settings, encoder=self.encoder, run=self.ctc_run)
+
+    @property
+    def _stage_one_checkpoint(self) -> str | None:
+        """Checkpoint with which stage 2 begins; None if a pretrained encoder is to begin without stage 1."""
+        best = self.stage_one.best
+        return self.ckpt or (str(best) if self.encoder is None or best.exists() else None)
 
     @cached_property
     def run_folder(self) -> Path:
         """The given folder, or one named after all settings that distinguish the run.
 
-        The first part of the name holds data and its root, size, augmentation and ablations. After a plus follow the
-        LLM, unless it is made of the data, and a digest of the overrides and the encoder.
+        The first part of the name holds data and its root, size, encoder, augmentation and ablations. After a plus
+        follow the LLM, unless it is made of the data, and a digest of the overrides and the checkpoint of stage 1.
         """
         if self.run:
             return Path(self.run)
@@ -148,6 +170,9 @@ class Recipe:
             first += [f"{name}{value}" for name, value in ablations.items() if value]
             first += [Path(self.text).stem] if self.text else []
         rest = []
+        if self.encoder:
+            known = (CONF / "encoder" / f"{self.encoder}.yaml").is_file()
+            first.insert(2, self.encoder if known else f"{Path(self.encoder).name}-{digest(self.encoder)}")
         if self.stage == "finetune" and not self.tiny_llm:
             llm = str(self.llm)
             rest.append(llm if self.llm_file else f"{Path(llm).name}-{digest(llm)}")
@@ -190,6 +215,12 @@ class Recipe:
         )
 
 
+def local_model(name: str) -> Path | None:
+    """Folder of a pretrained model in SPEECHLLM_MODELS, if it is there."""
+    folder = Path(os.environ.get("SPEECHLLM_MODELS", "../shared/models"), name)
+    return folder if (folder / "config.json").is_file() else None
+
+
 def digest(*words: str) -> str:
     """Digest of words, eight hexadecimal digits."""
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
@@ -198,6 +229,7 @@ def digest(*words: str) -> str:
 OF_RECIPE = {
     "--data.root": "root",
     "--model.llm": "llm",
+    "--model.encoder.name": "encoder",
     "--model.bridge.stride": "stride",
     "--model.lora_r": "lora_r",
     "--model.text_masking": "masking",
@@ -237,8 +269,10 @@ def run_name(arguments: list[str]) -> str:
         kind = path.parent.name if path.parent.parent.name == CONF.name else ""
         if name == "--config" and path.parent.name == CONF.name and path.stem in ("pretrain_ctc", "finetune"):
             chosen["stage"] = path.stem
-        elif name == "--config" and kind in (*CHOICES, "llm") and (CONF / kind / path.name).is_file():
+        elif name == "--config" and kind in (*CHOICES, "llm", "encoder") and (CONF / kind / path.name).is_file():
             chosen[kind] = path.stem
+        elif name == "--model.encoder.name" and value == str(local_model(chosen.get("encoder", ""))):
+            continue
         elif name in OF_RECIPE:
             chosen[OF_RECIPE[name]] = value or ""
         elif not name.startswith(NO_OTHER_RUN) and not (name == "--config" and kind in ("pretrain_ctc", "finetune")):

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from speechllm_pl.core.character_tokenizer import restored
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.padded import Padded
@@ -38,8 +39,7 @@ from speechllm_pl.recognition.joint import jointly_ranked
 from speechllm_pl.recognition.llm_text import generate
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
-from speechllm_pl.storage.llm_files import llm_digest as digest_of
-from speechllm_pl.storage.llm_files import refuse_another_llm
+from speechllm_pl.storage.pretrained_files import refuse_other_weights, weights_digest
 from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, present_settings, wrong_settings
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 
@@ -93,12 +93,19 @@ class Recognizer:
         self.longest_seconds: float | None = None
 
     @classmethod
-    def load(cls, path: str | Path, llm: str | None = None, device: str | torch.device = "cpu") -> "Recognizer":
+    def load(
+        cls,
+        path: str | Path,
+        llm: str | None = None,
+        device: str | torch.device = "cpu",
+        encoder: str | None = None,
+    ) -> "Recognizer":
         """Load the recogniser of a checkpoint of either stage, in evaluation mode.
 
         Args:
             path: a file, a folder of shards, or a consolidated folder.
             llm: folder or name of the LLM, if it has moved since training.
+            encoder: folder or name of a pretrained encoder, if it has moved.
 
         Raises:
             UserError: the checkpoint or its LLM is missing, damaged, edited or another one, or the device does not
@@ -111,6 +118,11 @@ class Recognizer:
             raise UserError(damaged(Path(path), problem))
         if llm is not None:
             settings |= {"llm": llm, "llm_revision": None}
+        if encoder is not None:
+            if "name" not in settings["encoder"]["init_args"]:
+                raise UserError(f"checkpoint {path} has no pretrained encoder: leave --encoder out")
+            moved = settings["encoder"]["init_args"] | {"name": encoder, "revision": None}
+            settings["encoder"] = {**settings["encoder"], "init_args": moved}
         try:
             beside = {name: settings[name] for name in BESIDE_THE_DESCRIPTION if name in settings}
             recognizer = _untrained(kind.from_record(settings), **beside)
@@ -283,24 +295,28 @@ class Recognizer:
         return written
 
 
-def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "") -> Recognizer:
+def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "", encoder_digest: str = "") -> Recognizer:
     """Build the untrained recogniser of a description.
 
     Args:
         config: description of a model of either stage.
         tokenizer: tokenizer of the CTC classes.
         llm_digest: digest of the LLM's weights.
+        encoder_digest: digest of the weights of a pretrained encoder.
 
     Raises:
-        UserError: the LLM cannot be loaded, or has another digest.
+        UserError: the LLM or a pretrained encoder cannot be loaded, or has another digest.
     """
-    known = CtcTokenizer.from_bytes(tokenizer)
+    known = restored(tokenizer)
     speech = config.build_speech(known.vocab_size)
+    if speech.digest:
+        encoder: Any = config.encoder
+        refuse_other_weights("encoder", encoder.name, speech.digest, encoder_digest)
     if not isinstance(config, SpeechLlmConfig):
         return Recognizer(speech, known)
     commit = llm_commit(config.llm, config.llm_revision)
     llm_tokenizer = LlmTokenizer(config.llm, commit)
     llm = load_llm(config.llm, config.dtype, config.quantize, commit)
-    refuse_another_llm(config.llm, digest_of(config.llm, commit), llm_digest)
+    refuse_other_weights("LLM", config.llm, weights_digest(config.llm, commit), llm_digest)
     model = SpeechLLM(config, speech, llm, llm_tokenizer.special_tokens)
     return Recognizer(model, known, llm_tokenizer, Prompt(config.instruction))

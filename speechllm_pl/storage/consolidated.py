@@ -11,7 +11,7 @@ from torch import Tensor
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoint_files import named_errors, partial_name, remove, rename
 from speechllm_pl.storage.digests import DIGESTS, STATE, digests_of, refuse_damage
-from speechllm_pl.storage.llm_files import llm_digest
+from speechllm_pl.storage.pretrained_files import weights_digest
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "speechllm.json", "tokenizer.model"
 RECORD = "speechllm"
@@ -46,7 +46,7 @@ def save_consolidated(folder: Path, record: dict[str, Any], state: dict[str, Any
         for part in llm or ():
             part.save_pretrained(partial / LLM)
         if llm:
-            settings["llm_digest"] = llm_digest(str(partial / LLM))
+            settings["llm_digest"] = weights_digest(str(partial / LLM))
         tokenizer = record["settings"]["tokenizer"]
         (partial / TOKENIZER).write_bytes(tokenizer)
         kept = {key: record[key] for key in ("stage", "precision", "languages", "longest_seconds") if key in record}

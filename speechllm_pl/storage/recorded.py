@@ -30,7 +30,10 @@ OF_BOTH = {"tokenizer": bytes, "encoder": dict}
 NEEDED = {"ctc": OF_BOTH, "llm": {**OF_BOTH, "llm": str, "llm_digest": str}}
 """By stage the settings that have no default, and the types that they are recorded as."""
 
-BESIDE_THE_DESCRIPTION = ("tokenizer", "llm_digest")
+ENCODER_DIGEST = "encoder_digest"
+"""Setting that tells the weights that a pretrained encoder began with from others."""
+
+BESIDE_THE_DESCRIPTION = ("tokenizer", "llm_digest", ENCODER_DIGEST)
 """Settings that are no fields of the model's description."""
 
 ONLY_CHOICE = {"encoder": "ConformerConfig", "bridge": "ProjectorConfig"}

@@ -5,18 +5,20 @@ from typing import Any
 
 import torch
 
+from speechllm_pl.core.character_tokenizer import restored
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.checkpoints import RECORD, STAGES
 from speechllm_pl.storage.digests import damaged
-from speechllm_pl.storage.recorded import present_settings, wrong_optimizer_state, wrong_progress
+from speechllm_pl.storage.recorded import ENCODER_DIGEST, present_settings, wrong_optimizer_state, wrong_progress
 from speechllm_pl.training.resumption import by_dotted_name
 
 OF_TRAINING = (
-    *("encoder.dropout", "spec_augment", "text_masking", "simulated_wrong", "alignment_classes"),
+    *("encoder.dropout", "encoder.lr_factor", "spec_augment", "text_masking", "simulated_wrong", "alignment_classes"),
     *("freeze_encoder", "freeze_bridge", "ctc_weight"),
 )
-MAY_DIFFER = ("tokenizer", "llm", "llm_revision", "llm_digest", *OF_TRAINING)
+OF_FILES = ("tokenizer", "llm", "llm_revision", "llm_digest", "encoder.name", "encoder.revision", ENCODER_DIGEST)
+MAY_DIFFER = (*OF_FILES, *OF_TRAINING)
 
 
 def refuse_other_stage(checkpoint: dict[str, Any], stage: str) -> None:
@@ -30,7 +32,7 @@ def refuse_other_stage(checkpoint: dict[str, Any], stage: str) -> None:
 def check_tokenizer(tokenizer: CtcTokenizer, model: bytes) -> None:
     """Raise a UserError unless `tokenizer` is the `model` that a checkpoint was trained with."""
     if tokenizer.to_bytes() != model:
-        ours, theirs = tokenizer.vocab_size - 1, CtcTokenizer.from_bytes(model).vocab_size - 1
+        ours, theirs = tokenizer.vocab_size - 1, restored(model).vocab_size - 1
         raise UserError(
             f"the tokenizer ({ours} pieces) is not the one that the checkpoint was trained with ({theirs} pieces):"
             " give the tokenizer of that run (--model.tokenizer), or train anew in another folder (RUN=)"
@@ -42,7 +44,7 @@ def refuse_other_settings(ours: dict[str, Any], theirs: dict[str, Any], whose: s
 
     Raises:
         UserError: two settings differ; the message names the first. Settings of training alone and the LLM's path
-            may differ, and the LLM itself is compared elsewhere.
+            may differ, and the LLM and a pretrained encoder themselves are compared elsewhere.
     """
     found = dict(by_dotted_name(present_settings(theirs)))
     for key, value in by_dotted_name(ours):

@@ -44,12 +44,13 @@ class CtcPretraining(Stage):
         compile_encoder: bool = False,
         **config: Any,
     ):
-        super().__init__(tokenizer, optimizer, schedule, max_skipped_steps, activation_checkpointing, compile_encoder)
-        self.config = CtcConfig(**config)
+        options = (max_skipped_steps, activation_checkpointing, compile_encoder)
+        super().__init__(CtcConfig(**config), tokenizer, optimizer, schedule, *options)
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
             self.model = self.config.build_speech(self.tokenizer.vocab_size)
+            self.encoder_digest = self.model.digest
             self.recognizer = Recognizer(self.model, self.tokenizer)
             self.arrange(self.speech.layers)
 

@@ -28,11 +28,10 @@ from speechllm_pl.models.llm import (
 )
 from speechllm_pl.models.losses import WeightedTerm
 from speechllm_pl.models.speech_llm import SpeechLLM, embedding_lengths
-from speechllm_pl.optim.muon_adamw import grouped
 from speechllm_pl.optim.schedules import Schedule, WarmupExponential
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
-from speechllm_pl.storage.llm_files import llm_digest, refuse_another_llm
+from speechllm_pl.storage.pretrained_files import refuse_other_weights, weights_digest
 from speechllm_pl.training.checkpoint_record import check_tokenizer, refuse_other_settings
 from speechllm_pl.training.stage import Stage
 
@@ -75,9 +74,10 @@ class LlmFinetuning(Stage):
         compile_encoder: bool = False,
         **config: Any,
     ):
-        super().__init__(tokenizer, optimizer, schedule, max_skipped_steps, activation_checkpointing, compile_encoder)
         described = SpeechLlmConfig(**config)
-        self.config = replace(described, llm_revision=llm_commit(described.llm, described.llm_revision))
+        described = replace(described, llm_revision=llm_commit(described.llm, described.llm_revision))
+        options = (max_skipped_steps, activation_checkpointing, compile_encoder)
+        super().__init__(described, tokenizer, optimizer, schedule, *options)
         self.encoder_checkpoint = encoder_checkpoint
         self.llm_checkpoint = llm_checkpoint
         self.encoder_lr_factor = encoder_lr_factor
@@ -121,12 +121,13 @@ class LlmFinetuning(Stage):
             llm = empty_llm(config.llm, config.dtype, config.llm_revision)
         else:
             llm = load_llm(config.llm, config.dtype, config.quantize, config.llm_revision)
-        self.digest = llm_digest(self.config.llm, self.config.llm_revision)
+        self.digest = weights_digest(self.config.llm, self.config.llm_revision)
         if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
             self.digest = self.trainer.strategy.broadcast(self.digest)
         speech = config.build_speech(self.tokenizer.vocab_size)
         self.model = SpeechLLM(config, speech, llm, self.llm_tokenizer.special_tokens)
         self.recognizer = Recognizer(self.model, self.tokenizer, self.llm_tokenizer, self.prompt)
+        self.encoder_digest = speech.digest
         self._tell_what_stays()
         if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
             if self.llm_checkpoint:
@@ -149,11 +150,20 @@ class LlmFinetuning(Stage):
             )
 
     def load_encoder(self) -> None:
-        """Start from the encoder and CTC head of a stage-1 run.
+        """Start from the encoder and CTC head of a stage-1 run, which a pretrained encoder can do without.
 
         Raises:
             UserError: the checkpoint does not exist, or has another stage, tokenizer or size.
         """
+        encoder = self.config.encoder
+        if self.encoder_checkpoint is None and encoder.is_pretrained:
+            if not (encoder.has_own_head or self.config.trains_ctc_head):
+                raise UserError(
+                    "this encoder brings no CTC head, and the run trains none: give a stage-1 checkpoint of it with"
+                    " --model.encoder_checkpoint (CKPT=), or a ctc_weight above 0 without freeze_encoder"
+                )
+            rank_zero_info("stage 2 begins with the pretrained encoder, without stage 1")
+            return
         if self.encoder_checkpoint is None:
             raise UserError("stage 2 starts from a stage-1 checkpoint: give --model.encoder_checkpoint (CKPT=)")
         path = newest(self.encoder_checkpoint)
@@ -161,6 +171,7 @@ class LlmFinetuning(Stage):
         settings = checkpoint[RECORD]["settings"]
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings({"encoder": self.config.record()["encoder"]}, settings, f"checkpoint {path}")
+        self.refuse_another_encoder(settings)
         Recognizer(self.speech, self.tokenizer).fill(checkpoint["state_dict"])
         rank_zero_info(f"encoder and CTC head from {path}")
 
@@ -179,6 +190,7 @@ class LlmFinetuning(Stage):
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, f"checkpoint {path}")
         self._refuse_another_llm(settings["llm_digest"], settings.get("llm_revision"))
+        self.refuse_another_encoder(settings)
         self.recognizer.fill(checkpoint["state_dict"])
         rank_zero_info(f"all weights from {path}")
 
@@ -187,8 +199,7 @@ class LlmFinetuning(Stage):
         trained = [p for p in self.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [{"params": [p for p in trained if id(p) not in encoder]}]
         if not self.config.freeze_encoder:
-            lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * self.encoder_lr_factor
-            groups += grouped((p for p in trained if id(p) in encoder), self.speech.layers, lr=lr)
+            groups += self.speech_groups(self.encoder_lr_factor)
         return groups
 
     def loss_terms(self, batch: Batch) -> dict[str, WeightedTerm]:
@@ -216,4 +227,4 @@ class LlmFinetuning(Stage):
         """
         commit = revision if revision != self.config.llm_revision else None
         remedy = f", take its commit (--model.llm_revision {commit})" if commit else ""
-        refuse_another_llm(self.config.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
+        refuse_other_weights("LLM", self.config.llm, self.digest, recorded, remedy, warn=rank_zero_warn)

@@ -3,12 +3,13 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -20,11 +21,13 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.losses import WeightedTerm, weighted_sum
-from speechllm_pl.optim.muon_adamw import grouped
+from speechllm_pl.optim.muon_adamw import HIDDEN_MATRICES, grouped
 from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recognition.recognizer import PREFIX
 from speechllm_pl.storage.background import BackgroundWriter
 from speechllm_pl.storage.checkpoints import RECORD, newest_complete
+from speechllm_pl.storage.pretrained_files import refuse_other_weights
+from speechllm_pl.storage.recorded import ENCODER_DIGEST
 from speechllm_pl.storage.tokenizers import read_tokenizer
 from speechllm_pl.training.checkpoint_record import (
     check_tokenizer,
@@ -53,6 +56,7 @@ class Stage(Validated):
 
     def __init__(
         self,
+        config: CtcConfig,
         tokenizer: str | CtcTokenizer,
         optimizer: OptimizerCallable,
         schedule: Schedule,
@@ -61,11 +65,10 @@ class Stage(Validated):
         compile_encoder: bool,
     ):
         super().__init__(activation_checkpointing=activation_checkpointing, compile_encoder=compile_encoder)
-        if not tokenizer:
-            raise UserError("a stage needs a tokenizer: give --model.tokenizer")
-        known = isinstance(tokenizer, CtcTokenizer)
-        self.tokenizer = tokenizer if known else read_tokenizer(tokenizer)
+        self.config = replace(config, encoder=config.encoder.pinned())
+        self.tokenizer = self.config.encoder.own_tokenizer() or _given(tokenizer)
         refuse_impossible(optimizer)
+        self.encoder_digest = ""  # tells the pretrained weights of the encoder from others, once they are loaded
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.max_skipped_steps = max_skipped_steps
@@ -94,11 +97,25 @@ class Stage(Validated):
 
     def settings(self) -> dict[str, Any]:
         """The description of the model and its tokenizer, as plain values."""
-        return {"tokenizer": self.tokenizer.to_bytes(), **self.config.record()}
+        encoder = {ENCODER_DIGEST: self.encoder_digest} if self.encoder_digest else {}
+        return {"tokenizer": self.tokenizer.to_bytes(), **self.config.record(), **encoder}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser; `lr` may differ between them."""
-        return grouped((p for p in self.parameters() if p.requires_grad), self.speech.layers)
+        return self.speech_groups()
+
+    def speech_groups(self, lr_factor: float = 1.0) -> list[dict[str, Any]]:
+        """Parameter groups of encoder and CTC head, pretrained weights apart, with a share of the learning rate."""
+        lr = self.make_optimizer([torch.zeros(1)]).defaults["lr"] * lr_factor
+        slower: dict[float, list[nn.Parameter]] = {}
+        for parameter, factor in self.speech.parameter_lr_factors():
+            slower.setdefault(factor, []).append(parameter)
+        apart = {id(parameter) for parameters in slower.values() for parameter in parameters}
+        new = [p for p in self.speech.parameters() if p.requires_grad and id(p) not in apart]
+        groups = grouped(new, self.speech.layers, lr=lr)
+        return groups + [
+            {"params": members, HIDDEN_MATRICES: False, "lr": lr * factor} for factor, members in slower.items()
+        ]
 
     # steps
 
@@ -216,6 +233,7 @@ class Stage(Validated):
         settings = {**self.config.defaults(), **checkpoint[RECORD]["settings"]}
         check_tokenizer(self.tokenizer, settings["tokenizer"])
         refuse_other_settings(self.settings(), settings, "the checkpoint")
+        self.refuse_another_encoder(settings)
         if fits:
             optimizer = self.make_optimizer(self.parameter_groups())  # the trainer has none yet
             refuse_other_optimizer(checkpoint, optimizer, Path(str(self.trainer.ckpt_path)))
@@ -235,6 +253,13 @@ class Stage(Validated):
 
     # parts
 
+    def refuse_another_encoder(self, settings: dict[str, Any]) -> None:
+        """Raise a UserError if a checkpoint's settings are of an encoder that began with other pretrained weights."""
+        if self.encoder_digest:
+            encoder: Any = self.config.encoder
+            recorded = settings.get(ENCODER_DIGEST, "")
+            refuse_other_weights("encoder", encoder.name, self.encoder_digest, recorded, warn=rank_zero_warn)
+
     def ctc_targets(self, batch: Batch) -> Padded:
         return pad_tokens([self.tokenizer.encode(text) for text in batch.texts], self.device)
 
@@ -246,6 +271,12 @@ class Stage(Validated):
             for name, mean in self.agreed.means.items():
                 self.log(f"train/{name}", mean, batch_size=1)
             self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
+
+
+def _given(tokenizer: str | CtcTokenizer) -> CtcTokenizer:
+    if not tokenizer:
+        raise UserError("a stage needs a tokenizer: give --model.tokenizer")
+    return tokenizer if isinstance(tokenizer, CtcTokenizer) else read_tokenizer(tokenizer)
 
 
 def _with_gradients(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -25,7 +25,7 @@ from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import DIGESTS
-from speechllm_pl.storage.llm_files import llm_digest
+from speechllm_pl.storage.pretrained_files import weights_digest
 from speechllm_pl.training.checkpoint_io import AtomicCheckpointIO
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -79,12 +79,12 @@ def trained(publish: Publish, ctc_tokenizer: CtcTokenizer, small_encoder: Confor
 
 
 def test_a_digest_of_a_hub_name_tells_commits_apart(publish: Publish) -> None:
-    assert llm_digest(NAME) == ""
+    assert weights_digest(NAME) == ""
     publish(FIRST, 1.0)
-    first = llm_digest(NAME)
+    first = weights_digest(NAME)
     publish(SECOND, 2.0)
-    assert len({"", first, llm_digest(NAME)}) == 3
-    assert llm_digest(NAME, FIRST) == first
+    assert len({"", first, weights_digest(NAME)}) == 3
+    assert weights_digest(NAME, FIRST) == first
     assert [llm_commit(NAME), llm_commit(NAME, FIRST)] == [SECOND, FIRST]
     ratio = load_llm(NAME).state_dict()[WEIGHT] / load_llm(NAME, revision=FIRST).state_dict()[WEIGHT]
     torch.testing.assert_close(ratio, torch.full_like(ratio, 2.0))
@@ -92,9 +92,9 @@ def test_a_digest_of_a_hub_name_tells_commits_apart(publish: Publish) -> None:
 
 def test_files_that_were_fetched_for_another_purpose_do_not_change_it(publish: Publish, tmp_path: Path) -> None:
     publish(FIRST, 1.0)
-    before = llm_digest(NAME)
+    before = weights_digest(NAME)
     (tmp_path / "hub" / "models--someone--tiny" / "snapshots" / FIRST / "pytorch_model.bin").write_bytes(b"the same")
-    assert llm_digest(NAME) == before
+    assert weights_digest(NAME) == before
 
 
 def test_a_checkpoint_is_restored_with_the_commit_that_it_was_trained_with(trained: Path) -> None:

@@ -1,9 +1,12 @@
 """The model of stage 1, and what every encoder keeps to."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from random_encoders import SAVED
 
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.padded import Padded
@@ -11,27 +14,38 @@ from speechllm_pl.models import encoders
 from speechllm_pl.models.config import CtcConfig
 from speechllm_pl.models.ctc import CtcModel, EncoderConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.models.encoders.pretrained import PretrainedEncoderConfig
 from speechllm_pl.models.features import SpecAugmentConfig
 
-SMALL: dict[str, EncoderConfig] = {
-    "ConformerConfig": ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64, kernel_size=5)
+SMALL: dict[str, Callable[[Path], EncoderConfig]] = {
+    "ConformerConfig": lambda _: ConformerConfig(dim=32, num_blocks=2, num_heads=2, ffn_dim=64, kernel_size=5),
+    **{
+        f"PretrainedEncoderConfig-{family}": lambda folder, save=save: PretrainedEncoderConfig(name=str(save(folder)))
+        for family, save in SAVED.items()
+    },
 }
 LENGTHS = [1, 300, 400, 1_000, 8_000, 12_001, 16_000]
 
 
 def test_every_encoder_is_tested() -> None:
-    assert set(SMALL) == set(encoders.__all__)
+    assert {name.partition("-")[0] for name in SMALL} == set(encoders.__all__)
+    assert {name.partition("-")[2] for name in SMALL} == {"", *SAVED}
 
 
-@pytest.fixture(params=SMALL)
-def described(request: pytest.FixtureRequest) -> EncoderConfig:
-    return SMALL[request.param]
+@pytest.fixture(params=SMALL, scope="module")
+def described(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EncoderConfig:
+    return SMALL[request.param](tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture
 def model(described: EncoderConfig) -> CtcModel:
     torch.manual_seed(0)
-    return described.build(SpecAugmentConfig(), 20).eval()
+    return described.build(SpecAugmentConfig(), classes_of(described)).eval()
+
+
+def classes_of(described: EncoderConfig) -> int:
+    own = described.own_tokenizer()
+    return own.vocab_size if own else 20
 
 
 def waveforms() -> Padded:
@@ -43,7 +57,7 @@ def waveforms() -> Padded:
 
 def test_a_description_is_frozen_and_of_plain_values(described: EncoderConfig) -> None:
     values: dict[str, Any] = vars(described)
-    assert all(isinstance(value, str | int | float | bool) for value in values.values())
+    assert all(isinstance(value, str | int | float | bool | None) for value in values.values())
     assert hash(described) == hash(type(described)(**values))
 
 
@@ -52,7 +66,7 @@ def test_the_number_of_frames_is_known_without_the_model(described: EncoderConfi
     encoded, frames = model.encode(samples)
     assert encoded.shape == (len(LENGTHS), int(frames.max()), model.dim)
     assert frames.tolist() == described.frame_lengths(samples.lengths).tolist()
-    assert model.head(encoded).shape[2] == 20
+    assert model.head(encoded).shape[2] == classes_of(described)
 
 
 def test_a_frames_duration_is_that_of_the_model(described: EncoderConfig, model: CtcModel) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from speechllm_pl.recipes.recipe import Recipe, run_name
+from speechllm_pl.recipes.recipe import Recipe, Stage, run_name
 
 CONF = Path("conf")
 STAGES = ("pretrain_ctc", "finetune")
@@ -97,11 +97,56 @@ def test_names_that_were_in_use_stay() -> None:
     assert Recipe("finetune", "mls", "paper-24", "ddp").run_folder == Path("runs/finetune/mls-paper-24")
 
 
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of pretrained models, which is empty."""
+    monkeypatch.setenv("SPEECHLLM_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.mark.parametrize("stage", ["pretrain_ctc", "finetune"])
+def test_an_encoder_of_the_configuration_is_its_file_and_the_folder_of_its_weights_if_there_is_one(
+    stage: Stage, models: Path
+) -> None:
+    recipe = Recipe(stage, encoder="whisper-tiny-en")
+    assert "--config conf/encoder/whisper-tiny-en.yaml" in " ".join(recipe.fit_arguments)
+    assert "--model.encoder.name" not in recipe.fit_arguments
+    (models / "whisper-tiny-en").mkdir(parents=True)
+    (models / "whisper-tiny-en" / "config.json").touch()
+    assert f"--model.encoder.name {models}/whisper-tiny-en" in " ".join(recipe.fit_arguments)
+    assert recipe.run_folder == Path(f"runs/{stage}/spoken_numbers-tiny-whisper-tiny-en")
+    place = recipe.fit_arguments.index("--run")
+    without_run = recipe.fit_arguments[:place] + recipe.fit_arguments[place + 2 :]
+    assert run_name(without_run) == str(recipe.run_folder)
+
+
+def test_another_encoder_is_given_by_its_name(models: Path) -> None:
+    recipe = Recipe("pretrain_ctc", encoder="facebook/wav2vec2-base")
+    line = " ".join(recipe.fit_arguments)
+    assert "--config conf/encoder/pretrained.yaml --model.encoder.name facebook/wav2vec2-base" in line
+    assert recipe.run_folder.name.startswith("spoken_numbers-tiny-wav2vec2-base-")
+
+
+def test_stage_2_with_a_pretrained_encoder_takes_stage_1_if_it_was_run(models: Path, elsewhere: Path) -> None:
+    recipe = Recipe("finetune", encoder="whisper-tiny-en")
+    assert "--model.encoder_checkpoint" not in recipe.fit_arguments
+    plain = Recipe("finetune")
+    assert f"--model.encoder_checkpoint {plain.stage_one.best}" in " ".join(plain.fit_arguments)
+    before, best = recipe.run_folder, recipe.stage_one.best
+    assert "whisper-tiny-en" in str(best)
+    best.parent.mkdir(parents=True)
+    best.touch()
+    recipe = Recipe("finetune", encoder="whisper-tiny-en")
+    assert f"--model.encoder_checkpoint {best}" in " ".join(recipe.fit_arguments)
+    assert recipe.run_folder == before
+
+
 def test_a_name_follows_everything_that_makes_it_another_run() -> None:
     plain = Recipe("finetune")
     settings = {"data": "fsdd", "size": "paper", "augment": "speed", "root": "data/other", "llm": "llama-7b"}
     others = [replace(plain, **{name: value}) for name, value in settings.items()]  # type: ignore[reportArgumentType]
     others += [replace(plain, llm=name) for name in ("a/b", "c/b")]
+    others += [replace(plain, encoder=name) for name in ("whisper-tiny-en", "a/b", "c/b")]
     others += [replace(plain, root="elsewhere/other"), replace(plain, stride="2"), replace(plain, lora_r="4")]
     others += [replace(plain, overrides=given) for given in (("--a", "1"), ("--a", "2"), ("--b", "1"))]
     others += [replace(plain, ckpt=name) for name in ("a.ckpt", "b.ckpt")] + [replace(plain, ctc_run="runs/mine")]
@@ -185,6 +230,8 @@ def test_the_newest_run_is_the_best_one_and_another_llm_is_the_last_choice(elsew
         Recipe("finetune", "fsdd", "paper", "ddp", "noisy", llm="llama-7b", stride="3"),
         Recipe("finetune", "mls", "paper", llm="a/b", overrides=("--model.ctc_weight", "0")),
         Recipe("pretrain_ctc", root="data/other", overrides=("--trainer.max_epochs=3",)),
+        Recipe("pretrain_ctc", encoder="whisper-tiny-en"),
+        Recipe("finetune", encoder="someone/encoder", overrides=("--model.encoder.adapt", "lora")),
     ],
     ids=lambda recipe: recipe.run_folder.name,
 )

@@ -4,5 +4,6 @@
 """
 
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.models.encoders.pretrained import PretrainedEncoderConfig
 
-__all__ = ["ConformerConfig"]
+__all__ = ["ConformerConfig", "PretrainedEncoderConfig"]

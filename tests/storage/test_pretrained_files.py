@@ -6,32 +6,32 @@ import pytest
 from test_checkpoints import wide_llm  # noqa: F401 (fixture)
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.storage.llm_files import llm_digest, refuse_another_llm
+from speechllm_pl.storage.pretrained_files import refuse_other_weights, weights_digest
 
 
 def test_the_digest_tells_weights_apart_and_is_empty_for_hub_names_that_are_not_here(
     wide_llm: Path,  # noqa: F811
     llm_folder: Path,
 ) -> None:
-    assert llm_digest(str(wide_llm)) != llm_digest(str(llm_folder))
-    before = llm_digest(str(wide_llm))
+    assert weights_digest(str(wide_llm)) != weights_digest(str(llm_folder))
+    before = weights_digest(str(wide_llm))
     weights = wide_llm / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    assert llm_digest(str(wide_llm)) != before
-    assert llm_digest("meta-llama/Llama-2-7b-hf") == ""
+    assert weights_digest(str(wide_llm)) != before
+    assert weights_digest("meta-llama/Llama-2-7b-hf") == ""
 
 
 @pytest.mark.parametrize("changed", ["config.json", "model-2.safetensors"])
 def test_the_configuration_and_every_file_of_weights_count_and_nothing_else(tmp_path: Path, changed: str) -> None:
     for name in ("config.json", "model-1.safetensors", "model-2.safetensors", "notes.txt"):
         (tmp_path / name).write_text(f"content of {name}")
-    before = llm_digest(str(tmp_path))
+    before = weights_digest(str(tmp_path))
     (tmp_path / "notes.txt").write_text("other")
-    assert llm_digest(str(tmp_path)) == before
+    assert weights_digest(str(tmp_path)) == before
     (tmp_path / changed).write_text("other")
-    assert llm_digest(str(tmp_path)) != before
+    assert weights_digest(str(tmp_path)) != before
 
 
 @pytest.mark.parametrize(("place", "told"), [(0, True), (2**20 + 5, False), (3 * 2**20 - 1, True)])
@@ -39,19 +39,19 @@ def test_of_large_files_size_and_both_ends_are_read(tmp_path: Path, place: int, 
     weights = tmp_path / "model.safetensors"
     content = bytearray(3 * 2**20)
     weights.write_bytes(content)
-    before = llm_digest(str(tmp_path))
+    before = weights_digest(str(tmp_path))
     content[place] = 1
     weights.write_bytes(content)
-    assert (llm_digest(str(tmp_path)) != before) == told
+    assert (weights_digest(str(tmp_path)) != before) == told
     weights.write_bytes(bytes(4 * 2**20))
-    assert llm_digest(str(tmp_path)) != before
+    assert weights_digest(str(tmp_path)) != before
 
 
 def test_another_llm_is_refused_with_the_remedies_and_an_unknown_one_is_told() -> None:
     told: list[str] = []
-    refuse_another_llm("mine", "abc", "abc", warn=told.append)
+    refuse_other_weights("LLM", "mine", "abc", "abc", warn=told.append)
     assert not told
     with pytest.raises(UserError, match=r"LLM mine is not the one .* put the former one back, or else, or give"):
-        refuse_another_llm("mine", "abc", "def", ", or else", warn=told.append)
-    refuse_another_llm("mine", "abc", "", warn=told.append)
+        refuse_other_weights("LLM", "mine", "abc", "def", ", or else", warn=told.append)
+    refuse_other_weights("LLM", "mine", "abc", "", warn=told.append)
     assert told == ["the checkpoint does not say which weights its LLM had: mine is taken on trust"]

@@ -1,4 +1,4 @@
-"""Find the files of an LLM, and tell it from another one by a digest."""
+"""Find the files of a pretrained model (LLM or encoder), and tell it from another one by a digest."""
 
 import hashlib
 import warnings
@@ -11,8 +11,8 @@ from huggingface_hub import try_to_load_from_cache
 from speechllm_pl.core.errors import UserError
 
 
-def llm_digest(name_or_path: str, revision: str | None = None) -> str:
-    """Short digest of the weights and configuration of a local LLM folder, or of a hub name that was loaded before.
+def weights_digest(name_or_path: str, revision: str | None = None) -> str:
+    """Short digest of the weights and configuration of a local folder, or of a hub name that was loaded before.
 
     Reads the configuration and the first and last MiB of every weight file: enough to detect other weights, and quick
     for a 7B model. Empty if nothing of a hub name is on this machine.
@@ -28,13 +28,14 @@ def llm_digest(name_or_path: str, revision: str | None = None) -> str:
     return _digest([*folder.glob("config.json"), *next(filter(None, weights), [])])
 
 
-def refuse_another_llm(
-    llm: str, found: str, recorded: str, remedy: str = "", warn: Callable[[str], Any] = warnings.warn
+def refuse_other_weights(
+    part: str, name: str, found: str, recorded: str, remedy: str = "", warn: Callable[[str], Any] = warnings.warn
 ) -> None:
-    """Compare an LLM with the one that a checkpoint was trained with.
+    """Compare a pretrained model with the one that a checkpoint was trained with.
 
     Args:
-        llm: folder or hub name.
+        part: what it is in ours: `LLM` or `encoder`, also the name of the option that gives another folder.
+        name: folder or hub name.
         found: its digest.
         recorded: the checkpoint's digest; empty in earlier ones, of hub names.
         remedy: to be offered between the others.
@@ -44,11 +45,11 @@ def refuse_another_llm(
         UserError: they are not the same.
     """
     if not recorded:
-        warn(f"the checkpoint does not say which weights its LLM had: {llm} is taken on trust")
+        warn(f"the checkpoint does not say which weights its {part} had: {name} is taken on trust")
     elif found != recorded:
         raise UserError(
-            f"LLM {llm} is not the one that this checkpoint was trained with (its digest differs):"
-            f" put the former one back{remedy}, or give its folder with --llm"
+            f"{part} {name} is not the one that this checkpoint was trained with (its digest differs):"
+            f" put the former one back{remedy}, or give its folder with --{part.lower()}"
         )
 
 

@@ -1,0 +1,139 @@
+"""Encoders that read waveforms: wav2vec 2.0 (arXiv 2006.11477), HuBERT (2106.07447) and WavLM (2110.13900).
+
+Their convolutions on the waveform are never trained, as is usual. Those of the base sizes normalise each channel over
+all of time, padding included; here over real frames, so that an utterance is heard alike alone and in a batch.
+"""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from speechllm_pl.core.audio.units import SAMPLING_RATE
+from speechllm_pl.core.character_tokenizer import CharacterTokenizer
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.masks import length_mask
+from speechllm_pl.core.padded import Padded
+from speechllm_pl.models.ctc import CtcHead
+from speechllm_pl.models.encoders.family import Family, read_model, shape_of
+from speechllm_pl.models.pretrained import from_pretrained
+
+LEAST_SAMPLES = 400
+"""Samples of the shortest input: what one frame sees."""
+
+
+class RealFramesNorm(nn.GroupNorm):
+    """Group norm with a group for each channel, over the real frames of `(B, C, T)`; set `frames` before.
+
+    Attributes:
+        frames: `(B,)` real frames.
+    """
+
+    frames: Tensor
+
+    def forward(self, input: Tensor) -> Tensor:
+        mask = length_mask(self.frames, input.shape[2])[:, None, :]
+        count = self.frames[:, None, None]
+        mean = (input * mask).sum(2, keepdim=True) / count
+        centred = (input - mean) * mask
+        variance = centred.square().sum(2, keepdim=True) / count
+        return centred * (variance + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None]
+
+
+class Waveform(Family):
+    """wav2vec 2.0, HuBERT or WavLM, with or without a CTC head."""
+
+    augments_features = False
+
+    def __init__(self, name: str, revision: str | None, with_head: bool):
+        super().__init__(name, revision, with_head)
+        shape: Any = shape_of(name, revision)
+        if getattr(shape, "add_adapter", False) or getattr(shape, "adapter_attn_dim", None):
+            raise UserError(f"encoder {name} has an adapter for another length or language: give one without")
+        auto_class = transformers.AutoModelForCTC if with_head else transformers.AutoModel
+        model = read_model(auto_class, name, revision)
+        self.encoder = model.base_model if with_head else model
+        self._own = (model.lm_head, shape.pad_token_id) if with_head else None
+        self.dim = shape.hidden_size
+        self.seconds_per_frame = math.prod(shape.conv_stride) / SAMPLING_RATE
+        extractor = from_pretrained("encoder", transformers.AutoFeatureExtractor, name, revision=revision)
+        self.normalises: bool = extractor.do_normalize
+        self.encoder.feature_extractor._freeze_parameters()
+        first = self.encoder.feature_extractor.conv_layers[0]
+        if shape.feat_extract_norm == "group":
+            whole = first.layer_norm
+            first.layer_norm = RealFramesNorm(whole.num_groups, whole.num_channels, whole.eps)
+            first.layer_norm.weight, first.layer_norm.bias = whole.weight, whole.bias
+
+    @staticmethod
+    def frame_lengths(shape: Any, samples: Tensor) -> Tensor:
+        return _convolved(samples, shape.conv_kernel, shape.conv_stride)
+
+    @staticmethod
+    def tokenizer(name: str, revision: str | None) -> CharacterTokenizer:
+        found = from_pretrained("encoder", transformers.AutoTokenizer, name, revision=revision)
+        delimiter = getattr(found, "word_delimiter_token", None) or " "
+        return CharacterTokenizer.of_vocabulary(found.get_vocab(), found.pad_token, delimiter, found.unk_token)
+
+    def take_head(self) -> CtcHead | None:
+        if self._own is None:
+            return None
+        (linear, blank), self._own = self._own, None
+        head = CtcHead(linear.in_features, linear.out_features)
+        order = [blank, *(number for number in range(linear.out_features) if number != blank)]
+        with torch.no_grad():
+            head.weight.copy_(linear.weight[order])
+            head.bias.copy_(linear.bias[order])
+        return head
+
+    def trainable(self) -> list[nn.Parameter]:
+        fixed = {id(parameter) for parameter in self.encoder.feature_extractor.parameters()}
+        return [parameter for parameter in self.encoder.parameters() if id(parameter) not in fixed]
+
+    def forward(self, waveforms: Padded, hide: nn.Module) -> Padded:
+        shape, (samples, lengths) = self.encoder.config, waveforms
+        samples = F.pad(samples.float(), (0, max(0, LEAST_SAMPLES - samples.shape[1])))
+        if self.normalises:
+            samples = _normalised(samples, lengths)
+        norm = getattr(self.encoder.feature_extractor.conv_layers[0], "layer_norm", None)
+        if isinstance(norm, RealFramesNorm):
+            norm.frames = _convolved(lengths, shape.conv_kernel[:1], shape.conv_stride[:1])
+        with torch.no_grad():
+            features = self.encoder.feature_extractor(samples).transpose(1, 2)  # (B, T, channels)
+        frames = _convolved(lengths, shape.conv_kernel, shape.conv_stride)
+        mask = length_mask(frames, features.shape[1])
+        projected = self.encoder.feature_projection(features)
+        projected = projected[0] if isinstance(projected, tuple) else projected
+        projected = projected * mask[:, :, None]
+        encoded = self.encoder.encoder(projected, attention_mask=mask).last_hidden_state
+        return Padded(encoded * mask[:, :, None], frames)
+
+
+class Wavlm(Waveform):
+    """WavLM, whose attention reads its matrices without their layers, so that LoRA has its place beside it."""
+
+    def forward(self, waveforms: Padded, hide: nn.Module) -> Padded:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*mismatched key_padding_mask")  # transformers' use of torch
+            return super().forward(waveforms, hide)
+
+    def lora_layers(self) -> list[str]:
+        return ["feed_forward.intermediate_dense", "feed_forward.output_dense"]
+
+
+def _convolved(lengths: Tensor, kernels: list[int], strides: list[int]) -> Tensor:
+    """Lengths after convolutions without padding; the shortest is one."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        lengths = ((lengths - kernel) // stride + 1).clamp(min=1)
+    return lengths
+
+
+def _normalised(samples: Tensor, lengths: Tensor) -> Tensor:
+    """Zero mean and unit variance of each of the `(B, N)` waveforms, and zero beyond their lengths."""
+    mask, count = length_mask(lengths, samples.shape[1]), lengths.clamp(min=1)[:, None]
+    centred = (samples - samples.sum(1, keepdim=True) / count) * mask
+    return centred / (centred.square().sum(1, keepdim=True) / count + 1e-7).sqrt()
