@@ -18,6 +18,9 @@ PLAIN = (  # nothing at random, and a schedule that does not know when the run w
     *("--model.schedule.warmup_steps", 1, "--model.optimizer.lr", 0.003),
 )
 
+ALL_WAYS = ("whisper", "wav2vec2-ctc")
+"""Families of which `make test` trains LoRA and the whole, too."""
+
 
 @pytest.fixture(scope="module", params=SAVED)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +53,15 @@ def transcribed(speechllm, corpus: Path, checkpoint: Path, *more: object) -> lis
     return list(map(json.loads, done.out.splitlines()))
 
 
-@pytest.mark.parametrize("adapt", ["frozen", "lora", "all"])
+@pytest.mark.parametrize(
+    ("folder", "adapt"),
+    [
+        pytest.param(family, adapt, marks=() if adapt == "frozen" or family in ALL_WAYS else pytest.mark.long)
+        for family in SAVED
+        for adapt in ("frozen", "lora", "all")
+    ],
+    indirect=["folder"],
+)
 def test_both_stages_are_trained_resumed_and_decoded_with(
     speechllm, corpus: Path, small_config: Path, llm_folder: Path, folder: Path, adapt: str, tmp_path: Path
 ) -> None:

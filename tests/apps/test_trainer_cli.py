@@ -102,11 +102,37 @@ def test_every_set_of_augmentations_instantiates(parser, name: str, tokenizer_fi
             assert getattr(each, key) == (tuple(value) if isinstance(value, list) else value)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("size", names("size"))
+@pytest.mark.parametrize("encoder", names("encoder"))
+def test_every_encoder_takes_the_place_of_the_conformer(parser, stage: str, size: str, encoder: str) -> None:
+    path = CONF / "encoder" / f"{encoder}.yaml"
+    written = yaml.safe_load(path.read_text())["model"]["init_args"]["encoder"]
+    named = written["init_args"].get("name", "a/folder")
+    arguments = [*configs(stage, size=size), "--config", str(path), "--model.encoder.name", named]
+    chosen = parser.parse_args(arguments).fit.model.init_args.encoder
+    assert chosen.class_path.endswith("PretrainedEncoderConfig")
+    assert chosen.init_args.name == named
+    assert written["init_args"].items() <= vars(chosen.init_args).items()
+
+
+def test_adapting_to_text_trains_neither_encoder_nor_bridge(parser) -> None:
+    path = CONF / "adapt_text.yaml"
+    config = parser.parse_args([*configs("finetune"), "--config", str(path)]).fit
+    written = yaml.safe_load(path.read_text())
+    assert written["model"]["init_args"].items() <= vars(config.model.init_args).items()
+    assert config.trainer.max_epochs == written["trainer"]["max_epochs"]
+    assert config.model.init_args.freeze_encoder
+    assert config.model.init_args.freeze_bridge
+
+
 def test_every_shipped_file_is_tried_above() -> None:
     assert set(names("size")) == set(BLOCKS)
     folders = {path.relative_to(CONF).parts[0] for path in CONF.glob("*/*.yaml")}
-    assert folders <= {"data", "size", "trainer", "augment", "llm", *STAGES}  # llm: tests/test_paper_systems.py
-    assert {path.stem for path in CONF.glob("*.yaml")} == {*STAGES, "qlora"}  # qlora: tests/apps/test_qlora.py
+    tried = {"data", "size", "trainer", "augment", "encoder", *STAGES}
+    assert folders <= {*tried, "llm"}  # llm: tests/test_paper_systems.py
+    alone = {path.stem for path in CONF.glob("*.yaml")}
+    assert alone == {*STAGES, "adapt_text", "qlora"}  # qlora: tests/apps/test_qlora.py
     assert {path.stem for stage in STAGES for path in (CONF / stage).glob("*.yaml")} <= set(names("size"))
 
 
