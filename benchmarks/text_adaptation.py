@@ -18,7 +18,7 @@ import numpy as np
 from lhotse import CutSet, MonoCut
 from num2words import num2words
 
-from data_prep.spoken_numbers import ACCENTS, MAX_LETTERS, VARIANTS, SpokenNumber, cut_of, split_of_text
+from data_prep.spoken_numbers import ACCENTS, MAX_LETTERS, SpokenNumber, cut_of, drawn_voice, split_of_text
 from speechllm_pl.core.text import normalize
 
 PER_CENT = (5, 20, 100)
@@ -48,11 +48,9 @@ def said(language: str, split: str, texts: Sequence[tuple[str, str]], folder: Pa
             path=folder / "audio" / "thousands" / f"{name}.flac",
             text=text,
             language=language,
-            speaker=f"{rng.choice(ACCENTS[language])}+{rng.choice(VARIANTS[split])}",
             split=split,
             spoken=spoken,
-            words_per_minute=int(rng.integers(130, 211)),
-            pitch=int(rng.integers(25, 76)),
+            **drawn_voice(language, split, rng),
             noise_seed=int(rng.integers(2**31)),
         )
         cuts.append(cut_of(utterance, MAX_SECONDS))

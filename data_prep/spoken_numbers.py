@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lhotse import MonoCut
@@ -155,14 +156,21 @@ def _draw(language: str, split: str, index: int, seed: int, taken: set[str], out
         path="",
         text=text,
         language=language,
-        speaker=f"{rng.choice(ACCENTS[language])}+{rng.choice(VARIANTS[split])}",
         split=split,
         spoken=spoken,
-        words_per_minute=int(rng.integers(130, 211)),
-        pitch=int(rng.integers(25, 76)),
         noise_seed=noise_seed,
+        **drawn_voice(language, split, rng),
     )
     return replace(utterance, path=output / "audio" / split / f"{id}-{_digest(utterance)}.flac")
+
+
+def drawn_voice(language: str, split: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw speaker, rate and pitch among those of a language and split."""
+    return {
+        "speaker": f"{rng.choice(ACCENTS[language])}+{rng.choice(VARIANTS[split])}",
+        "words_per_minute": int(rng.integers(130, 211)),
+        "pitch": int(rng.integers(25, 76)),
+    }
 
 
 def _digest(utterance: SpokenNumber) -> str:

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from speechllm_pl.models.hugging_face import commit_of
 from speechllm_pl.models.llm import llm_commit
-from speechllm_pl.models.pretrained import commit_of
 from speechllm_pl.storage.checkpoints import RECORD, newest_complete, read_record
 
 

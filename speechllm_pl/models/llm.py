@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.config import Quantization
-from speechllm_pl.models.pretrained import (
+from speechllm_pl.models.hugging_face import (
     attention_projections,
     commit_of,
     from_pretrained,

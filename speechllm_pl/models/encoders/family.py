@@ -12,7 +12,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.ctc import CtcHead
-from speechllm_pl.models.pretrained import attention_projections, from_pretrained, quiet_transformers, repeated_layers
+from speechllm_pl.models.hugging_face import attention_projections, from_pretrained, quiet_transformers, repeated_layers
 
 OFF = {
     "apply_spec_augment": False,

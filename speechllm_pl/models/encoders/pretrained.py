@@ -23,7 +23,7 @@ from speechllm_pl.models.encoders.family import Family, shape_of
 from speechllm_pl.models.encoders.waveform import Waveform, Wavlm
 from speechllm_pl.models.encoders.whisper import Whisper
 from speechllm_pl.models.features import SpecAugment, SpecAugmentConfig
-from speechllm_pl.models.pretrained import commit_of, names_of_linear_layers
+from speechllm_pl.models.hugging_face import commit_of, names_of_linear_layers
 from speechllm_pl.storage.pretrained_files import weights_digest
 
 FAMILIES: dict[str, type[Family]] = {

@@ -20,7 +20,7 @@ from speechllm_pl.core.masks import length_mask
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.ctc import CtcHead
 from speechllm_pl.models.encoders.family import Family, read_model, shape_of
-from speechllm_pl.models.pretrained import from_pretrained
+from speechllm_pl.models.hugging_face import from_pretrained
 
 LEAST_SAMPLES = 400
 """Samples of the shortest input: what one frame sees."""
