@@ -5,7 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -236,14 +236,7 @@ def _write(folder: Path, systems: dict[str, System]) -> None:
                     "truncated": found.truncated,
                 }
                 if found.alternatives:
-                    row["alternatives"] = [
-                        {
-                            "text": each.text,
-                            "log_probability": each.log_probability,
-                            "ctc_log_probability": each.ctc_log_probability,
-                        }
-                        for each in found.alternatives
-                    ]
+                    row["alternatives"] = [asdict(each) for each in found.n_best]
                 file.write(_line(row))
     for name, system in systems.items():
         write_whole(folder / f"alignments-{name}.txt", aligned_listing(system.utterances).encode())

@@ -5,6 +5,21 @@ from dataclasses import dataclass, field
 from math import isfinite
 
 
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """One of the texts that a search found. Two are equal if their texts are.
+
+    Attributes:
+        text: the text.
+        log_probability: score by which the search ranked it, in nats: the LLM's, or with `ctc-beam` the CTC head's.
+        ctc_log_probability: log-likelihood by the CTC head, in nats, with a `ctc_weight`; otherwise 0.
+    """
+
+    text: str
+    log_probability: float = field(compare=False)
+    ctc_log_probability: float = field(compare=False)
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """Recognised text of one utterance. Two are equal if their texts are equal and ended alike."""
@@ -41,6 +56,13 @@ class Hypothesis:
     def joint_log_probability(self, ctc_weight: float) -> float:
         """Score of the LLM and the CTC head together, in nats; they count 1 - `ctc_weight` and `ctc_weight`."""
         return (1 - ctc_weight) * self.log_probability + ctc_weight * self.ctc_log_probability
+
+    @property
+    def n_best(self) -> tuple[Alternative, ...]:
+        """The alternatives with their scores, the best one first."""
+        return tuple(
+            Alternative(each.text, each.log_probability, each.ctc_log_probability) for each in self.alternatives
+        )
 
     @property
     def finite(self) -> bool:

@@ -288,12 +288,13 @@ class Transcriber:
     def _piece(self, part: _Part, text: DecidedText, log_probs: Tensor) -> Piece:
         start, seconds = part.start_seconds, part.end_seconds - part.start_seconds
         per_frame = self.recognizer.speech.seconds_per_frame
-        found = word_times(log_probs, text.hypothesis.text, self.recognizer.tokenizer, per_frame, seconds)
+        aligned = word_times(log_probs, text.hypothesis.text, self.recognizer.tokenizer, per_frame, seconds)
         words = [
             replace(word, start_seconds=start + word.start_seconds, end_seconds=start + word.end_seconds)
-            for word in found
+            for word in aligned
         ]
-        return Piece(start, part.end_seconds, text.hypothesis.text, tuple(words), text.decoded_by, text.remark)
+        found = text.hypothesis
+        return Piece(start, part.end_seconds, found.text, tuple(words), text.decoded_by, text.remark, found.n_best)
 
 
 class _Window:

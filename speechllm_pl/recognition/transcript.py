@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from speechllm_pl.recognition.hypothesis import Alternative
 from speechllm_pl.recognition.word_times import Word
 
 DecodedBy = Literal["llm", "llm-retried", "ctc", "silence"]
@@ -19,6 +20,8 @@ class Piece:
         words: words of the text, with their times in the recording.
         decoded_by: origin of the text.
         remark: why the text is not the first one that was found, or may be wrong; empty if there is nothing to say.
+        alternatives: texts that a search by beams found for the piece by itself, `text` among them unless words that
+            its neighbour has too were left out of it; the best one first.
     """
 
     start_seconds: float
@@ -27,6 +30,7 @@ class Piece:
     words: tuple[Word, ...]
     decoded_by: DecodedBy
     remark: str = ""
+    alternatives: tuple[Alternative, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

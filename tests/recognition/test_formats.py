@@ -2,10 +2,12 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 
 from speechllm_pl.recognition.formats import CUE_CHARACTERS, CUE_PAUSE_SECONDS, CUE_SECONDS, FORMATS, cues
+from speechllm_pl.recognition.hypothesis import Alternative
 from speechllm_pl.recognition.transcript import Piece, Transcript
 from speechllm_pl.recognition.word_times import Word
 
@@ -16,7 +18,11 @@ def said(*words: tuple[str, float, float]) -> tuple[Word, ...]:
 
 HELLO = Piece(0.0, 3.0, "hello <world>", said(("hello", 0.5, 0.9), ("<world>", 1.0, 1.46)), "llm")
 SILENCE = Piece(3.0, 3700.0, "", (), "silence")
-LATE = Piece(3700.0, 3724.0, "late", said(("late", 3723.25, 3723.75)), "ctc", "the LLM's text was a loop")
+LATER: dict[str, Any] = {"text": "later", "log_probability": -4.5, "ctc_log_probability": -0.25}
+LATE = Piece(
+    *(3700.0, 3724.0, "late", said(("late", 3723.25, 3723.75)), "ctc", "the LLM's text was a loop"),
+    alternatives=(Alternative(**LATER),),
+)
 TRANSCRIPT = Transcript(3724.0, "en", (HELLO, SILENCE, LATE))
 
 
@@ -55,6 +61,7 @@ def test_json_says_all_that_is_known() -> None:
     assert known["decoded_by"] == "llm,ctc"
     assert [piece["decoded_by"] for piece in known["pieces"]] == ["llm", "silence", "ctc"]
     assert known["pieces"][2]["remark"] == "the LLM's text was a loop"
+    assert [piece["alternatives"] for piece in known["pieces"]] == [[], [], [LATER]]
     assert known["pieces"][0]["words"][1] == {
         "text": "<world>",
         "start_seconds": 1.0,

@@ -3,6 +3,7 @@
 import itertools
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -373,6 +374,22 @@ def test_a_text_that_the_ctc_head_found_is_said_to_be_its() -> None:
 
     assert decided(joined)[:2] == (HEARD, "llm")
     assert decided(joined, options=DecodingOptions(decoder="beam", ctc_weight=0.3))[:2] == (HEARD, "ctc")
+
+
+def test_what_else_a_search_found_stands_beside_its_text() -> None:
+    def several(heard: str, options: DecodingOptions) -> Hypothesis:
+        texts = {heard: -1.0, heard.replace("two", "too"): -2.5}
+        found = tuple(
+            Hypothesis(text, log_probability=score, ctc_log_probability=-3.0) for text, score in texts.items()
+        )
+        return replace(found[0], alternatives=found)
+
+    (found,) = transcripts(ToneRecognizer(several), speak(HEARD))
+    best, other = found.pieces[0].alternatives
+    assert (best.text, best.log_probability, best.ctc_log_probability) == (found.text, -1.0, -3.0)
+    assert (other.text, other.log_probability) == (HEARD.replace("two", "too"), -2.5)
+    (found,) = transcripts(ToneRecognizer(), speak(HEARD))  # a search that finds one text
+    assert found.pieces[0].alternatives == ()
 
 
 def test_a_cap_that_was_asked_for_is_no_reason_to_doubt() -> None:
