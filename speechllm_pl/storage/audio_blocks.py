@@ -38,7 +38,8 @@ def blocks(path: Path) -> Iterator[np.ndarray]:
             raise UserError(f"{path}: {wrong}")
         resampler = soxr.ResampleStream(rate, SAMPLING_RATE, 1, dtype="float32")
         power = mean_power = 0.0
-        for block in file.blocks(BLOCK_SECONDS * rate, dtype="float32", always_2d=True):  # (n, channel)
+        # Not file.blocks: of a file that ends early it gives the last block again for all that the header promises.
+        while len(block := file.read(BLOCK_SECONDS * rate, dtype="float32", always_2d=True)):  # (n, channel)
             if not np.isfinite(block).all():
                 raise UserError(f"{path}: the recording has samples that are not finite: record or convert it again")
             mono = block.mean(1)
