@@ -24,7 +24,7 @@ from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer
-from speechllm_pl.recognition.word_times import Word, word_times
+from speechllm_pl.recognition.word_times import Word, loudness_of, word_times
 
 
 def differences(
@@ -41,7 +41,8 @@ def differences(
     if text != supervision.text or not supervision.alignment:
         return []
     seconds = recognizer.speech.seconds_per_frame
-    words = word_times(logits[0].log_softmax(-1), text, recognizer.tokenizer, seconds, cut.duration)
+    loudness = loudness_of(samples[0].numpy())
+    words = word_times(logits[0].log_softmax(-1), text, recognizer.tokenizer, seconds, cut.duration, loudness)
     return lateness(words, supervision.alignment["word"], gaps)
 
 

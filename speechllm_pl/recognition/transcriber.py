@@ -31,7 +31,7 @@ from speechllm_pl.recognition.seams import without_doubled_words
 from speechllm_pl.recognition.silero import SileroPauses
 from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import Piece, Transcript
-from speechllm_pl.recognition.word_times import word_times
+from speechllm_pl.recognition.word_times import loudness_of, word_times
 
 LONGEST_SECONDS = 30.0
 """Longest piece for checkpoints that do not tell how long their training's utterances were."""
@@ -62,6 +62,7 @@ class _Part:
 
     Attributes:
         length: number of samples.
+        loudness: of the samples, for the times of words.
         frames: `(T, dim)` of the encoder.
     """
 
@@ -71,6 +72,7 @@ class _Part:
     start_seconds: float
     end_seconds: float
     overlap_seconds: float
+    loudness: np.ndarray
     frames: Tensor | None = None
     result: Piece | None = None
 
@@ -183,7 +185,9 @@ class Transcriber:
     def _part(self, recording: _Recording, audio: AudioPiece, frames: Tensor | None = None) -> _Part:
         """Part of a recording, with its result if nothing can be said in it."""
         start, end, length = audio.start_seconds, audio.end_seconds, len(audio.samples)
-        part = _Part(recording, audio.samples, length, start, end, audio.overlap_seconds, frames)
+        part = _Part(
+            recording, audio.samples, length, start, end, audio.overlap_seconds, loudness_of(audio.samples), frames
+        )
         if audio.silent or self.is_no_speech(audio.samples) or not length:
             part.frames, part.result = None, Piece(start, end, "", (), "silence")
         if part.frames is not None or part.result is not None:
@@ -288,7 +292,9 @@ class Transcriber:
     def _piece(self, part: _Part, text: DecidedText, log_probs: Tensor) -> Piece:
         start, seconds = part.start_seconds, part.end_seconds - part.start_seconds
         per_frame = self.recognizer.speech.seconds_per_frame
-        aligned = word_times(log_probs, text.hypothesis.text, self.recognizer.tokenizer, per_frame, seconds)
+        aligned = word_times(
+            log_probs, text.hypothesis.text, self.recognizer.tokenizer, per_frame, seconds, part.loudness
+        )
         words = [
             replace(word, start_seconds=start + word.start_seconds, end_seconds=start + word.end_seconds)
             for word in aligned

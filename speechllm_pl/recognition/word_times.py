@@ -1,19 +1,29 @@
-"""Align a text, which may be the LLM's, with the CTC head's frames: when each word was said.
+"""Align a text, which may be the LLM's, with its audio: when each word was said.
 
-The text is spelled in the CTC tokenizer's pieces and aligned by Viterbi search (torchaudio's `forced_align`; Kürzinger
-et al., arXiv 2007.09127, describe its use with CTC). No time is invented: a word that the tokenizer cannot spell, or
-that does not fit into the frames, has the times of the gap between its neighbours and says so.
+The text is spelled in the CTC tokenizer's pieces and aligned with the CTC head's frames by Viterbi search (torchaudio's
+`forced_align`; Kürzinger et al., arXiv 2007.09127, describe its use with CTC). A CTC head marks a piece by a frame
+somewhere inside it, so words then reach to where it is quiet between their frames. No time is invented: a word that the
+tokenizer cannot spell, or that does not fit into the frames, has the times of the gap between its neighbours and says
+so.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import exp
+from math import ceil, exp
 
+import numpy as np
 import torch
 import torchaudio.functional as AF
 from torch import Tensor
 
+from speechllm_pl.core.audio.units import samples_in
 from speechllm_pl.core.ctc_tokenizer import BLANK, CtcTokenizer
+
+STEP_SECONDS = 0.01
+"""Time between two values of the loudness."""
+
+QUIET_DB = 25.0
+"""A pause between words is quieter by so much than the loudest twentieth of the audio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +48,24 @@ class Word:
         return (self.start_seconds + self.end_seconds) / 2
 
 
+def loudness_of(samples: np.ndarray) -> np.ndarray:
+    """Loudness of `(N,)` samples in dB, every `STEP_SECONDS`, over three of these steps."""
+    step = samples_in(STEP_SECONDS)
+    power = np.square(samples[: len(samples) // step * step]).reshape(-1, step).mean(1)
+    if not len(power):
+        return power
+    return 10 * np.log10(np.convolve(np.pad(power, 1, "edge"), np.full(3, 1 / 3), "valid") + 1e-9)
+
+
 def word_times(
-    log_probs: Tensor, text: str, tokenizer: CtcTokenizer, seconds_per_frame: float, seconds: float
+    log_probs: Tensor,
+    text: str,
+    tokenizer: CtcTokenizer,
+    seconds_per_frame: float,
+    seconds: float,
+    loudness: np.ndarray | None = None,
 ) -> list[Word]:
-    """Align a text with the frames of its audio.
+    """Align a text with its audio.
 
     Args:
         log_probs: `(T, V)` of the CTC head, for the audio's real frames.
@@ -49,6 +73,7 @@ def word_times(
         tokenizer: tokenizer of the CTC classes.
         seconds_per_frame: from one frame to the next.
         seconds: length of the audio, which no word exceeds.
+        loudness: of the audio, as `loudness_of` returns it; without it words have the times of their frames.
 
     Returns:
         A `Word` for each word of the text, in order.
@@ -57,6 +82,8 @@ def word_times(
     spelled = [_spellable(word, tokenizer) for word in words]
     spans = _spans(log_probs, spelled)
     edges = [span and span.edges(seconds_per_frame, seconds) for span in spans]
+    if loudness is not None and len(loudness):
+        edges = _widened(edges, seconds, loudness)
     return [
         Word(word, *edge, exp(span.score), aligned=True)
         if span and edge
@@ -102,6 +129,36 @@ def _spans(log_probs: Tensor, words: list[list[int]]) -> list[_Span | None]:
         score = sum(float(span.score) for span in own) / max(1, len(own))
         spans.append(_Span(own[0].start, own[-1].end, score) if own else None)
     return spans
+
+
+def _widened(
+    edges: list[tuple[float, float] | None], seconds: float, loudness: np.ndarray
+) -> list[tuple[float, float] | None]:
+    """Move the end of each word and the start of the next apart, to the ends of the pause between them.
+
+    What lies beside a word without times stays.
+    """
+    limit = float(np.quantile(loudness, 0.95)) - QUIET_DB
+    around = [(0.0, 0.0), *edges, (seconds, seconds)]
+    pauses = [
+        _pause(loudness, before[1], after[0], limit) if before and after else None for before, after in pairwise(around)
+    ]
+    return [
+        edge and (before[1] if before else edge[0], after[0] if after else edge[1])
+        for edge, (before, after) in zip(edges, pairwise(pauses), strict=True)
+    ]
+
+
+def _pause(loudness: np.ndarray, start: float, end: float, limit: float) -> tuple[float, float]:
+    """The longest stretch below the limit from `start` to `end`, in seconds; without one the quietest moment, twice."""
+    first = ceil(start / STEP_SECONDS)
+    between = loudness[first : int(end / STEP_SECONDS)]
+    if not len(between):
+        return start, end
+    quiet = np.flatnonzero(np.diff(np.r_[False, between < limit, False])).reshape(-1, 2)
+    pause = quiet[(quiet[:, 1] - quiet[:, 0]).argmax()] if len(quiet) else np.repeat(between.argmin(), 2)
+    begin, over = ((first + pause) * STEP_SECONDS).tolist()
+    return begin, over
 
 
 def _gap(edges: list[tuple[float, float] | None], place: int, seconds: float) -> tuple[float, float]:

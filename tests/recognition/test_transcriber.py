@@ -116,7 +116,7 @@ def test_times_are_those_of_the_tones(tones: ToneRecognizer) -> None:
         starts.append(at / RATE)
         at += int(0.3 * RATE) + 10
     errors = [abs(word.start_seconds - start) for word, start in zip(found.words, starts, strict=True)]
-    assert max(errors) <= 0.081
+    assert max(errors) <= 0.05
     assert all(word.confidence > 0.9 for word in found.words)
 
 

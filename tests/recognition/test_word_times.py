@@ -3,11 +3,12 @@
 from itertools import groupby, product
 from math import exp
 
+import numpy as np
 import pytest
 import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.recognition.word_times import word_times
+from speechllm_pl.recognition.word_times import loudness_of, word_times
 
 SECONDS_PER_FRAME = 0.08
 
@@ -73,10 +74,60 @@ def test_without_words_or_frames_there_is_nothing(letters: CtcTokenizer) -> None
     assert not word.aligned
 
 
+def heard_at(tokenizer: CtcTokenizer, **frame_of: int) -> torch.Tensor:
+    """Log probabilities of 20 frames, sure of a word's pieces up to its frame and of the blank elsewhere."""
+    sure = torch.zeros(20, dtype=torch.long)
+    for letter, frame in frame_of.items():
+        pieces = torch.tensor(tokenizer.encode(letter))
+        sure[frame + 1 - len(pieces) : frame + 1] = pieces
+    return torch.nn.functional.one_hot(sure, tokenizer.vocab_size).float().mul(12).log_softmax(-1)
+
+
+def sound(*stretches: tuple[float, float], level: float = 0.1) -> np.ndarray:
+    """Noise of 1.6 s in these stretches of seconds, and a thousandth of it elsewhere."""
+    samples = level * np.random.default_rng(0).standard_normal(25_600)
+    loud = np.zeros(25_600, bool)
+    for start, end in stretches:
+        loud[round(16_000 * start) : round(16_000 * end)] = True
+    return np.where(loud, samples, samples / 1000).astype(np.float32)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.01])
+def test_words_reach_to_the_pauses_around_their_frames(letters: CtcTokenizer, level: float) -> None:
+    samples = sound((0.13, 0.41), (0.83, 1.2), level=level)
+    first, last = word_times(heard_at(letters, a=3, b=12), "a b", letters, 0.08, 1.6, loudness_of(samples))
+    found = first.start_seconds, first.end_seconds, last.start_seconds, last.end_seconds
+    np.testing.assert_allclose(found, (0.13, 0.41, 0.83, 1.2), atol=0.021)
+
+
+def test_a_short_stop_inside_a_word_is_not_the_pause_behind_it(letters: CtcTokenizer) -> None:
+    samples = sound((0.13, 0.36), (0.4, 0.5), (0.83, 1.2))
+    first, _ = word_times(heard_at(letters, a=3, b=12), "a b", letters, 0.08, 1.6, loudness_of(samples))
+    assert first.end_seconds == pytest.approx(0.5, abs=0.021)
+
+
+def test_without_a_pause_words_meet_where_it_is_quietest(letters: CtcTokenizer) -> None:
+    samples = sound((0.0, 1.6))
+    samples[9_000:9_800] /= 3  # at 0.5625 to 0.6125 s
+    first, last = word_times(heard_at(letters, a=3, b=12), "a b", letters, 0.08, 1.6, loudness_of(samples))
+    assert first.end_seconds == last.start_seconds
+    assert 0.56 <= first.end_seconds <= 0.62
+
+
+def test_beside_a_word_without_times_frames_decide(letters: CtcTokenizer) -> None:
+    loudness = loudness_of(sound((0.13, 0.41), (0.83, 1.2)))
+    first, strange, last = word_times(heard_at(letters, a=3, b=12), "a ž b", letters, 0.08, 1.6, loudness)
+    assert (first.start_seconds, last.end_seconds) == (pytest.approx(0.13, abs=0.021), pytest.approx(1.2, abs=0.021))
+    assert (strange.start_seconds, strange.end_seconds) == (first.end_seconds, last.start_seconds)
+    assert (first.end_seconds, last.start_seconds) == pytest.approx((0.32, 0.88))  # the first of two pieces
+
+
+@pytest.mark.parametrize("with_loudness", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_times_never_decrease_and_stay_inside_the_audio(letters: CtcTokenizer, seed: int) -> None:
+def test_times_never_decrease_and_stay_inside_the_audio(letters: CtcTokenizer, seed: int, with_loudness: bool) -> None:
     seconds = 2.43  # the last frame reaches beyond it
-    found = word_times(frames(letters, seed, 31), "ž ab aa ž c ab ž", letters, SECONDS_PER_FRAME, seconds)
+    loudness = 20 * np.random.default_rng(seed).standard_normal(243) if with_loudness else None
+    found = word_times(frames(letters, seed, 31), "ž ab aa ž c ab ž", letters, SECONDS_PER_FRAME, seconds, loudness)
     times = [time for word in found for time in (word.start_seconds, word.end_seconds)]
     assert times == sorted(times)
     assert times[0] >= 0
