@@ -32,6 +32,7 @@ from speechllm_pl.models.features import SpecAugmentConfig
 from speechllm_pl.optim.schedules import Schedule
 from speechllm_pl.recipes.recipe import run_name
 from speechllm_pl.storage.checkpoints import BEST, newest_complete
+from speechllm_pl.training.cached_frames import CacheFrames
 from speechllm_pl.training.callbacks import (
     AugmentationSamples,
     Finished,
@@ -192,7 +193,7 @@ def run_trainer(kind: type[SpeechCLI] = SpeechCLI) -> SpeechCLI:
             trainer_defaults={
                 "callbacks": [
                     *(LearningRateMonitor("step"), Speed(), LanguageShares(), Samples(), AugmentationSamples()),
-                    *(DataChecks(), MeasureRealFrames(), Predictions(), Finished(), LogLines()),
+                    *(DataChecks(), CacheFrames(), MeasureRealFrames(), Predictions(), Finished(), LogLines()),
                 ],
                 "use_distributed_sampler": False,
                 "reload_dataloaders_every_n_epochs": 1,

@@ -21,6 +21,7 @@ class Batch(NamedTuple):
     seed: int = 0  # of everything random about it, 63 bits: depends on neither rank nor resume
     due: int = 0  # recordings, read or not; augmentation may have made fewer utterances of them
     unread: str = ""  # the last that could not be read: its id, its file, and why
+    frozen: Padded | None = None  # (B, T, dim) frames of a frozen encoder, in place of waveforms
     simulated: int = 0  # utterances, the last ones, that are text alone: their lengths are those audio would have
 
     def to(self, device: torch.device) -> Self:
@@ -30,12 +31,13 @@ class Batch(NamedTuple):
         """
         at_once = torch.device(device).type == "cuda"
         waveforms, lengths = (tensor.to(device, non_blocking=at_once) for tensor in (self.waveforms, self.lengths))
-        return self._replace(waveforms=waveforms, lengths=lengths)
+        frozen = self.frozen and Padded(*(tensor.to(device, non_blocking=at_once) for tensor in self.frozen))
+        return self._replace(waveforms=waveforms, lengths=lengths, frozen=frozen)
 
     @property
     def audio(self) -> Padded:
-        """Waveforms with their lengths."""
-        return Padded(self.waveforms, self.lengths)
+        """Waveforms with their lengths, or the frames of a frozen encoder with theirs."""
+        return Padded(self.waveforms, self.lengths) if self.frozen is None else self.frozen
 
     @property
     def seconds(self) -> float:

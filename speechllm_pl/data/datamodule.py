@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.augmentation import Augmentation, Concatenate
+from speechllm_pl.data.augmentation import Augmentation
 from speechllm_pl.data.buckets import Buckets, Positions
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
@@ -22,9 +22,12 @@ from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource, sources_by_name
 from speechllm_pl.data.positions import LlmInput, within_limit
 from speechllm_pl.data.readers import faster_reading, jumping, who_reads
+from speechllm_pl.data.refused_settings import refuse_impossible
 from speechllm_pl.data.run_position import RunPosition, leave_finished_epoch
 from speechllm_pl.data.sample import balanced_sample
 from speechllm_pl.data.shar_cuts import SharCuts
+from speechllm_pl.data.uncached_audio import UncachedAudio
+from speechllm_pl.storage.frame_cache import FrameCache
 
 
 class SpeechDataModule(L.LightningDataModule):
@@ -61,6 +64,8 @@ class SpeechDataModule(L.LightningDataModule):
             are reading.
         seed: Seed of the order of batches, and of everything random about each.
         augmentations: Changes to training utterances, in this order (docs/augmentation.md).
+        cache_frames: Folder, relative to `root`, for frames of a frozen pretrained encoder: what it lacks is computed
+            before the first step, and no epoch reads audio or runs the encoder. `true` names it `frames`.
         allow_command_sources: Run the shell commands and open the addresses that manifests name instead of files. Only
             for manifests that you trust.
         other_data: Let a run continue on other data than it was trained on.
@@ -89,6 +94,7 @@ class SpeechDataModule(L.LightningDataModule):
         timeout_seconds: float = TIMEOUT_SECONDS,
         seed: int = 0,
         augmentations: list[Augmentation] | None = None,
+        cache_frames: bool | str = False,
         allow_command_sources: bool = False,
         other_data: bool = False,
         max_skipped_share: float = 0.2,
@@ -118,7 +124,9 @@ class SpeechDataModule(L.LightningDataModule):
         self.augmentations = augmentations or []
         self.other_data = other_data
         self.max_skipped_share = max_skipped_share
-        self._refuse_impossible()
+        self.frames_folder = self.root / ("frames" if cache_frames is True else cache_frames) if cache_frames else None
+        self.frames: FrameCache | None = None  # what training and validation read in place of audio, set from outside
+        refuse_impossible(vars(self) | {"cache_frames": cache_frames}, self.augmentations)
         self._sources: dict[str, Manifest | SharCuts] = {}  # of training, as they were opened
         self._identities: dict[str, dict[str, Any]] | None = None  # of these
         self._pin_memory = False
@@ -128,29 +136,6 @@ class SpeechDataModule(L.LightningDataModule):
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
         self._heard: Heard | None = None  # in that plan's epoch
         self._resumed: RunPosition | None = None  # what a checkpoint said
-
-    def _refuse_impossible(self) -> None:
-        """Raise a UserError where a setting has a value that it cannot have."""
-        workers, dev = self.num_workers, self.val_utterances
-        allowed = {
-            "seed": (self.seed >= 0, "0 or more"),
-            "val_utterances": (dev is None or dev >= 1, "1 or more, or null for all of dev"),
-            "balance": (0 <= self.balance <= 1, "0 (languages equally long) to 1 (as they are)"),
-            "lanes": (1 <= self.lanes < 2**16, "1 to 65535"),
-            "shuffle_buffer": (self.shuffle_buffer >= 0, "0 or more"),
-            "num_workers": (isinstance(workers, str) or workers >= 0, "0 or more, or auto"),
-            "timeout_seconds": (self.timeout_seconds > 0, "more than 0"),
-            "max_skipped_share": (0 <= self.max_skipped_share <= 1, "a share, 0 to 1"),
-        }
-        for name, (possible, values) in allowed.items():
-            if not possible:
-                raise UserError(f"data.{name} = {getattr(self, name)}: give {values}")
-        for augmentation in self.augmentations:
-            if isinstance(augmentation, Concatenate) and augmentation.max_seconds > self.max_seconds:
-                raise UserError(
-                    f"Concatenate in data.augmentations: max_seconds {augmentation.max_seconds} is more than"
-                    f" data.max_seconds = {self.max_seconds}, which the memory is planned for: lower it"
-                )
 
     def setup(self, stage: str) -> None:
         """Check augmentations, which raise a UserError where they lack something, and count loader processes."""
@@ -320,7 +305,20 @@ class SpeechDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._resumed = RunPosition.of_state(state_dict)
         if self._plan is not None:  # sharded models are restored late, when Lightning has asked for batches already
-            cast(Any, self.trainer).fit_loop._combined_loader = None  # let it ask again
+            self._have_batches_asked_for_again()
+
+    def use_frames(self, frames: FrameCache) -> None:
+        """Have training and validation read frames in place of audio."""
+        self.frames = frames
+        self._have_batches_asked_for_again()
+
+    def _have_batches_asked_for_again(self) -> None:
+        cast(Any, self.trainer).fit_loop._combined_loader = None
+
+    def uncached(self, split: str, frames: FrameCache) -> Loader:
+        """Loader of the audio of all utterances of a split whose frames are not there; equally many batches a rank."""
+        batches = self._batches(split, shuffle=False, fill="empty")
+        return self._read_ahead(UncachedAudio(self.cuts(split), frames), batches)
 
     def _batches(self, split: str, **plan: Any) -> EpochBatches:
         rank, ranks = self._place()
@@ -333,7 +331,10 @@ class SpeechDataModule(L.LightningDataModule):
     def _loader(self, split: str, batches: EpochBatches) -> Loader:
         augmentations = self.augmentations if split == "train" else ()
         texts_alone = split == "train" and self.llm_input is not None
-        dataset = SpeechDataset(self.cuts(split), augmentations, self.seed, texts_alone=texts_alone)
+        given = {"texts_alone": texts_alone, "frames": None if split == "test" else self.frames}
+        return self._read_ahead(SpeechDataset(self.cuts(split), augmentations, self.seed, **given), batches)
+
+    def _read_ahead(self, dataset: SpeechDataset | UncachedAudio, batches: EpochBatches) -> Loader:
         return loader(dataset, batches, self.workers, self.timeout_seconds, self._pin_memory)
 
     def _read(self, name: str) -> Manifest | SharCuts:

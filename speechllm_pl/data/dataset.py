@@ -14,8 +14,9 @@ from speechllm_pl.data.augmentation import Augmentation, augment
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.notes import Notes, reading
-from speechllm_pl.data.shared_memory import padded
+from speechllm_pl.data.shared_memory import padded, padded_frames
 from speechllm_pl.data.utterance import Utterance, is_text_alone, read_utterance
+from speechllm_pl.storage.frame_cache import FrameCache
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class SpeechDataset(Dataset):
         augmentations: augmentations in the order in which they are applied.
         seed: seed of augmentations, together with the epoch and the ids.
         texts_alone: whether texts without audio may be among them; else they are bad recordings.
+        frames: what has the frames of a frozen encoder, so that no audio is read.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class SpeechDataset(Dataset):
         seed: int = 0,
         *,
         texts_alone: bool = False,
+        frames: FrameCache | None = None,
     ):
         self.texts_alone = texts_alone
         self.cuts = cuts
         self.augmentations = augmentations
         self.seed = seed
+        self.frames = frames
         self._memory = np.empty(0, np.float32)
         self.notes: Notes | None = None  # a loader has its processes note there what they are reading
 
@@ -59,17 +63,20 @@ class SpeechDataset(Dataset):
                 reading(f"{name} ({file})")
                 if is_text_alone(cut) and not self.texts_alone:
                     raise UserError(f"{name} is a text without audio: only stage 2 trains on it")
-                utterances.append(read_utterance(cut, copy, rows[len(utterances)]))
+                utterances.append(read_utterance(cut, copy, rows[len(utterances)], self.frames))
             except Exception as error:  # whatever a decoder throws: one bad recording must not end the run
                 log.warning("skipped %s, which cannot be read: %s", name, in_one_line(error))
                 skipped.append(name)
                 unread = f"{name} ({file}): {in_one_line(error)}"
-        alone = [utterance for utterance in utterances if utterance.without_audio]
-        spoken = [utterance for utterance in utterances if not utterance.without_audio]
+        alone = [utterance for utterance in utterances if utterance.is_text_alone]
+        spoken = [utterance for utterance in utterances if not utterance.is_text_alone]
         utterances = [*augment(spoken, self.augmentations, self.seed, planned.epoch), *alone]
         reading("")
         read = collate(utterances, skipped)
-        return read._replace(seed=planned.seed, due=len(planned.indices), unread=unread)
+        read = read._replace(seed=planned.seed, due=len(planned.indices), unread=unread)
+        if self.frames is None:
+            return read
+        return read._replace(frozen=padded_frames([each.frames for each in utterances if each.frames is not None]))
 
     def _rows(self, count: int, samples: int) -> np.ndarray:
         """Array `(count, samples)` to decode into, in the previous batch's memory, which need not be cleared again."""
@@ -104,5 +111,5 @@ def collate(utterances: list[Utterance], skipped: list[str]) -> Batch:
         languages=[utterance.language for utterance in utterances],
         ids=[utterance.id for utterance in utterances],
         skipped=skipped,
-        simulated=sum(utterance.without_audio > 0 for utterance in utterances),
+        simulated=sum(utterance.is_text_alone for utterance in utterances),
     )

@@ -19,6 +19,7 @@ from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.data.notes import Notes
+from speechllm_pl.data.uncached_audio import UncachedAudio
 
 MOST_WORKERS = 8
 """Largest number of processes chosen for a rank by default."""
@@ -133,7 +134,7 @@ class _ReadAhead(_MultiProcessingDataLoaderIter):
 
 
 def loader(
-    dataset: SpeechDataset,
+    dataset: SpeechDataset | UncachedAudio,
     batches: Iterable[PlannedBatch],
     num_workers: int,
     timeout_seconds: float = TIMEOUT_SECONDS,

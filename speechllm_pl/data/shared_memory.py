@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from speechllm_pl.core.padded import Padded
+
 
 class SharedMemory(mmap.mmap):
     """So many bytes, all zero, gone with the last process that has them.
@@ -66,6 +68,15 @@ def padded(rows: list[np.ndarray]) -> torch.Tensor:
         file.flush()
         storage = cast(Any, torch.UntypedStorage)._new_shared_fd_cpu(file.fileno(), size)
     return torch.empty(0).set_(storage, 0, shape)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def padded_frames(rows: list[torch.Tensor]) -> Padded:
+    """Pad `(T, dim)` frames of any precision on the right, as `padded` does; dim is even."""
+    if not rows:
+        return Padded(torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.long))
+    flat = padded([row.flatten().view(torch.float32).numpy() for row in rows])  # bits, whatever they mean
+    frames = flat.view(rows[0].dtype).unflatten(1, (-1, rows[0].shape[1]))
+    return Padded(frames, torch.tensor([len(row) for row in rows]))
 
 
 def _anonymous_file(size: int) -> int:

@@ -1,5 +1,7 @@
 """Read the samples of a cut."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +10,7 @@ import numpy as np
 from lhotse import Recording
 from lhotse.augmentation import torchaudio as lhotse_transforms
 from lhotse.cut import Cut, MixedCut
+from torch import Tensor
 
 from speechllm_pl.core.audio.channels import channels_cancel
 from speechllm_pl.core.audio.resampling import steady
@@ -19,6 +22,7 @@ from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.data.recording import decoded
 from speechllm_pl.storage.containers import broken_promise, false_rate
 from speechllm_pl.storage.folders import no_file
+from speechllm_pl.storage.frame_cache import FrameCache
 
 # Lhotse fills up to 0.5 s that a file lacks with the mirror image of its end: speech that nobody said.
 os.environ.setdefault("LHOTSE_AUDIO_DURATION_MISMATCH_TOLERANCE", "0.1")  # seconds, left open by MP3 headers
@@ -39,25 +43,52 @@ class Utterance(NamedTuple):
     language: str  # ISO 639-1, or `und`
     copy: int = 0  # how often the epoch has had it before, where rare languages are heard more often
     drawn: tuple[str, ...] = ()  # what augmentation has done to it, in words
-    without_audio: int = 0  # samples that the audio of a text alone would have
+    without_audio: int = 0  # samples that its audio would have, of a text alone or where frames take its place
+    frames: Tensor | None = None  # (T, dim) of a frozen encoder, in place of samples
+
+    @property
+    def is_text_alone(self) -> bool:
+        return self.without_audio > 0 and self.frames is None
 
 
-def read_utterance(cut: Cut, copy: int = 0, into: np.ndarray | None = None) -> Utterance:
+def read_utterance(
+    cut: Cut, copy: int = 0, into: np.ndarray | None = None, frames: FrameCache | None = None
+) -> Utterance:
     """Read an utterance.
 
+    Args:
+        into: memory that may be decoded into.
+        frames: what has its frames, so that its audio is not read.
+
     Raises:
-        UserError: see `read`. Errors of decoders come through as they are.
+        UserError: see `read`, and `FrameCache.read`. Errors of decoders come through as they are.
     """
     supervision = cut.supervisions[0]
     text, language = supervision.text or "", supervision.language or UNKNOWN_LANGUAGE
-    if is_text_alone(cut):
-        return Utterance(cut.id, NO_SAMPLES, text, language, copy, without_audio=samples_in(cut.duration))
+    if is_text_alone(cut) or frames is not None:
+        kept = None if frames is None else frames.read(audio_digest(cut))
+        unheard = samples_in(cut.duration)
+        return Utterance(cut.id, NO_SAMPLES, text, language, copy, without_audio=unheard, frames=kept)
     return Utterance(cut.id, read(cut, into), text, language, copy)
 
 
 def is_text_alone(cut: Cut) -> bool:
     """Whether a cut is a text without audio, as `data_prep.text_alone` writes them; its duration is an estimate."""
     return bool((getattr(cut, "custom", None) or {}).get(TEXT_ALONE))
+
+
+def audio_digest(cut: Cut) -> str:
+    """Digest of what a cut says of its audio, and of audio in memory, or the size and time of change of its files."""
+    described = {**cut.to_dict(), "supervisions": None}
+    paths = (path for recording in _recordings(cut) for path in _paths(recording))
+    archives = (path.partition(".tar/") for path in paths)
+    files = [os.stat(head + (".tar" if inside else "")) for head, inside, _ in archives]
+    content = json.dumps([described, [(each.st_size, each.st_mtime_ns) for each in files]], default=_short)
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def _short(value: object) -> str:
+    return hashlib.blake2b(value).hexdigest() if isinstance(value, bytes) else repr(value)
 
 
 def read(cut: Cut, into: np.ndarray | None = None) -> np.ndarray:
@@ -116,8 +147,11 @@ def files_of(cut: Cut) -> list[str]:
 
 
 def _files(recording: Recording) -> list[str]:
-    paths = [str(source.source) for source in recording.sources if source.type == "file"]
-    return [path for path in paths if ".tar/" not in path]
+    return [path for path in _paths(recording) if ".tar/" not in path]
+
+
+def _paths(recording: Recording) -> list[str]:
+    return [str(source.source) for source in recording.sources if source.type == "file"]
 
 
 def _recordings(cut: Cut) -> list[Recording]:

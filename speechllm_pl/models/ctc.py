@@ -55,18 +55,23 @@ class CtcModel(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, waveforms: Padded) -> Padded:
-        """Encode `(B, N)` samples as `(B, T, dim)` frames, zero beyond their lengths."""
+        """Encode `(B, N)` samples as `(B, T, dim)` frames, zero beyond their lengths.
+
+        Args:
+            waveforms: or the `(B, T, dim)` frames that `frozen_frames` made of them earlier.
+        """
 
     def frozen_frames(self, waveforms: Padded) -> Padded | None:
         """Frames of a frozen pretrained encoder, which are the same each time; None where there is none.
 
-        `encode` is `encode_from` of them.
+        `encode` gives the same for them as for the waveforms.
         """
         return None
 
-    def encode_from(self, frozen: Padded) -> Padded:
-        """Encode what `frozen_frames` returned, now or earlier."""
-        raise NotImplementedError
+    @property
+    def frozen_digest(self) -> str:
+        """Tells frames of `frozen_frames` from those of other weights and features; empty where there are none."""
+        return ""
 
     def parameter_lr_factors(self) -> Iterator[tuple[nn.Parameter, float]]:
         """Parameters that are trained more slowly than the others, with their share of the learning rate."""

@@ -225,8 +225,9 @@ class Recognizer:
         """Return one hypothesis per utterance from each of `systems`.
 
         Args:
-            waveforms: `(B, N)` samples at 16 kHz in -1 … 1, zero-padded, on the recogniser's device.
-            lengths: `(B,)` real samples.
+            waveforms: `(B, N)` samples at 16 kHz in -1 … 1, zero-padded, on the recogniser's device; or `(B, T, dim)`
+                frames of a frozen encoder.
+            lengths: `(B,)` real samples or frames.
             languages: languages of the B utterances, for an instruction that names them.
             all_ended: receives whether all texts of this batch have ended, and returns whether to stop. Ranks that
                 share an LLM's weights must continue until the last one has ended.

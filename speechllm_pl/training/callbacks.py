@@ -174,7 +174,7 @@ class StepLog(L.Callback):
 class Samples(L.Callback):
     """Logs transcripts of the first utterances at each validation, and one spectrogram with its CTC posteriors.
 
-    The spectrogram needs a whole model on this rank (`ShardedStrategy.gather_up_to_gib`).
+    The spectrogram needs a whole model on this rank (`ShardedStrategy.gather_up_to_gib`), and audio, not cached frames.
 
     Args:
         utterances: Number of utterances whose transcripts are logged.
@@ -200,7 +200,7 @@ class Samples(L.Callback):
             rows.append(f"| {id_} | reference | {batch.texts[row]} |")
             rows += [f"| | {system} | {found[row].text} |" for system, found in outputs.items()]
         board.add_text("samples/transcripts", "\n".join(rows), trainer.global_step)
-        if not pl_module.in_lockstep:  # this rank alone draws it, and the others would not take part
+        if batch.frozen is None and not pl_module.in_lockstep:  # the other ranks would not take part in drawing it
             board.add_figure("samples/posteriors", posterior_figure(pl_module, batch), trainer.global_step)
 
 

@@ -137,7 +137,7 @@ class Stage(Validated):
         self.speech.augment.epoch = self.current_epoch
         ids, readable = batch.ids, bool(batch.ids)
         if not readable:  # a rank must not leave the others waiting: it contributes nothing, but takes part
-            batch = silence(batch, self.device)
+            batch = silence(batch, self.speech.dim, self.device)
         terms = self.loss_terms(batch)
         loss = weighted_sum(terms) * readable
         self._pool(terms, readable, batch)

@@ -11,6 +11,7 @@ from torch import nn
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.metrics import score
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.recognition.decoding_options import DecodingOptions
@@ -89,7 +90,7 @@ class Validated(Placed):
     def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """Return one hypothesis per utterance from each of `systems`: the texts of greedy search."""
         options = DecodingOptions("greedy" if self.in_lockstep else "speculative")  # drafts differ in their passes
-        return self.recognizer.transcribe(batch.waveforms, batch.lengths, batch.languages, options, self.all_ended)
+        return self.recognizer.transcribe(*batch.audio, batch.languages, options, self.all_ended)
 
     def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """Recognise a batch, and add its errors to those of `pooled_rates`."""
@@ -107,7 +108,7 @@ class Validated(Placed):
         if batch.ids:
             return self.transcribe(batch)
         if self.in_lockstep:  # the others wait for this rank's share of their forward passes
-            self.transcribe(silence(batch, self.device))
+            self.transcribe(silence(batch, self.speech.dim, self.device))
         return {}
 
     def _rates_of(self, system: str) -> PooledErrorRates:
@@ -157,8 +158,14 @@ def _warn_if_truncated(batch: Batch, hypotheses: list[Hypothesis], rank: int) ->
             log.warning("generation %s; cuts on rank %d: %s", what, rank, ", ".join(cut_short))
 
 
-def silence(batch: Batch, device: torch.device) -> Batch:
-    """A second of silence, in place of a batch of which no recording could be read."""
+def silence(batch: Batch, dim: int, device: torch.device) -> Batch:
+    """A second of silence, in place of a batch of which no recording could be read.
+
+    Args:
+        dim: width of a frame, where batches have frames in place of waveforms.
+    """
     waveforms = torch.zeros(1, SAMPLING_RATE, device=device)
     lengths = torch.tensor([SAMPLING_RATE], device=device)
-    return batch._replace(waveforms=waveforms, lengths=lengths, texts=[""], languages=["und"], ids=[""], simulated=0)
+    frozen = batch.frozen and Padded(torch.zeros(1, 50, dim, device=device), torch.tensor([50], device=device))
+    utterance = {"waveforms": waveforms, "lengths": lengths, "texts": [""], "languages": ["und"], "ids": [""]}
+    return batch._replace(**utterance, frozen=frozen, simulated=0)

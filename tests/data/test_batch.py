@@ -2,6 +2,7 @@
 
 import torch
 
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.batch import Batch
 
 BATCH = Batch(
@@ -18,3 +19,12 @@ def test_it_moves_to_a_device_with_everything_else_as_it_was() -> None:
     assert there.waveforms.device.type == there.lengths.device.type == "meta"
     assert there.waveforms.shape == BATCH.waveforms.shape
     assert there[2:] == BATCH[2:]
+
+
+def test_cached_frames_are_its_audio_and_move_with_it() -> None:
+    frozen = Padded(torch.ones(2, 5, 4), torch.tensor([5, 3]))
+    assert BATCH.audio.values is BATCH.waveforms
+    assert BATCH._replace(frozen=frozen).audio is frozen
+    there = BATCH._replace(frozen=frozen).to(torch.device("meta"))
+    assert {tensor.device.type for tensor in there.audio} == {"meta"}
+    assert there.audio.values.shape == (2, 5, 4)

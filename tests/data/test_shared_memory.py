@@ -14,6 +14,8 @@ from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.manifest import Manifest, read_manifest
 from speechllm_pl.data.shared_memory import padded
+from speechllm_pl.data.utterance import audio_digest
+from speechllm_pl.storage.frame_cache import FrameCache
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +97,33 @@ def mapped_at(address: int) -> str:
         if first <= address < last:
             return line
     return ""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_cached_frames_take_the_place_of_audio(cuts, tmp_path: Path, dtype: torch.dtype, workers: int) -> None:
+    cache, kept = FrameCache(tmp_path), {}
+    for number in (0, 2, 5):
+        kept[cuts[number].id] = torch.randn(3 + number, 6).to(dtype)
+        cache.add(audio_digest(cuts[number]), kept[cuts[number].id])
+    cache.flush()
+    plan = [PlannedBatch(np.array([5, 1, 0, 2]), seed=0)] * 2
+    how = {"num_workers": workers, "multiprocessing_context": "forkserver" if workers else None}
+    for batch in DataLoader(SpeechDataset(cuts, frames=cache), sampler=plan, batch_size=None, **how):
+        assert batch.ids == ["u5", "u0", "u2"]
+        assert batch.skipped == ["u1"]
+        assert batch.waveforms.shape == (3, 0)
+        assert batch.lengths.tolist() == [round(16_000 * cuts[number].duration) for number in (5, 0, 2)]
+        frames, lengths = batch.audio
+        assert (frames.dtype, frames.shape) == (dtype, (3, 8, 6))
+        assert lengths.tolist() == [8, 3, 5]
+        for row, id_ in enumerate(batch.ids):
+            assert torch.equal(frames[row, : lengths[row]], kept[id_])
+            assert not frames[row, lengths[row] :].any()
+
+
+def test_a_batch_of_which_no_frames_are_there_is_empty(cuts, tmp_path: Path) -> None:
+    batch = SpeechDataset(cuts, frames=FrameCache(tmp_path))[PlannedBatch(np.array([1, 2]), seed=0)]
+    assert batch.ids == []
+    assert batch.frozen is not None
+    assert len(batch.skipped) == batch.due == 2

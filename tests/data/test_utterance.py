@@ -1,5 +1,7 @@
 """Reading the samples of a cut, against soundfile, Lhotse's own resampling and tones."""
 
+import os
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from conftest import speak, write_cut
 from lhotse import Recording
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.data.utterance import read
+from speechllm_pl.data.utterance import audio_digest, read
 
 
 def noise(seconds: float, seed: int = 0, rate: int = 16_000) -> np.ndarray:
@@ -97,3 +99,37 @@ def test_channels_that_cancel_are_named(tmp_path: Path) -> None:
     soundfile.write(path, np.stack([half, -half], axis=1), 16_000)
     with pytest.raises(UserError, match="anti: the channels cancel each other"):
         read(Recording.from_file(path, recording_id="anti").to_cut().with_id("anti"))
+
+
+def test_a_digest_of_audio_changes_with_the_audio_and_not_with_its_text(tmp_path: Path) -> None:
+    cut = write_cut(tmp_path, "a", noise(0.5), "text", "en")
+    before = audio_digest(cut)
+    assert audio_digest(write_cut(tmp_path, "b", noise(0.5), "text", "en")) != before
+    assert audio_digest(cut.truncate(offset=0.1, preserve_id=True)) != before
+    assert audio_digest(cut.truncate(duration=0.4, preserve_id=True)) != before
+    assert audio_digest(cut.perturb_speed(1.1, affix_id=False)) != before
+    cut.supervisions[0].text = "other"
+    assert audio_digest(cut) == before
+    changed = os.stat(tmp_path / "a.wav").st_mtime_ns
+    soundfile.write(tmp_path / "a.wav", noise(0.5, seed=1), 16_000)
+    os.utime(tmp_path / "a.wav", ns=(changed + 1, changed + 1))
+    assert audio_digest(cut) != before
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(OSError, match=r"a\.wav"):
+        audio_digest(cut)
+
+
+def test_a_digest_of_audio_in_memory_or_in_an_archive_is_of_what_is_there(tmp_path: Path) -> None:
+    cut = write_cut(tmp_path, "a", noise(0.5), "text", "en")
+    (source,) = cut.recording.sources
+    source.type, source.source = "memory", b"one"
+    before = audio_digest(cut)
+    source.source = b"two"
+    assert audio_digest(cut) != before
+    archive = tmp_path / "all.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(tmp_path / "a.wav", "a.wav")
+    source.type, source.source = "file", f"{archive}/a.wav"
+    before = audio_digest(cut)
+    os.utime(archive, ns=(1, 1))
+    assert audio_digest(cut) != before

@@ -48,9 +48,11 @@ class Family(nn.Module, ABC):
         dim: width of a frame.
         seconds_per_frame: from one frame to the next.
         augments_features: whether `forward` applies `hide` to the features that it reads.
+        normalises: whether its feature extractor asks for normalised waveforms.
     """
 
     augments_features = True
+    normalises = False
     encoder: Any
     dim: int
     seconds_per_frame: float

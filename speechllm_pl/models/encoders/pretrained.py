@@ -4,6 +4,7 @@ A `Family` knows how waveforms become frames. Above these frames stand, for an e
 head, a layer that stacks a few of them, conformer blocks and a new head.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Self
@@ -36,6 +37,9 @@ FAMILIES: dict[str, type[Family]] = {
 
 Adapt = Literal["frozen", "lora", "all"]
 CHANNELS_PER_HEAD = 64
+FRAMES_VERSION = 1
+"""To be raised when a family makes other frames of the same weights and audio than before: none cached is used then."""
+
 BINS = 80
 """Number of filter bank bins that SpecAugment's widths are meant for."""
 
@@ -158,10 +162,12 @@ class PretrainedCtc(CtcModel):
         return nn.ModuleList([*self.pretrained.layers, *(self.adapter.blocks if self.adapter else ())])
 
     def encode(self, waveforms: Padded) -> Padded:
-        frozen = self.frozen_frames(waveforms)
-        if frozen is not None:
-            return self.encode_from(frozen)
-        return self.encode_from(self.pretrained(waveforms, nn.Identity() if self.augments_frames else self.augment))
+        if waveforms.values.dim() == 3:  # cached frames
+            frames = waveforms
+        elif (frames := self.frozen_frames(waveforms)) is None:
+            frames = self.pretrained(waveforms, nn.Identity() if self.augments_frames else self.augment)
+        hide = self.augment if self.augments_frames else nn.Identity()
+        return self.adapter(frames, hide) if self.adapter else Padded(hide(frames.values), frames.lengths)
 
     def frozen_frames(self, waveforms: Padded) -> Padded | None:
         if self.config.adapt != "frozen":
@@ -169,11 +175,12 @@ class PretrainedCtc(CtcModel):
         with torch.no_grad():
             return self.pretrained(waveforms, nn.Identity())
 
-    def encode_from(self, frozen: Padded) -> Padded:
-        hide = self.augment if self.augments_frames else nn.Identity()
-        if self.adapter is not None:
-            return self.adapter(frozen, hide)
-        return Padded(hide(frozen.values), frozen.lengths)
+    @property
+    def frozen_digest(self) -> str:
+        if self.config.adapt != "frozen":
+            return ""
+        told = FRAMES_VERSION, self.digest, self.config.has_own_head, self.pretrained.normalises
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def is_saved(self, name: str) -> bool:
         """Whether checkpoints hold this entry: all but those of a pretrained encoder that is not trained itself."""

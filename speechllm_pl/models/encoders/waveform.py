@@ -61,7 +61,7 @@ class Waveform(Family):
         self.dim = shape.hidden_size
         self.seconds_per_frame = math.prod(shape.conv_stride) / SAMPLING_RATE
         extractor = from_pretrained("encoder", transformers.AutoFeatureExtractor, name, revision=revision)
-        self.normalises: bool = extractor.do_normalize
+        self.normalises = extractor.do_normalize
         self.encoder.feature_extractor._freeze_parameters()
         first = self.encoder.feature_extractor.conv_layers[0]
         if shape.feat_extract_norm == "group":
