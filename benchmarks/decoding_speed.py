@@ -13,7 +13,8 @@ prompt lookup: they are the ids of the columns in which the LLM reads audio. Rel
 
     python benchmarks/decoding_speed.py runs/demo/finetune --only-equality --utterances 400
 
-counts the utterances whose text is the same by greedy and by speculative decoding, in fp32, and measures nothing.
+counts the utterances whose text is the same by greedy and by speculative decoding, in fp32, and measures nothing. It fails
+unless all are.
 """
 
 import argparse
@@ -232,6 +233,8 @@ def benchmark(run: Path, args: argparse.Namespace) -> None:
             found = measure(recognizer, batches, pair, 1, "32-true")
             same = equal(found["greedy"], found["speculative"])
             print(f"{run}, batches of {size}, fp32: texts of speculative equal to greedy's: {same}", flush=True)
+            if found["greedy"].texts != found["speculative"].texts:
+                sys.exit("speculative decoding has changed a text")
             continue
         chosen = {name: asked(options) for name, options in {**EXACT, **RELAXED}.items()} if is_llm else {}
         chosen |= {"assisted": assisted} if is_llm and size == 1 and not args.no_assisted else {}

@@ -53,7 +53,10 @@ def generate(
         found = _by_beams(model, prompt, caps, tokenizer, options.num_beams)
         if options.ctc_weight and drafts is not None:
             scored = _scored(model, prompt, caps, tokenizer, drafts)
-            found = [_with_alternative(each, draft) for each, draft in zip(found, scored, strict=True)]
+            found = [
+                _with_alternative(replace(each, passes=each.passes + 1), draft)
+                for each, draft in zip(found, scored, strict=True)
+            ]
         return found
     return _greedily(model, prompt, caps, tokenizer, all_ended)
 

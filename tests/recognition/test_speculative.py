@@ -178,6 +178,8 @@ def test_the_draft_is_an_alternative_with_the_score_of_reading_it_at_once(model:
     together = generate(model, audio, instruction, Plain(), options, drafts=texts)  # type: ignore[arg-type]
     without = generate(model, audio, instruction, Plain(), plain, drafts=texts)  # type: ignore[arg-type]
     assert together == without
+    reads_drafts = decoder == "beam"  # in a pass of its own, while the other's first pass does
+    assert [found.passes - reads_drafts for found in together] == [found.passes for found in without]
     answers = pad_tokens([[*draft[:8], model.tokens.eos] for draft in drafts])
     logits = model.logits(model.prompt(audio, instruction, answers)).float().log_softmax(-1)
     for row, (found, draft) in enumerate(zip(together, drafts, strict=True)):
