@@ -1,1 +1,1 @@
-"""Top floor: the programs behind the `speechllm` command."""
+"""The programs behind the `speechllm` command."""

@@ -8,6 +8,7 @@ from speechllm_pl.analysis.data.findings import findings, notes
 from speechllm_pl.analysis.data.listings import players
 from speechllm_pl.analysis.data.survey import survey
 from speechllm_pl.analysis.html.data_page import data_page
+from speechllm_pl.apps.devices import device_of
 from speechllm_pl.apps.program_options import DataReportOptions
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.whole_file import write_whole
@@ -21,7 +22,7 @@ def data_report(options: DataReportOptions) -> None:
     """
     path = Path(options.output) if options.output else Path(options.root, "report.html")
     checkpoint, seconds = options.checkpoint, options.player_seconds
-    recognizer = Recognizer.load(checkpoint, options.llm, options.device) if checkpoint else None
+    recognizer = Recognizer.load(checkpoint, options.llm, device_of(options.device)) if checkpoint else None
     chosen = {name: getattr(options, name) for name in ("sample", "seed", "worst", "max_duration")}
     data, found = survey(Path(options.root), recognizer, **chosen, allow_commands=options.allow_command_sources)
     figures = {"root": options.root, "checkpoint": checkpoint, "players": {"seconds": seconds}, **found}

@@ -220,8 +220,8 @@ class DataReportOptions:
     max_duration: float = 60.0
     """Seconds of audio in a batch for the checkpoint."""
 
-    device: str = "cpu"
-    """Device of the checkpoint: cpu, cuda, cuda:1."""
+    device: str = "auto"
+    """Device of the checkpoint: cpu, cuda, cuda:1; auto is a GPU if there is one."""
 
     llm: str | None = None
     """Folder or name of the LLM, if it has moved since training."""

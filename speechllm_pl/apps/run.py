@@ -49,7 +49,7 @@ OPTIONS = {
     "llm": "A file of conf/llm, or a folder or hub name of a causal LM; without it a tiny one is made of the data.",
     "encoder": "A file of conf/encoder, or a folder or hub name of a pretrained encoder; without it SIZE's conformer.",
     "root": "Folder of the prepared data; data/DATA without it.",
-    "stride": "Encoder frames of 80 ms in an audio embedding.",
+    "stride": "Encoder frames in an audio embedding, each of 80 ms with the conformer.",
     "lora_r": "Rank of LoRA; 0 is none.",
     "masking": "Share of the text tokens that are hidden in training.",
     "run": "Run folder; without it, it is named after the settings.",
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="speechllm run",
         description=(run.__doc__ or "").splitlines()[0],
-        epilog="What follows -- is passed on as it is: `speechllm run finetune --data fsdd -- --model.stride 2`.",
+        epilog="What follows -- is passed on as is: `speechllm run finetune --data fsdd -- --model.bridge.stride 2`.",
         allow_abbrev=False,
     )
     parser.add_argument("target", choices=TARGETS, help="Target: what to do.")

@@ -30,7 +30,7 @@ from speechllm_pl.storage.progress import print_above, progress_bar
 from speechllm_pl.storage.whole_file import check_writable
 
 SHORTEST_SECONDS = 0.1
-"""Shortest duration of a word; a frame of the encoder has 0.08."""
+"""Shortest duration of a word; a frame of the conformer has 0.08."""
 
 
 def transcribe(options: TranscribeOptions) -> None:

@@ -143,7 +143,7 @@ class SpeechDataModule(L.LightningDataModule):
             for augmentation in self.augmentations:
                 augmentation.check()
             rank_zero_info(who_reads(self.num_workers, self.local_ranks))
-            if self.num_workers == "auto":  # Lightning does not know how many CPUs SLURM gave a task
+            if self.num_workers == "auto" and self.workers:  # Lightning knows no CPUs of a SLURM task
                 warnings.filterwarnings("ignore", ".*does not have many workers")
         self._pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         if self.workers:

@@ -1,1 +1,1 @@
-"""First floor: `nn.Module`s only. Knows no Lightning, file or YAML."""
+"""`nn.Module`s and the dataclasses that describe them. Knows no trainer, no data set and no YAML."""

@@ -1,1 +1,1 @@
-"""Fourth floor: waveforms in, text out. Knows no trainer."""
+"""Waveforms in, text out: recognisers, searches, and transcripts of recordings. Knows no trainer."""

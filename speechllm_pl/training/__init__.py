@@ -1,1 +1,1 @@
-"""Third floor: LightningModules, schedules, checkpoints, callbacks."""
+"""Training with Lightning: the stages, their placement on devices, checkpoints of runs, and callbacks."""

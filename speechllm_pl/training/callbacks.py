@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from speechllm_pl.configuration.bounded_yaml import parsed_configuration, read_configuration
-from speechllm_pl.core.audio.units import SAMPLING_RATE, seconds_of
+from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE, seconds_of
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.augmentation import augment
 from speechllm_pl.data.batch import Batch
@@ -217,7 +217,7 @@ def posterior_figure(module: Stage, batch: Batch) -> Figure:
     above.set(title=f"{batch.ids[0]}: {batch.texts[0]}", xlabel="10 ms frames", ylabel="mel bin")
     below.imshow(posteriors[:, seen].T, aspect="auto", cmap="viridis", vmin=0, vmax=1)
     below.set_yticks(range(len(seen)), [module.tokenizer.pieces[i] for i in seen])
-    below.set(xlabel="80 ms frames", ylabel="CTC class")
+    below.set(xlabel=f"{1000 * module.speech.seconds_per_frame:g} ms frames", ylabel="CTC class")
     return figure
 
 
@@ -281,8 +281,8 @@ def augmentation_figure(before: list[Utterance], after: list[Utterance]) -> Figu
 
 def _decibels(samples: np.ndarray) -> np.ndarray:
     """Spectrogram in dB, `(257, T)`, of `(N,)` samples: windows of 32 ms every 10 ms."""
-    padded = torch.from_numpy(np.pad(samples, (0, max(0, 512 - len(samples)))))
-    spectrum = torch.stft(padded, 512, hop_length=160, window=torch.hann_window(512), return_complex=True)
+    padded = torch.from_numpy(np.pad(samples, (0, max(0, FFT - len(samples)))))
+    spectrum = torch.stft(padded, FFT, hop_length=HOP, window=torch.hann_window(FFT), return_complex=True)
     return 20 * spectrum.abs().clamp(min=1e-4).log10().numpy()
 
 

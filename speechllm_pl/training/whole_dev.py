@@ -25,12 +25,13 @@ class WholeDev(Checkpoint):
     done = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        data = _sampled(trainer)
-        if data is not None:
-            self._score(trainer, pl_module, data)
+        self._score_once(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Score dev where no step was left to take, as after a signal in this last pass over dev."""
+        self._score_once(trainer, pl_module)
+
+    def _score_once(self, trainer: L.Trainer, pl_module: Stage) -> None:
         data = _sampled(trainer)
         if data is None or self.done:
             return
@@ -38,9 +39,10 @@ class WholeDev(Checkpoint):
             rank_zero_info(
                 "all steps were taken before, and all of dev was scored (`speechllm validate` does it again)"
             )
-            return
-        pl_module.to(trainer.strategy.root_device)  # Lightning has moved it away
-        self._score(trainer, pl_module, data)
+        else:
+            pl_module.to(trainer.strategy.root_device)  # from which Lightning has moved it at the end of a fit
+            self._score(trainer, pl_module, data)
+        self.done = True
 
     def _score(self, trainer: L.Trainer, pl_module: Stage, data: SpeechDataModule) -> None:
         pl_module.eval()
@@ -56,7 +58,6 @@ class WholeDev(Checkpoint):
         trainer.callback_metrics.update({name: torch.tensor(rate) for name, rate in rates.items()})
         for logger in trainer.loggers:
             logger.log_metrics(rates, step=trainer.global_step)
-        self.done = True
 
 
 def _sampled(trainer: L.Trainer) -> SpeechDataModule | None:

@@ -6,10 +6,13 @@ import shlex
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import SPLITS
 from prepared_corpus import planted_corpus, write_corpus
 
 from speechllm_pl.analysis.data.findings import findings
+from speechllm_pl.core.errors import UserError
+from speechllm_pl.recognition.recognizer import Recognizer
 
 
 @pytest.fixture
@@ -49,6 +52,21 @@ def test_a_checkpoint_scores_the_sample_and_hears(speechllm, corpus, untrained_c
     assert all(isinstance(row["heard"], str) for row in figures["picked"])
     assert "No checkpoint was given" not in " ".join(figures["notes"])
     assert sum(row["decoded"] for row in figures["levels"]) == sum(map(len, SPLITS.values()))
+
+
+@pytest.mark.parametrize(("given", "device"), [((), "cuda"), (("--device", "cpu"), "cpu")])
+def test_the_checkpoint_takes_a_gpu_if_there_is_one(speechllm, corpus, untrained_ctc, monkeypatch, given, device):
+    asked = []
+
+    def load(*arguments):
+        asked.append(arguments[-1])
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(Recognizer, "load", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    done = speechllm("data", "report", "--root", corpus, "--checkpoint", untrained_ctc, *given)
+    assert "seen enough" in done.error()
+    assert asked == [device]
 
 
 def test_a_recording_that_cannot_be_read_is_named_and_the_report_goes_on(speechllm, root):

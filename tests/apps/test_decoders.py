@@ -138,7 +138,7 @@ def test_a_relaxed_search_stands_beside_the_exact_one(
         scores[name] = json.loads((output / "scores.json").read_text())["llm"]
         rows[name] = [json.loads(line) for line in (output / "hypotheses.jsonl").read_text().splitlines()]
     relaxed, exact = scores["relaxed"], scores["exact"]
-    assert rows["relaxed"] != rows["exact"] or "0.001" in options
+    assert rows["relaxed"] != rows["exact"]
     assert "exact" not in exact
     rates = {key: relaxed["exact"][key] for key in ("llm_passes", "drafted", "unasked")}
     assert rates == {key: exact[key] for key in rates}

@@ -151,6 +151,7 @@ def test_help_says_what_each_option_is_in_a_whole_sentence(speechllm) -> None:
         assert f"--{name}" in out
         assert text[0].isupper()
         assert text.endswith(".")
+    assert "-- --model.bridge.stride 2`" in " ".join(out.split())
 
 
 def test_an_adaptation_makes_the_texts_first(speechllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

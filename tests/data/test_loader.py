@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -87,6 +88,18 @@ def test_a_run_says_how_many_read_ahead_and_why(corpus, monkeypatch, caplog, num
     SpeechDataModule(str(corpus), num_workers=num_workers).setup("fit")
     (line,) = caplog.messages
     assert line.endswith(said)
+
+
+@pytest.mark.parametrize(("num_workers", "cpus", "told"), [("auto", 1, 1), ("auto", 2, 0), (0, 2, 1), (1, 2, 1)])
+def test_lightning_asks_for_more_only_where_auto_found_no_cpus_for_any(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, num_workers: object, cpus: int, told: int
+) -> None:
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", str(cpus))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        SpeechDataModule(str(corpus), num_workers=num_workers).setup("fit")  # type: ignore[arg-type]
+        warnings.warn("The 'train_dataloader' does not have many workers which may be a bottleneck.", stacklevel=1)
+    assert len(caught) == told
 
 
 def test_a_negative_number_is_refused(corpus: Path) -> None:

@@ -147,11 +147,12 @@ def test_word_times_lie_in_the_recording_and_say_the_text(cuts):
         (supervision,) = cut.supervisions
         items = supervision.alignment["word"]
         assert " ".join(item.symbol for item in items) == supervision.text
-        assert 0.1 <= items[0].start < 0.5 or cut.duration < 1.01  # noise before
         for item, following in itertools.pairwise(items):
             assert item.duration > 0.05
             assert item.end == pytest.approx(following.start, abs=1e-3)
-        assert cut.duration - 0.4 <= items[-1].end <= cut.duration - 0.09 or cut.duration < 1.01
+        assert cut.duration > 1.01  # shorter ones would have more noise around them
+        assert 0.1 <= items[0].start < 0.5  # noise before
+        assert cut.duration - 0.4 <= items[-1].end <= cut.duration - 0.09
 
 
 def test_words_begin_where_the_recording_becomes_loud(first_run, cuts):

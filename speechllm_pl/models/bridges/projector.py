@@ -22,7 +22,7 @@ class ProjectorConfig(BridgeConfig):
 
     def __post_init__(self) -> None:
         if self.stride < 1:
-            raise UserError(f"stride {self.stride}: stack at least one encoder frame (1 gives 80 ms, 3 gives 240 ms)")
+            raise UserError(f"stride {self.stride}: stack at least one encoder frame (of 80 ms with the conformer)")
 
     def build(self, dim: int, llm_dim: int) -> "Projector":
         return Projector(dim, llm_dim, self.stride)
