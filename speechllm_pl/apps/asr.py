@@ -4,14 +4,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import soxr
 from torch import Tensor
 
 from speechllm_pl.apps.devices import device_of
-from speechllm_pl.apps.effects import decoder_without_effect, language_without_effect
+from speechllm_pl.apps.effects import language_without_effect, llm_without_effect
 from speechllm_pl.apps.given_audio import samples_of
 from speechllm_pl.core.audio.sampling_rates import implausible_rate
 from speechllm_pl.core.audio.units import SAMPLING_RATE
@@ -25,6 +25,9 @@ from speechllm_pl.recognition.transcript import Transcript
 
 Audio = str | Path | np.ndarray | Tensor
 """An audio file, or samples: `(N,)`, or `(channel, N)`, of floats in -1 … 1."""
+
+Errors = Literal["raise", "return"]
+"""What becomes of the error of a recording that cannot be transcribed."""
 
 MOST_CHANNELS = 32
 """Largest number of channels of an array; more rows than that are samples."""
@@ -45,13 +48,43 @@ class Asr:
 
     @overload
     def transcribe(
-        self, audio: Audio, *, language: str | None = None, sampling_rate: int = SAMPLING_RATE
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+        errors: Literal["raise"] = "raise",
     ) -> Transcript: ...
 
     @overload
     def transcribe(
-        self, audio: Sequence[Audio], *, language: str | None = None, sampling_rate: int = SAMPLING_RATE
+        self,
+        audio: Audio,
+        *,
+        language: str | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+        errors: Literal["return"],
+    ) -> Transcript | UserError: ...
+
+    @overload
+    def transcribe(
+        self,
+        audio: Sequence[Audio],
+        *,
+        language: str | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+        errors: Literal["raise"] = "raise",
     ) -> list[Transcript]: ...
+
+    @overload
+    def transcribe(
+        self,
+        audio: Sequence[Audio],
+        *,
+        language: str | None = None,
+        sampling_rate: int = SAMPLING_RATE,
+        errors: Literal["return"],
+    ) -> list[Transcript | UserError]: ...
 
     def transcribe(
         self,
@@ -59,36 +92,43 @@ class Asr:
         *,
         language: str | None = None,
         sampling_rate: int = SAMPLING_RATE,
-    ) -> Transcript | list[Transcript]:
+        errors: Errors = "raise",
+    ) -> Transcript | UserError | list[Transcript] | list[Transcript | UserError]:
         """Transcribe a recording, or a list of them in batches of like length.
 
         Args:
             audio: a file's path, `(N,)` or `(channel, N)` samples of floats in -1 … 1, or a list of such.
             language: ISO 639-1 code, for a model whose instruction names the language.
             sampling_rate: of samples, in Hz; files have their own.
+            errors: whether the error of a recording that cannot be transcribed is raised, so that the others'
+                transcripts are lost, or returned in the place of its transcript.
 
         Returns:
             A transcript of one recording, or a list of them in the order of `audio`. Times are in seconds.
 
         Raises:
-            UserError: a recording cannot be read, or is nothing that can be transcribed, or the model was not trained
-                on the language.
+            UserError: a recording cannot be transcribed, unless such errors are returned; it is of a type that no
+                audio has; or the model was not trained on the language.
         """
+        if errors not in get_args(Errors):
+            raise UserError(f"errors {errors!r} is unknown: give raise or return")
         _warn(language_without_effect(self.path, language or UNKNOWN_LANGUAGE))
         if isinstance(audio, Audio):
-            (transcript,) = self._transcripts([audio], language, sampling_rate)
+            (transcript,) = self._transcripts([audio], language, sampling_rate, errors)
             return transcript
         if not isinstance(audio, Iterable):
             raise _of_no_use("audio", audio)
-        return list(self._transcripts(audio, language, sampling_rate))
+        return list(self._transcripts(audio, language, sampling_rate, errors))
 
-    def _transcripts(self, audio: Iterable[Audio], language: str | None, hz: int) -> Iterator[Transcript]:
+    def _transcripts(
+        self, audio: Iterable[Audio], language: str | None, hz: int, errors: Errors
+    ) -> Iterator[Transcript | UserError]:
         sources = (_source(each, f"recording {number}", hz) for number, each in enumerate(audio))
         if isinstance(audio, Sequence):
             sources = [*sources]  # so that what is no audio is told before any is decoded
         with self.transcriber.recognizer.decoding(self.precision):
             for found in self.transcriber.transcripts(sources, language or UNKNOWN_LANGUAGE):
-                if isinstance(found, UserError):
+                if isinstance(found, UserError) and errors == "raise":
                     raise found
                 yield found
 
@@ -130,7 +170,7 @@ def load(
     options = DecodingOptions(**decoding)
     check_lengths(max_seconds, batch_seconds)
     recognizer = Recognizer.load(path, llm, device_of(device), encoder)
-    _warn(decoder_without_effect(recognizer, options.decoder))
+    _warn(llm_without_effect(recognizer, options, llm))
     transcriber = Transcriber(
         recognizer,
         options,
@@ -144,7 +184,7 @@ def load(
 
 def _warn(no_effect: str) -> None:
     if no_effect:
-        warnings.warn(no_effect.removeprefix("--"), stacklevel=3)
+        warnings.warn(no_effect.replace("--", ""), stacklevel=3)
 
 
 def _source(audio: Audio, name: str, hz: int) -> Source:
@@ -172,6 +212,6 @@ def _mono(audio: np.ndarray | Tensor, name: str, hz: int) -> Iterator[np.ndarray
     if wrong := implausible_rate(hz):
         raise UserError(f"{name}: {wrong}")
     if not np.isfinite(samples).all():
-        raise UserError(f"{name} has samples that are not finite")
+        raise UserError(f"{name} has samples that are not finite: replace NaN and infinity, or leave it out")
     mono = (samples.mean(0) if samples.ndim == 2 else samples).astype(np.float32)
     yield mono if hz == SAMPLING_RATE else soxr.resample(mono, hz, SAMPLING_RATE).astype(np.float32)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lhotse.cut import Cut
 
+from speechllm_pl.apps.effects import llm_without_effect, tell
 from speechllm_pl.apps.program_options import EvaluateOptions
 from speechllm_pl.apps.ranks import Rank, ranks
 from speechllm_pl.apps.recognition import Recognized, recognize
@@ -46,6 +47,8 @@ def evaluate(options: EvaluateOptions) -> None:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, options, rank.device, stages))
             if rank.is_first:
                 recognizer.warn_of_ctc_head(options)
+                if len(options.checkpoints) == 1:  # else one is of stage 2, which they are for
+                    tell(llm_without_effect(recognizer, options, options.llm))
             decode = functools.partial(_decode, recognizer, references, options, rank, workers)
             found = decode(options)
             exact = decode(options.exact()) if options.relaxed and recognizer.stage == "llm" else None
@@ -205,7 +208,8 @@ def _refuse_above(max_wer: float | None, max_unread: float, systems: dict[str, S
                 f" max_wer: check the paths in the manifest, or allow a share (--max_unread, now {max_unread:g})"
             )
         if wer > max_wer:
-            raise UserError(f"{name}: average WER {wer:.3f} is above max_wer {max_wer}")
+            where = f"alignments-{name}.txt lists its errors"
+            raise UserError(f"{name}: average WER {wer:.3f} is above max_wer {max_wer}: {where}")
 
 
 def _unread(entry: dict[str, Any]) -> str:

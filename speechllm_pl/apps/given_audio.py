@@ -43,13 +43,14 @@ def find_audio(names: list[str]) -> tuple[list[tuple[Path, Path]], list[str]]:
                 print(f"left out {printable(skipped)}", file=sys.stderr)
             paths += [(path, Path(name)) for path in found.files]
             why = "" if found.files else f"holds no audio files ({', '.join(AUDIO_SUFFIXES)})"
-            refused += [f"folder {name} {why}"] if why else []
+            refused += [f"folder {name} {why}: correct the path"] if why else []
         elif why:
-            refused.append(f"audio file {name} {why if why == 'does not exist' else f'is no file ({why})'}")
+            why = why if why == "does not exist" else f"is no file ({why})"
+            refused.append(f"audio file {name} {why}: correct the path")
         else:
             paths.append((Path(name), Path(name).parent))
     if not paths:
-        raise UserError("; ".join(refused) + ": correct the paths")
+        raise UserError("; ".join(refused))
     return paths, [left_out(each) for each in refused]
 
 

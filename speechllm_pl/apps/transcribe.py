@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from speechllm_pl.apps.devices import device_of
-from speechllm_pl.apps.effects import decoder_without_effect, language_without_effect
+from speechllm_pl.apps.effects import language_without_effect, llm_without_effect, tell
 from speechllm_pl.apps.given_audio import find_audio, left_out, samples_of
 from speechllm_pl.apps.program_options import TranscribeOptions
 from speechllm_pl.apps.transcribe_stream import transcribe_stream
@@ -36,7 +36,7 @@ SHORTEST_SECONDS = 0.1
 def transcribe(options: TranscribeOptions) -> None:
     """Print what is said in audio files; one line a file, when it is there."""
     if options.stream:
-        _tell(language_without_effect(options.checkpoint, options.language))
+        tell(language_without_effect(options.checkpoint, options.language))
         with _reader_may_leave():
             transcribe_stream(_transcriber(options), options)
         return
@@ -50,7 +50,7 @@ def transcribe(options: TranscribeOptions) -> None:
         paths = _left_to_do(paths, files)
     elif options.format in ("srt", "vtt", "tsv") and given > 1:
         raise UserError(f"{given} files in one output of format {options.format}: give --output_dir, or one file")
-    _tell(language_without_effect(options.checkpoint, options.language))
+    tell(language_without_effect(options.checkpoint, options.language))
     if paths:
         _transcribe(options, paths, files, recording_names(below), refused, given)
     if refused:
@@ -104,7 +104,7 @@ def _reader_may_leave() -> Iterator[None]:
 
 def _transcriber(options: TranscribeOptions) -> Transcriber:
     recognizer = Recognizer.load(options.checkpoint, options.llm, device_of(options.device), options.encoder)
-    _tell(decoder_without_effect(recognizer, options.decoder))
+    tell(llm_without_effect(recognizer, options, options.llm))
     return Transcriber(
         recognizer,
         options,
@@ -150,11 +150,6 @@ def _sources(paths: Iterable[Path], meter: _Meter, refused: list[str]) -> Iterat
 
     for path in paths:
         yield Source(str(path), read(path))
-
-
-def _tell(no_effect: str) -> None:
-    if no_effect:
-        print(f"warning: {no_effect}", file=sys.stderr)
 
 
 def _put_out(path: Path, transcript: Transcript, format: str, files: TranscriptFiles | None, recording: str) -> None:

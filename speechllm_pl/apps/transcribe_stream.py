@@ -62,9 +62,9 @@ def _standard_input(hz: int) -> Iterator[np.ndarray]:
 
 
 def _file(name: str) -> Iterator[np.ndarray]:
-    found, refused = find_audio([name])
-    if refused or len(found) != 1:
-        raise UserError(f"{name} holds {len(found)} recordings: --stream takes one")
+    found, _ = find_audio([name])  # refused if it holds none
+    if len(found) > 1:
+        raise UserError(f"{name} holds {len(found)} recordings, and --stream takes one: give one of them")
     return samples_of(found[0][0])
 
 

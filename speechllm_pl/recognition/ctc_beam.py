@@ -68,7 +68,7 @@ def _decoder(pieces: tuple[str, ...], num_beams: int, ngram: str | None, ngram_w
         from flashlight.lib.text.dictionary import Dictionary
     except ImportError as error:
         raise UserError(
-            "decoder ctc-beam needs flashlight-text: pip install 'speechllm_pl[ngram]', or choose another decoder"
+            "decoder ctc-beam needs flashlight-text: pip install -e '.[ngram]', or choose another decoder"
         ) from error
     if ngram is None:
         lm = decoder.ZeroLM()
@@ -78,7 +78,8 @@ def _decoder(pieces: tuple[str, ...], num_beams: int, ngram: str | None, ngram_w
         try:
             lm = KenLM(ngram, Dictionary(list(pieces)))
         except Exception as error:  # KenLM's own, of a file that is no model
-            raise UserError(f"ngram {ngram} is not a model that KenLM can read: {error}") from error
+            remedy = "make it with python -m data_prep.ngram"
+            raise UserError(f"ngram {ngram} is not a model that KenLM can read ({error}): {remedy}") from error
     options = decoder.LexiconFreeDecoderOptions(
         beam_size=num_beams,
         beam_size_token=PIECES_A_FRAME,

@@ -21,7 +21,7 @@ class SileroPauses:
             from silero_vad import get_speech_timestamps, load_silero_vad
         except ImportError as error:
             raise UserError(
-                "pauses silero needs silero-vad: pip install 'speechllm_pl[vad]', or let the CTC head find them (ctc)"
+                "pauses silero needs silero-vad: pip install -e '.[vad]', or let the CTC head find them (ctc)"
             ) from error
         finally:
             torch.set_num_threads(threads)  # the import sets it to one

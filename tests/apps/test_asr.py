@@ -13,11 +13,13 @@ import soundfile
 import torch
 from conftest import RATE, speak
 from lhotse.augmentation import Resample
+from tone_words import ToneRecognizer
 
 from speechllm_pl import load
 from speechllm_pl.apps.asr import Asr
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.recognition.recognizer import Recognizer
+from speechllm_pl.recognition.transcriber import Transcriber
 from speechllm_pl.recognition.transcript import Transcript
 
 ROOT = Path(__file__).parents[2]
@@ -37,17 +39,33 @@ def asr(run: Path) -> Asr:
     return load(run, device="cpu")
 
 
-def test_the_example_of_the_readme_works(
-    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+@pytest.fixture
+def executed(run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Execute the example of a file, where the run and the recording are that it names; return its variables."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
     (tmp_path / "runs" / "demo" / "finetune").symlink_to(run)
     (tmp_path / "talk.wav").write_bytes((corpus / "train-4.wav").read_bytes())
-    names: dict[str, Any] = {}
     monkeypatch.setattr("speechllm_pl.load", partial(load, guard=False))  # which takes tones for no speech
-    exec(example, names)
+
+    def execute(file: str) -> dict[str, Any]:
+        (example,) = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(example, names)
+        return names
+
+    return execute
+
+
+def test_the_example_of_the_guide_works(executed, capsys: pytest.CaptureFixture) -> None:
+    asr = executed("docs/transcribing.md")["asr"]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [asr.transcribe("talk.wav").text, "left out: missing.wav does not exist: correct the path"]
+    assert printed[0]
+
+
+def test_the_example_of_the_readme_works(executed, capsys: pytest.CaptureFixture) -> None:
+    names = executed("README.md")
     assert isinstance(names["talk"], Transcript)
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"{names['talk'].text} {names['talk'].decoded_by}"
@@ -72,11 +90,34 @@ def test_files_arrays_and_lists_have_the_same_transcripts(run: Path, corpus: Pat
     assert expected.seconds == pytest.approx(len(samples) / RATE)
 
 
-def test_other_rates_are_resampled(asr: Asr) -> None:
+def test_other_rates_are_resampled() -> None:
+    asr = Asr(Transcriber(ToneRecognizer(longest_seconds=5.0), limits=None), "x")
     samples = speak("one two three").astype(np.float32)
     half = Resample(RATE, RATE // 2)(samples[None], RATE)[0]
     found = asr.transcribe(half, sampling_rate=RATE // 2)
     assert found.seconds == pytest.approx(len(samples) / RATE, abs=0.001)
+    assert found.text == "one two three" != asr.transcribe(half).text
+
+
+def test_what_cannot_be_transcribed_costs_no_other_transcript(asr: Asr, corpus: Path) -> None:
+    good = corpus / "train-4.wav"
+    given = [good, "missing.wav", np.full(100, np.nan), good]
+    first, missing, infinite, last = asr.transcribe(given, errors="return")
+    expected = asr.transcribe(good)
+    assert isinstance(first, Transcript)
+    assert isinstance(last, Transcript)
+    assert first.text == last.text == expected.text
+    assert isinstance(missing, UserError)
+    assert "missing.wav does not exist" in str(missing)
+    assert isinstance(infinite, UserError)
+    assert "recording 2 has samples that are not finite" in str(infinite)
+    assert isinstance(asr.transcribe("missing.wav", errors="return"), UserError)
+    with pytest.raises(UserError, match=r"missing\.wav"):
+        asr.transcribe(given)
+    with pytest.raises(UserError, match="recording 1 is of type int"):
+        asr.transcribe([good, 1], errors="return")  # type: ignore
+    with pytest.raises(UserError, match="errors 'ignore' is unknown: give raise or return"):
+        asr.transcribe(given, errors="ignore")  # type: ignore
 
 
 @pytest.mark.parametrize(
@@ -84,7 +125,7 @@ def test_other_rates_are_resampled(asr: Asr) -> None:
     [
         (np.zeros(100, np.int16), {}, r"recording 0 is int16 of shape \(100,\): give floats"),
         (np.zeros((1, 2, 3)), {}, "float64 of shape"),
-        (np.full(100, np.nan), {}, "not finite"),
+        (np.full(100, np.nan), {}, "not finite: replace NaN and infinity, or leave it out"),
         (np.zeros(100), {"sampling_rate": 5}, "implausible sampling rate 5 Hz"),
         ("missing.wav", {}, "missing.wav does not exist: correct the path"),
         (ROOT, {}, r"is no file \(a folder\): give the files in it"),
@@ -153,3 +194,5 @@ def test_a_language_of_no_training_is_refused_and_one_without_effect_told(asr: A
 def test_a_decoder_without_effect_is_told(untrained_ctc: Path) -> None:
     with pytest.warns(UserWarning, match="decoder beam has no effect: the checkpoint is of stage 1"):
         load(untrained_ctc, device="cpu", decoder="beam")
+    with pytest.warns(UserWarning, match="accept_entropy 0.5, llm x have no effect: the checkpoint is of stage 1"):
+        load(untrained_ctc, device="cpu", accept_entropy=0.5, llm="x")

@@ -170,8 +170,10 @@ def test_what_is_longer_than_the_limit_is_transcribed_in_pieces(speechllm, untra
 def test_files_and_folders_without_audio_are_named(speechllm, untrained_ctc: Path, tmp_path: Path) -> None:
     missing, empty = tmp_path / "missing.wav", tmp_path / "empty"
     empty.mkdir()
-    assert f"{missing} does not exist" in speechllm("transcribe", missing, "--checkpoint", untrained_ctc).error()
-    assert f"{empty} holds no audio" in speechllm("transcribe", empty, "--checkpoint", untrained_ctc).error()
+    told = speechllm("transcribe", missing, empty, "--checkpoint", untrained_ctc).error()
+    assert f"{missing} does not exist: correct the path; " in told
+    assert f"{empty} holds no audio files (.wav, " in told
+    assert told.endswith("): correct the path")
 
 
 def test_a_path_that_does_not_exist_costs_that_path_only_and_is_told_first(
@@ -179,7 +181,8 @@ def test_a_path_that_does_not_exist_costs_that_path_only_and_is_told_first(
 ) -> None:
     missing, good = tmp_path / "missing.wav", corpus / "test-0.wav"
     done = speechllm("transcribe", missing, good, "--checkpoint", untrained_ctc)
-    assert f"1 of 2 files refused: audio file {missing} does not exist" in done.error()
+    assert f"left out audio file {missing} does not exist: correct the path" in done.err
+    assert f"1 of 2 files refused: audio file {missing} does not exist: correct the path" in done.error()
     assert done.out.startswith(f"{good}: ")
     monkeypatch.setattr("speechllm_pl.apps.transcribe.Recognizer.load", None)  # no model is loaded
     assert f"{missing} does not exist" in speechllm("transcribe", missing, "--checkpoint", untrained_ctc).error()
@@ -212,7 +215,7 @@ def test_what_is_no_file_in_a_folder_is_skipped_and_named(
     }.items():
         assert f"left out {tmp_path / name}: {why}" in done.err
     line = speechllm("transcribe", good, tmp_path / "fifo.wav", "--checkpoint", untrained_ctc).error()
-    assert f"{tmp_path / 'fifo.wav'} is no file (a FIFO)" in line
+    assert f"{tmp_path / 'fifo.wav'} is no file (a FIFO): correct the path" in line
 
 
 def test_a_manifests_fifo_is_never_opened(speechllm, untrained_ctc: Path, corpus: Path, tmp_path: Path) -> None:

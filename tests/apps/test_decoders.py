@@ -14,7 +14,6 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.models.encoders.conformer import ConformerConfig
-from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 PACKAGE = "whisper-normalizer"
@@ -238,13 +237,34 @@ def test_what_cannot_be_is_refused(speechllm, checkpoint: Path, corpus: Path, op
     assert told in outcome.error()
 
 
-def test_a_decoder_of_the_llm_has_no_effect_without_one(
-    speechllm, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, corpus: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--decoder", "speculative"), "--decoder speculative has no effect"),
+        (("--decoder", "beam", "--max-new-tokens", "9"), "--decoder beam, --max_new_tokens 9 have no effect"),
+        (("--accept-entropy", "0.5"), "--accept_entropy 0.5 has no effect"),
+        (("--llm", "x"), "--llm x has no effect"),
+        (("--decoder", "ctc"), ""),
+        ((), ""),
+    ],
+)
+def test_options_of_an_llm_have_no_effect_without_one(
+    speechllm, untrained_ctc: Path, corpus: Path, tmp_path: Path, options: tuple[str, ...], told: str
 ) -> None:
-    stage_one = save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), tmp_path / "ctc.ckpt")
-    outcome = speechllm("transcribe", "--checkpoint", stage_one, "--decoder", "speculative", corpus)
-    assert outcome.status == 0
-    assert "--decoder speculative has no effect" in outcome.err
+    cuts = ("--cuts", corpus / "test.jsonl.gz", "--output", tmp_path)
+    for command in (("transcribe", corpus / "test-0.wav"), ("evaluate", *cuts)):
+        outcome = speechllm(*command, "--checkpoint", untrained_ctc, *options)
+        assert outcome.status == 0, outcome.err
+        assert f"warning: {told}: the checkpoint is of stage 1" in outcome.err if told else "effect" not in outcome.err
+
+
+def test_options_of_an_llm_are_for_the_stage_that_has_one(
+    speechllm, untrained_ctc: Path, checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
+    given = ("--cuts", corpus / "test.jsonl.gz", "--output", tmp_path, "--decoder", "speculative")
+    outcome = speechllm("evaluate", "--checkpoint", f"[{untrained_ctc},{checkpoint}]", *given)
+    assert outcome.status == 0, outcome.err
+    assert "no effect" not in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def test_a_gate_on_the_error_rate_fails_on_unread_recordings(
     assert speechllm(*given, "--max_wer", 9, "--max_unread", 0.5).status == 0
     assert speechllm(*given, "--max_wer", 9, "--max_unread", 0.49).status == 2
     assert speechllm(*given).status == 0
+    told = speechllm(*given, "--max_wer", 0.01, "--max_unread", 0.5).error()
+    assert told.endswith(" is above max_wer 0.01: alignments-ctc.txt lists its errors")
     assert "--max_unread 1.5" in speechllm(*given, "--max_wer", 9, "--max_unread", 1.5).error()
 
 

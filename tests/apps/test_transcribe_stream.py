@@ -118,6 +118,16 @@ def test_an_interruption_ends_the_piece_and_prints_it(streamed) -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_folder_of_several_recordings_is_no_input(streamed, speechllm, tmp_path: Path) -> None:
+    streamed(b"")  # puts a recogniser in the model's place
+    given = ("transcribe", "--stream", tmp_path, "--checkpoint", "x", "--max_seconds", 6)
+    assert f"folder {tmp_path} holds no audio files" in speechllm(*given).error()
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", speak("one"), RATE)
+    told = speechllm(*given).error()
+    assert f"{tmp_path} holds 2 recordings, and --stream takes one: give one of them" in told
+
+
 @pytest.mark.parametrize("content", [b"", b"\1"])
 def test_next_to_nothing_ends_well(streamed, content: bytes) -> None:
     done = streamed(content)

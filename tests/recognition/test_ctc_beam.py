@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from speechllm_pl.core.ctc_tokenizer import CtcTokenizer, ctc_collapse
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.recognition.ctc_beam import ctc_beam_search
 
-pytest.importorskip("flashlight.lib.text.decoder", reason="needs flashlight-text: pip install 'speechllm_pl[ngram]'")
+pytest.importorskip("flashlight.lib.text.decoder", reason="needs flashlight-text: pip install -e '.[ngram]'")
 
 FRAMES = 5
 
@@ -99,3 +100,10 @@ def test_a_model_that_cannot_be_read_is_named(letters, logits, tmp_path: Path, c
     with pytest.raises(UserError, match=told) as refused:
         ctc_beam_search(logits, torch.tensor([5] * 4), letters, 4, str(path), 0.5)
     assert str(path) in str(refused.value)
+    assert str(refused.value).endswith(": make it with python -m data_prep.ngram")
+
+
+def test_whoever_lacks_the_package_is_told_what_to_do(letters, logits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[ngram\]'"):
+        ctc_beam_search(logits, torch.tensor([5] * 4), letters, num_beams=7)  # of which no decoder is kept

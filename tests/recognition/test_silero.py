@@ -83,5 +83,5 @@ def test_the_number_of_threads_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_whoever_lacks_the_package_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "silero_vad", None)
-    with pytest.raises(UserError, match=r"pip install 'speechllm_pl\[vad\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[vad\]'"):
         Transcriber(ToneRecognizer(), pauses_by="silero")
