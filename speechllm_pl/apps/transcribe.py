@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -26,8 +29,15 @@ from speechllm_pl.recognition.guard import GuardLimits
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.transcriber import Source, Transcriber
 from speechllm_pl.recognition.transcript import Transcript
+from speechllm_pl.storage.checkpoints import of_run
 from speechllm_pl.storage.progress import print_above, progress_bar
 from speechllm_pl.storage.whole_file import check_writable
+
+WITHOUT_EFFECT_ON_TEXT = (
+    *("files", "format", "output_dir", "output_template", "device", "max_duration", "stream", "sample_rate"),
+    *("checkpoint", "llm", "encoder"),  # the first is noted as it is; the others must be the same wherever they are
+)
+"""Options on which no file's text depends."""
 
 SHORTEST_SECONDS = 0.1
 """Shortest duration of a word; a frame of the conformer has 0.08."""
@@ -45,7 +55,7 @@ def transcribe(options: TranscribeOptions) -> None:
     given = len(paths) + len(refused)
     if options.output_dir is not None:
         formats = [*FORMATS] if options.format == "all" else [options.format.replace("text", "txt")]
-        files = TranscriptFiles(Path(options.output_dir), options.output_template, formats, below)
+        files = TranscriptFiles(Path(options.output_dir), options.output_template, formats, below, _made(options))
         check_writable(Path(options.output_dir), "give another --output_dir")
         paths = _left_to_do(paths, files)
     elif options.format in ("srt", "vtt", "tsv") and given > 1:
@@ -79,6 +89,7 @@ def _transcribe(
                         raise transcript
                     _put_out(path, transcript, options.format, files, names[path])
                     done += 1
+                    meter.done += transcript.seconds
                 except UserError as error:
                     if str(error) not in refused:  # as it is if it was met in reading
                         refused.append(left_out(str(error)))
@@ -115,23 +126,41 @@ def _transcriber(options: TranscribeOptions) -> Transcriber:
     )
 
 
+def _made(options: TranscribeOptions) -> dict[str, Any]:
+    """The checkpoint, when it was written, and the options on which texts depend, unless they are defaults."""
+    path = of_run(options.checkpoint)
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat() if path.exists() else ""
+    chosen = [field for field in fields(options) if field.name not in WITHOUT_EFFECT_ON_TEXT]
+    others = {each.name: value for each in chosen if (value := getattr(options, each.name)) != each.default}
+    return {"checkpoint": os.path.realpath(path), "written": written, **others}
+
+
 def _left_to_do(paths: list[Path], files: TranscriptFiles) -> list[Path]:
-    left = [path for path in paths if not files.are_there(path)]
-    if len(left) < len(paths):
-        told = f"{len(paths) - len(left)} of {len(paths)} files are transcribed already, and left as they are"
-        print(told, file=sys.stderr)
-    return left
+    there = {path: files.are_there(path) for path in paths}
+    if count := sum(there.values()):
+        print(f"{count} of {len(paths)} files are transcribed already, and left as they are", file=sys.stderr)
+    others = [how for path in paths if there[path] and (how := files.made_otherwise(path))]
+    if others:
+        remedy = "delete their transcripts, or give another --output_dir, to have them anew"
+        tell(f"{len(others)} of them were transcribed otherwise ({others[0]}): {remedy}")
+    return [path for path in paths if not there[path]]
 
 
 class _Meter:
-    """Shows on a bar how much audio was read, and how much faster than it lasts."""
+    """Shows on a bar how much audio was read and transcribed, and how much faster than it lasts.
+
+    Attributes:
+        read: seconds of audio that were read, several batches ahead.
+        done: seconds of audio whose transcripts were put out.
+    """
 
     def __init__(self, bar: tqdm):
-        self.bar, self.seconds, self._started = bar, 0.0, time.perf_counter()
+        self.bar, self.read, self.done, self._started = bar, 0.0, 0.0, time.perf_counter()
 
     def show(self) -> None:
-        factor = self.seconds / (time.perf_counter() - self._started)
-        self.bar.set_postfix_str(f"{self.seconds / 60:.1f} min of audio, RTFx {factor:.1f}", refresh=False)
+        factor = self.done / (time.perf_counter() - self._started)
+        minutes = f"{self.done / 60:.1f} of {self.read / 60:.1f} min of audio read"
+        self.bar.set_postfix_str(f"{minutes}, RTFx {factor:.1f}", refresh=False)
 
 
 def _sources(paths: Iterable[Path], meter: _Meter, refused: list[str]) -> Iterator[Source]:
@@ -141,7 +170,7 @@ def _sources(paths: Iterable[Path], meter: _Meter, refused: list[str]) -> Iterat
         try:
             for samples in samples_of(path):
                 yield samples
-                meter.seconds += seconds_of(len(samples))
+                meter.read += seconds_of(len(samples))
                 meter.show()
                 meter.bar.update(0)
         except UserError as error:

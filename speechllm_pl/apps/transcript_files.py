@@ -6,6 +6,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.recognition.formats import FORMATS
@@ -16,7 +17,8 @@ FIELDS = ("folder", "name", "suffix")
 """Fields of a template: folder as of `below_given`, name without and suffix of the audio file."""
 
 SOURCES = ".sources.jsonl"
-"""File beside transcripts: pairs of a transcript's path without its suffix and its audio file's, each in a line."""
+"""File beside transcripts: of each its path without suffix, its audio file's, how it was made, and its suffixes, in a
+line. Earlier versions wrote the first two."""
 
 
 class TranscriptFiles:
@@ -27,17 +29,21 @@ class TranscriptFiles:
         template: path below it without its suffix, with `FIELDS`.
         formats: formats to write.
         below: path of each audio file as of `below_given`.
+        made: checkpoint and options of the transcripts, by name, as plain values.
 
     Raises:
         UserError: the template has another field, or gives two audio files one name, of which the other may have been
             transcribed before.
     """
 
-    def __init__(self, folder: Path, template: str, formats: Sequence[str], below: Mapping[Path, Path]):
-        self.formats = formats
+    def __init__(
+        self, folder: Path, template: str, formats: Sequence[str], below: Mapping[Path, Path], made: Mapping[str, Any]
+    ):
+        self.formats, self._made = formats, made
         _check(template)
         self._stems = {path: folder / _filled(template, shorter) for path, shorter in below.items()}
-        self._folder, self._sources = folder, _sources(folder / SOURCES)
+        self._folder = folder
+        self._sources, self._made_before = _noted(folder / SOURCES)
         twice = [stem for stem, count in Counter(self._stems.values()).items() if count > 1]
         if twice:
             raise UserError(
@@ -57,6 +63,16 @@ class TranscriptFiles:
         changed = path.stat().st_mtime
         return all(file.is_file() and file.stat().st_mtime >= changed for file in self.of(path))
 
+    def made_otherwise(self, path: Path) -> str:
+        """By what other checkpoint and options its files were made; empty if by these, or if it is not known."""
+        for file in self.of(path):
+            before = self._made_before.get(os.path.relpath(file, self._folder), self._made)
+            names = [name for name in {**before, **self._made} if before.get(name) != self._made.get(name)]
+            if names:
+                values = ((name, *(made.get(name, "default") for made in (before, self._made))) for name in names)
+                return ", ".join(f"{name} {value}, now {new}" for name, value, new in values)
+        return ""
+
     def _refuse_anothers(self, path: Path) -> None:
         """Refuse an audio file if there are transcripts in its place that are another's."""
         stem, own = self._stems[path], os.path.realpath(path)
@@ -70,11 +86,10 @@ class TranscriptFiles:
 
     def _note_source(self, path: Path) -> None:
         """Add the audio file to those of the folder; several processes may do so at a time."""
-        name, source = os.path.relpath(self._stems[path], self._folder), os.path.realpath(path)
-        if self._sources.get(name) != source:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with (self._folder / SOURCES).open("ab", buffering=0) as file:
-                file.write(f"{json.dumps([name, source])}\n".encode())
+        line = [os.path.relpath(self._stems[path], self._folder), os.path.realpath(path), self._made, *self.formats]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / SOURCES).open("ab", buffering=0) as file:
+            file.write(f"{json.dumps(line)}\n".encode())
 
     def write(self, path: Path, transcript: Transcript, recording: str) -> None:
         """Write them with the name of the recording, each whole or not at all.
@@ -94,10 +109,15 @@ class TranscriptFiles:
             raise UserError(f"{target} cannot be written ({error.strerror}): {remedy}") from error
 
 
-def _sources(path: Path) -> dict[str, str]:
-    """Audio file of each transcript in a folder, as far as they were noted."""
+def _noted(path: Path) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Audio file of each transcript in a folder, and how each of its files was made, as far as that was noted."""
+    sources, made_before = {}, {}
     try:
-        return dict(map(json.loads, path.read_bytes().splitlines())) if path.is_file() else {}
+        for line in path.read_bytes().splitlines() if path.is_file() else ():
+            name, source, *rest = json.loads(line)
+            sources[name] = source
+            made_before |= {f"{name}.{suffix}": rest[0] for suffix in rest[1:]}
+        return sources, made_before
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: delete it, or give another --output_dir") from error
 

@@ -9,9 +9,9 @@ from speechllm_pl.recognition.transcript import Transcript
 from speechllm_pl.recognition.word_times import Word
 
 CUE_SECONDS = 7.0
-CUE_CHARACTERS = 84
+LINE_CHARACTERS = 42
 CUE_PAUSE_SECONDS = 0.8
-"""A cue is shown no longer, has no more characters (two lines of 42), and no longer pause between two of its words."""
+"""A cue is shown no longer, has at most two lines of so many characters, and no longer pause between two words."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def cues(words: Iterable[Word]) -> Iterator[Cue]:
 
 
 def _is_full(shown: list[Word], word: Word) -> bool:
-    characters = sum(len(each.text) + 1 for each in shown) + len(word.text)
+    lines = _lines(" ".join(each.text for each in [*shown, word])).split("\n")
     return (
-        characters > CUE_CHARACTERS
+        max(map(len, lines)) > LINE_CHARACTERS
         or word.end_seconds - shown[0].start_seconds > CUE_SECONDS
         or word.start_seconds - shown[-1].end_seconds > CUE_PAUSE_SECONDS
     )
@@ -46,6 +46,15 @@ def _is_full(shown: list[Word], word: Word) -> bool:
 
 def _cue(words: list[Word]) -> Cue:
     return Cue(words[0].start_seconds, words[-1].end_seconds, " ".join(word.text for word in words))
+
+
+def _lines(text: str) -> str:
+    """The text on one line, or broken at the space nearest to its middle if it is longer."""
+    spaces = [place for place, character in enumerate(text) if character == " "]
+    if len(text) <= LINE_CHARACTERS or not spaces:
+        return text
+    middle = min(spaces, key=lambda place: abs(2 * place + 1 - len(text)))
+    return f"{text[:middle]}\n{text[middle + 1 :]}"
 
 
 def as_txt(transcript: Transcript, file: str, name: str) -> Iterator[str]:
@@ -80,14 +89,15 @@ def as_srt(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """SubRip subtitles."""
     for number, cue in enumerate(cues(transcript.words), 1):
         times = f"{_clock(cue.start_seconds, ',')} --> {_clock(cue.end_seconds, ',')}"
-        yield ("\n" if number > 1 else "") + f"{number}\n{times}\n{cue.text}\n"
+        yield ("\n" if number > 1 else "") + f"{number}\n{times}\n{_lines(cue.text)}\n"
 
 
 def as_vtt(transcript: Transcript, file: str, name: str) -> Iterator[str]:
     """WebVTT subtitles (W3C), with the characters escaped that have a meaning there."""
     yield "WEBVTT\n"
     for cue in cues(transcript.words):
-        yield f"\n{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}\n{_escaped(cue.text)}\n"
+        times = f"{_clock(cue.start_seconds, '.')} --> {_clock(cue.end_seconds, '.')}"
+        yield f"\n{times}\n{_escaped(_lines(cue.text))}\n"
 
 
 def as_tsv(transcript: Transcript, file: str, name: str) -> Iterator[str]:

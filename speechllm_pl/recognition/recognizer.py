@@ -43,6 +43,9 @@ from speechllm_pl.storage.pretrained_files import refuse_other_weights, weights_
 from speechllm_pl.storage.recorded import BESIDE_THE_DESCRIPTION, present_settings, wrong_settings
 from speechllm_pl.storage.shards import refuse_other_keys, refuse_other_shapes
 
+LONGEST_SECONDS = 30.0
+"""Longest piece for checkpoints that do not tell how long their training's utterances were."""
+
 log = logging.getLogger(__name__)
 
 PREFIX = "model."
@@ -176,6 +179,27 @@ class Recognizer:
                 f"decoder {options.decoder}" if searched else "the guard",
                 " and --guard false" if guarded else "",
             )
+
+    def longest_piece(self, given: float | None) -> float:
+        """Longest piece of a recording in seconds: what is given, or else the longest utterance of the training.
+
+        Warns of one that is longer than these utterances, or if their length is not known.
+        """
+        trained = self.longest_seconds
+        if given and trained and given > trained:
+            log.warning(
+                "--max-seconds %g is longer than any utterance of the training (%.1f s), so texts may be wrong: give"
+                " less, or leave it out",
+                *(given, trained),
+            )
+        if longest := given or trained:
+            return longest
+        log.warning(
+            "the checkpoint does not tell how long the utterances of its training were, so pieces have up to %g s:"
+            " give --max-seconds",
+            LONGEST_SECONDS,
+        )
+        return LONGEST_SECONDS
 
     @property
     def speech(self) -> CtcModel:

@@ -33,9 +33,6 @@ from speechllm_pl.recognition.speech_check import no_speech
 from speechllm_pl.recognition.transcript import Piece, Transcript
 from speechllm_pl.recognition.word_times import loudness_of, word_times
 
-LONGEST_SECONDS = 30.0
-"""Longest piece for checkpoints that do not tell how long their training's utterances were."""
-
 MOST_BATCHES = 8
 """Batches that are read ahead and sorted by length. The first is decoded alone, so that its texts are there soon."""
 
@@ -122,7 +119,7 @@ class Transcriber:
         self.recognizer, self.options, self.limits = recognizer, options, limits
         self.search = GuardedSearch(recognizer, options, limits)
         check_lengths(longest_seconds, batch_seconds)
-        self.longest_seconds = longest_seconds or recognizer.longest_seconds or LONGEST_SECONDS
+        self.longest_seconds = recognizer.longest_piece(longest_seconds)
         self.batch_seconds = batch_seconds
         recognizer.warn_of_ctc_head(options, guarded=limits is not None)
         keep_few_kernels()

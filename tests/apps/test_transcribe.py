@@ -114,7 +114,19 @@ def test_the_bar_tells_how_much_faster_than_real_time_it_is(transcribe) -> None:
     done, _ = transcribe(Listener(lambda _: None))
     bars = [line for line in done.err.replace("\r", "\n").splitlines() if line.startswith("transcribing: ")]
     minutes = sum(0.05 + 0.35 * len(text.split()) for text in SPLITS["train"]) / 60
-    assert f"{minutes:.1f} min of audio, RTFx " in bars[-1]
+    assert f"{minutes:.1f} of {minutes:.1f} min of audio read, RTFx " in bars[-1]
+
+
+def test_audio_counts_when_its_transcript_is_there(transcribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the speed of reading ahead would stand in the bar."""
+    shown: list[str] = []
+    monkeypatch.setattr("tqdm.tqdm.set_postfix_str", lambda _, text, **__: shown.append(text))
+    before_the_first: list[str] = []
+    done, _ = transcribe(Listener(lambda batch: before_the_first.extend(shown if batch == 0 else ())))
+    assert done.status == 0, done.err
+    assert before_the_first
+    assert {(text.split()[0], text.split()[-1]) for text in before_the_first} == {("0.0", "0.0")}
+    assert float(shown[-1].split()[-1]) > 0
 
 
 # files of transcripts
@@ -203,6 +215,41 @@ def test_what_is_there_is_left_as_it_is(written, recordings: Path, tmp_path: Pat
     done, listener = written()
     assert [len(batch) for batch in listener.batches] == [1]
     assert (tmp_path / "out" / "a.txt").read_text() == "17600 samples\n"
+
+
+def test_what_was_transcribed_otherwise_is_told(written, tmp_path: Path) -> None:
+    """Of each file, however often and with whatever the others were made."""
+    out, checkpoint = tmp_path / "out", tmp_path / "best.ckpt"
+    checkpoint.write_bytes(b"")
+    os.utime(checkpoint, (1e9, 1e9))
+    before = ("--checkpoint", checkpoint, "--max_new_tokens", 9)
+
+    def warnings(*options: object) -> list[str]:
+        done, _ = written(*options)
+        assert done.status == 0, done.err
+        return [line for line in done.err.splitlines() if line.startswith("warning: ") and "otherwise" in line]
+
+    assert not warnings(*before)
+    assert not warnings(*before, "--device", "cpu", "--max_duration", 9)  # on which no text depends
+    (told,) = warnings("--checkpoint", checkpoint)
+    assert "3 of them were transcribed otherwise (max_new_tokens 9, now default): delete their transcripts" in told
+    assert not warnings(*before[:2], "--format", "json")
+    (told,) = warnings("--checkpoint", checkpoint)  # the other format was made anew, this one was not
+    assert "(max_new_tokens 9, now default)" in told
+    os.utime(checkpoint, (1.1e9, 1.1e9))
+    (told,) = warnings(*before)
+    assert "(written 2001-09-09T01:46:40+00:00, now 2004-11-09T11:33:20+00:00)" in told
+    (told,) = warnings("--max_new_tokens", 9)
+    assert f"checkpoint {checkpoint}, now {Path('x').resolve()}, " in told
+    (out / "b.txt").unlink()
+    (told,) = warnings("--max_new_tokens", 9)
+    assert told.startswith("warning: 2 of them")
+    (out / SOURCES).write_text("".join(f"{json.dumps(row[:2])}\n" for row in noted(out)))  # by an earlier version
+    assert not warnings()
+
+
+def noted(folder: Path) -> list[list]:
+    return [json.loads(line) for line in (folder / SOURCES).read_text().splitlines()]
 
 
 def test_failures_are_told_at_the_end_and_the_others_written(written, recordings: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 import re
+import textwrap
 from typing import Any
 
+import numpy as np
 import pytest
 
-from speechllm_pl.recognition.formats import CUE_CHARACTERS, CUE_PAUSE_SECONDS, CUE_SECONDS, FORMATS, cues
+from speechllm_pl.recognition.formats import CUE_PAUSE_SECONDS, CUE_SECONDS, FORMATS, LINE_CHARACTERS, cues
 from speechllm_pl.recognition.hypothesis import Alternative
 from speechllm_pl.recognition.transcript import Piece, Transcript
 from speechllm_pl.recognition.word_times import Word
@@ -83,10 +85,30 @@ def test_cues_keep_every_word_and_their_limits() -> None:
     words = said(*((f"word{number}", start, start + 0.3) for number, start in enumerate(starts)))
     shown = list(cues(words))
     assert [text for cue in shown for text in cue.text.split()] == [word.text for word in words]
-    assert all(len(cue.text) <= CUE_CHARACTERS for cue in shown)
+    assert all(len(cue.text) <= 2 * LINE_CHARACTERS + 1 for cue in shown)
     assert all(cue.end_seconds - cue.start_seconds <= CUE_SECONDS for cue in shown)
     assert any(cue.end_seconds == words[60].end_seconds for cue in shown)  # the pause after it
     assert CUE_PAUSE_SECONDS < 5
+
+
+@pytest.mark.parametrize("suffix", ["srt", "vtt"])
+def test_subtitles_have_two_lines_of_42_characters(suffix: str) -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 20, 300).tolist()
+    words = [("<" + "x" * (length - 1), 0.1 * n, 0.1 * n + 0.1) for n, length in enumerate(lengths)]
+    transcript = Transcript(30.0, None, (Piece(0.0, 30.0, " ".join(text for text, *_ in words), said(*words), "llm"),))
+    content = written(suffix, transcript).replace("&lt;", "<")
+    shown = [block.split(" --> ")[1].splitlines()[1:] for block in content.split("\n\n") if "-->" in block]
+    assert [text for block in shown for line in block for text in line.split()] == [text for text, *_ in words]
+    assert max(len(line) for block in shown for line in block) <= 42
+    for block, (following, *_) in zip(shown, [*shown[1:], ["y" * 99]], strict=True):
+        text = " ".join(block)
+        assert len(block) == (2 if len(text) > 42 else 1)
+        breaks = [max(place, len(text) - place - 1) for place, character in enumerate(text) if character == " "]
+        assert len(block) == 1 or max(map(len, block)) == min(breaks)
+        assert len(textwrap.wrap(f"{text} {following.split()[0]}", 42)) > 2  # no room for another word
+    tsv = written("tsv", transcript).splitlines()[1:]
+    assert [line.split("\t")[2] for line in tsv] == [" ".join(block) for block in shown]
 
 
 def test_a_word_longer_than_a_cue_stands_alone() -> None:

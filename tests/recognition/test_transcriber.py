@@ -477,6 +477,22 @@ def test_without_the_guard_a_model_says_what_it_says_alone(
     assert {each.decoded_by for each in guarded} <= {"ctc", "silence", "llm-retried"}  # it has learned nothing
 
 
+@pytest.mark.parametrize(
+    ("trained", "given", "told"),
+    [
+        (4.0, None, ""),
+        (4.0, 4.0, ""),
+        (4.0, 4.5, "--max-seconds 4.5 is longer than any utterance of the training (4.0 s)"),
+        (None, 4.5, ""),
+        (None, None, "so pieces have up to 30 s: give --max-seconds"),
+    ],
+)
+def test_a_longest_piece_that_may_be_too_long_is_told(caplog, trained: float, given: float, told: str) -> None:
+    Transcriber(ToneRecognizer(longest_seconds=trained), longest_seconds=given)
+    assert told in caplog.text
+    assert len(caplog.records) == bool(told)
+
+
 def test_a_piece_is_as_long_as_the_trainings_longest_utterance_unless_another_length_is_given(
     tones: ToneRecognizer,
 ) -> None:
