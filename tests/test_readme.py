@@ -1,4 +1,4 @@
-"""What README.md and docs/running.md tell people to type works: commands parse; paths, targets and variables exist."""
+"""What README.md and two guides tell people to type works: commands parse; paths, targets and variables exist."""
 
 import argparse
 import re
@@ -16,7 +16,8 @@ from speechllm_pl.apps.run import DEFAULTS, NUMBERS, OPTIONS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-GUIDES = README + (ROOT / "docs" / "running.md").read_text()
+OF_DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("running.md", "transcribing.md"))
+GUIDES = README + OF_DOCS
 MAKEFILE = (ROOT / "Makefile").read_text()
 RULES = set(re.findall(r"^([a-z][a-z-]*):(?!=)", MAKEFILE, flags=re.MULTILINE))
 MADE = ("data", "runs", "my", "a")
@@ -59,9 +60,9 @@ def parses(monkeypatch: pytest.MonkeyPatch):
         raise Parsed
 
     monkeypatch.setattr(LightningCLI, "parse_arguments", parse_and_stop)
-    firsts = {"evaluate": "read_cuts", "transcribe": "find_audio", "report": "read_run", "data_report": "survey"}
-    for module, first in firsts.items():
-        monkeypatch.setattr(f"speechllm_pl.apps.{module}.{first}", stop)
+    firsts = ("evaluate.read_cuts", "transcribe.find_audio", "transcribe._transcriber", "report.read_run")
+    for first in (*firsts, "data_report.survey"):
+        monkeypatch.setattr(f"speechllm_pl.apps.{first}", stop)
 
     def parses(arguments: list[str]) -> None:
         monkeypatch.chdir(ROOT)
@@ -73,8 +74,9 @@ def parses(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def parses_data_prep(monkeypatch: pytest.MonkeyPatch):
-    """Parses the arguments of `python -m data_prep.NAME` as the program itself does, and stops before it acts."""
+def parses_python(monkeypatch: pytest.MonkeyPatch):
+    """Parses the arguments of `python -m data_prep.NAME` or `python benchmarks/NAME.py` as the program itself does, and
+    stops before it acts."""
     parse_args = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(self: argparse.ArgumentParser, *arguments) -> None:
@@ -82,20 +84,22 @@ def parses_data_prep(monkeypatch: pytest.MonkeyPatch):
         raise Parsed
 
     def parses(arguments: list[str]) -> None:
-        _, program, *options = arguments
+        program, *options = arguments if arguments[0] != "-m" else arguments[1:]
+        monkeypatch.syspath_prepend(ROOT / Path(program).parent)
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         monkeypatch.setattr(sys, "argv", [program, *options])
         with pytest.raises(Parsed):
-            import_module(program).main()
+            import_module(Path(program).stem if program.endswith(".py") else program).main()
 
     return parses
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_parses(parses, parses_data_prep, command: str) -> None:
-    program, *arguments = shlex.split(command)
+def test_every_command_parses(parses, parses_python, command: str) -> None:
+    last = re.sub(r"^([A-Z_]+=\S+ )+(?=speechllm )", "", command.split(" | ")[-1])  # which hears arecord
+    program, *arguments = shlex.split(last)
     if program == "python":
-        parses_data_prep(arguments)
+        parses_python(arguments)
         return
     if program == "speechllm" and arguments[0] != "run":
         parses(arguments)
@@ -130,7 +134,7 @@ def test_paths_exist() -> None:
     code = re.findall(r"`([^`\n]+)`", GUIDES)
     named = {word for text in (*code, *commands()) for word in re.findall(r"(?<![\w$/.])[\w.-]+/[\w./*-]*", text)}
     linked = set(re.findall(r"\]\((?!https?:)([^)]+)\)", README))
-    beside = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / "docs" / "running.md").read_text())
+    beside = re.findall(r"\]\((?!https?:)([^)#]+)\)", OF_DOCS)
     assert [path for path in beside if not (ROOT / "docs" / path).exists()] == []
     paths = {path for path in named | linked if path.split("/")[0] not in MADE and "NAME" not in path}
     assert "conf/finetune.yaml" in paths
