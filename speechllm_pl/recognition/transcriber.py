@@ -55,12 +55,12 @@ class Source:
 
 @dataclass
 class _Part:
-    """A piece on its way. It has samples until it has frames, and these until it has a result.
+    """A piece on its way. It has samples until it has frames, and these and its loudness until it has a result.
 
     Attributes:
         length: number of samples.
-        loudness: of the samples, for the times of words.
         frames: `(T, dim)` of the encoder.
+        loudness: of the samples, for the times of words.
     """
 
     recording: "_Recording"
@@ -69,8 +69,8 @@ class _Part:
     start_seconds: float
     end_seconds: float
     overlap_seconds: float
-    loudness: np.ndarray
     frames: Tensor | None = None
+    loudness: np.ndarray = field(default_factory=lambda: NOTHING)
     result: Piece | None = None
 
 
@@ -182,11 +182,11 @@ class Transcriber:
     def _part(self, recording: _Recording, audio: AudioPiece, frames: Tensor | None = None) -> _Part:
         """Part of a recording, with its result if nothing can be said in it."""
         start, end, length = audio.start_seconds, audio.end_seconds, len(audio.samples)
-        part = _Part(
-            recording, audio.samples, length, start, end, audio.overlap_seconds, loudness_of(audio.samples), frames
-        )
+        part = _Part(recording, audio.samples, length, start, end, audio.overlap_seconds, frames)
         if audio.silent or self.is_no_speech(audio.samples) or not length:
             part.frames, part.result = None, Piece(start, end, "", (), "silence")
+        else:
+            part.loudness = loudness_of(audio.samples)
         if part.frames is not None or part.result is not None:
             part.samples = NOTHING
         recording.parts.append(part)
@@ -275,6 +275,7 @@ class Transcriber:
             if problem := not_finite([part.recording.name], [text.hypothesis], system):
                 part.recording.error = UserError(problem)
             part.result = self._piece(part, text, row[:frames])
+            part.loudness = NOTHING
 
     def _encoded(self, batch: list[_Part]) -> Padded:
         """Frames of a batch; the encoder is asked only about parts that have none."""
