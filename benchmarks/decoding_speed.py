@@ -13,8 +13,8 @@ prompt lookup: they are the ids of the columns in which the LLM reads audio. Rel
 
     python benchmarks/decoding_speed.py runs/demo/finetune --only-equality --utterances 400
 
-counts the utterances whose text is the same by greedy and by speculative decoding, in fp32, and measures nothing. It fails
-unless all are.
+counts the utterances whose text is the same by greedy and by speculative decoding, in fp32, fails unless all
+are, and measures nothing.
 """
 
 import argparse
