@@ -179,7 +179,7 @@ class PretrainedCtc(CtcModel):
     def frozen_digest(self) -> str:
         if self.config.adapt != "frozen":
             return ""
-        told = FRAMES_VERSION, self.digest, self.config.has_own_head, self.pretrained.normalises
+        told = FRAMES_VERSION, self.digest, self.pretrained.normalises
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def is_saved(self, name: str) -> bool:

@@ -1,5 +1,7 @@
 """What is trained of a pretrained encoder, what is saved, and what stands above it."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def build(folder: Path, adapt: Adapt = "frozen", **settings) -> CtcModel:
     torch.manual_seed(0)
     return PretrainedEncoderConfig(name=str(folder), adapt=adapt, dropout=0.0, **settings).build(HIDES, 20)
+
+
+def frozen(model: CtcModel, waveforms: Padded) -> Padded:
+    found = model.frozen_frames(waveforms)
+    assert found is not None
+    return found
 
 
 def loss(model: CtcModel) -> torch.Tensor:
@@ -77,6 +85,25 @@ def test_a_trained_encoder_has_no_frozen_frames_and_its_input_is_augmented(folde
     model, waveforms = build(folder, adapt).train(), noise([16_000, 9_000])
     assert model.frozen_frames(waveforms) is None
     assert not torch.equal(model.encode(waveforms).values, model.encode(waveforms).values)
+
+
+def test_frozen_frames_are_known_by_their_weights_and_features(folder: Path, tmp_path: Path) -> None:
+    waveforms, model, other_head = noise([16_000, 9_000]), build(folder), build(folder, head="new", stride=3)
+    for one, other in zip(frozen(model, waveforms), frozen(other_head, waveforms), strict=True):
+        assert torch.equal(one, other)
+    moved = Path(shutil.copytree(folder, tmp_path / "moved"))
+    assert model.frozen_digest == other_head.frozen_digest == build(moved).frozen_digest != ""
+    assert build(folder, "lora").frozen_digest == build(folder, "all").frozen_digest == ""
+    extractor = moved / "preprocessor_config.json"
+    if extractor.exists():
+        settings = json.loads(extractor.read_text())
+        extractor.write_text(json.dumps(settings | {"do_normalize": not settings["do_normalize"]}))
+        assert build(moved).frozen_digest != model.frozen_digest
+        extractor.write_text(json.dumps(settings))
+    content = bytearray((moved / "model.safetensors").read_bytes())
+    content[-2] ^= 1
+    (moved / "model.safetensors").write_bytes(content)
+    assert build(moved).frozen_digest != model.frozen_digest
 
 
 def test_modes_are_right_from_the_beginning(folder: Path) -> None:
