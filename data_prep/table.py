@@ -5,7 +5,8 @@
 The table is TSV, CSV or JSONL. Its columns are found by name: `text`, and `id` or `path`; optionally
 `language`, `speaker`, `split`, `start` and `end` (seconds). A TSV without header is read as `id<TAB>text`. A
 folder stands for the tables train, dev and test in it, or in its sub-folders named by language (en, de, ...),
-each beside its folder `audio`. Every row ends in a manifest, in quarantine.tsv with the reason, or the
+each beside its folder `audio`; where it holds none, for its recordings that have a text of their name beside them
+(talk.mp3, talk.txt). Every row ends in a manifest, in quarantine.tsv with the reason, or the
 program stops and says why.
 """
 
@@ -22,10 +23,10 @@ from typing import Literal
 from data_prep.audio.checks import Rejected
 from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import SPLITS, Rejection, Utterance
-from data_prep.corpora.lines import BrokenLine, count_lines
+from data_prep.corpora.lines import BrokenLine
 from data_prep.corpora.manifest_writer import prepare
 from data_prep.corpora.strange_characters import StrangeCharacters
-from data_prep.corpora.table_rows import TABLE_SUFFIXES, Row, read_table
+from data_prep.corpora.table_rows import TABLE_SUFFIXES, Row, count_rows, read_table, transcribed_recordings
 from data_prep.machinery.command_line import add_standard_arguments, program_parser, run
 from speechllm_pl.core.cut_fields import LONGEST_SECONDS
 from speechllm_pl.core.errors import UserError, printable
@@ -59,8 +60,10 @@ class Source:
 def find_sources(table: Path, audio: Path | None) -> list[Source]:
     """Find the tables that `table` stands for: the file itself, or those of a folder and its language sub-folders.
 
+    A folder without tables is one itself if it holds recordings with texts.
+
     Raises:
-        UserError: `table` or its audio folder does not exist, or the folder holds no table.
+        UserError: `table` or its audio folder does not exist, or the folder holds neither.
     """
     if not table.exists():
         raise UserError(f"table {table} does not exist")
@@ -73,10 +76,13 @@ def find_sources(table: Path, audio: Path | None) -> list[Source]:
     for folder in sorted(path for path in table.iterdir() if path.is_dir() and path.name in LANGUAGES):
         inside = audio / folder.name if audio is not None and (audio / folder.name).is_dir() else audio
         sources += [_source(file, inside, folder.name) for file in _tables_of_splits(folder)]
+    if not sources and transcribed_recordings(table):
+        return [Source(table, table, language, None)]
     if not sources:
         raise UserError(
             f"folder {table} holds no table: expected train, dev or test with {', '.join(TABLE_SUFFIXES)}, "
-            f"in it or in sub-folders named by language ({', '.join(sorted(LANGUAGES))})"
+            f"in it or in sub-folders named by language ({', '.join(sorted(LANGUAGES))}), or recordings with texts "
+            "(talk.mp3, talk.txt)"
         )
     return sources
 
@@ -106,6 +112,7 @@ def utterances(
     *,
     language: str | None,
     split: str,
+    only_split: str | None,
     dev_fraction: float,
     seed: int,
     digits: Literal["keep", "spell"],
@@ -117,7 +124,7 @@ def utterances(
 
     What a row says goes before what the table's name and folder say, and that before `language` and `split`.
     Rows whose split nothing names go to dev with the probability `dev_fraction`, decided by their id and
-    `seed`.
+    `seed`. With `only_split` all rows are of that one.
 
     Raises:
         UserError: the table cannot be read; a broken line when `strict`; nothing names the language.
@@ -132,7 +139,7 @@ def utterances(
         utterance_id = _id(row)
         if "id" not in row and of_paths.setdefault(hash(utterance_id), hash(row.get("path"))) != hash(row.get("path")):
             utterance_id = _id(row, with_suffix=True)  # a.flac beside a.wav
-        row_split = _named_split(row, source)
+        row_split = only_split or _named_split(row, source)
         if row_split is None:
             row_split = "dev" if _uniform(utterance_id, seed) < dev_fraction else split
         path = _find_audio(source.audio, row.get("path") or row["id"]) if utterance_id else source.audio
@@ -235,6 +242,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--language", help=f"Language of rows that name none: {_languages()}.")
     of_rows = "Split of rows that name none (default: %(default)s)."
     parser.add_argument("--split", choices=SPLITS, default="train", help=of_rows)
+    all_rows = "Split of all rows, whatever they or the names of tables say."
+    parser.add_argument("--only-split", choices=SPLITS, help=all_rows)
     share = "Share of dev in the rows whose split nothing names (default: %(default)s)."
     parser.add_argument("--dev-fraction", type=float, default=0.0, help=share)
     parser.add_argument("--seed", type=int, default=0, help="Seed of --dev-fraction (default: %(default)s).")
@@ -260,9 +269,9 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--dev-fraction {args.dev_fraction} is not between 0 and 1")
     strange = StrangeCharacters()
     sources = find_sources(args.table, args.audio)
-    if will_lack_dev(sources, split=args.split, dev_fraction=args.dev_fraction):
+    if args.only_split is None and will_lack_dev(sources, split=args.split, dev_fraction=args.dev_fraction):
         print(f"no row is of dev, and training needs some to validate on: {TO_GET_DEV}", flush=True)
-    options = ("language", "split", "dev_fraction", "seed", "digits", "respell", "strict")
+    options = ("language", "split", "only_split", "dev_fraction", "seed", "digits", "respell", "strict")
     of_rows = {name: getattr(args, name) for name in options}
     rows = (row for source in sources for row in utterances(source, **of_rows, strange=strange))
     make_cut = functools.partial(
@@ -271,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
         copies=args.output / "audio",
         copy_all=args.copy_audio,
     )
-    total = sum(count_lines(source.table) for source in sources)
+    total = sum(count_rows(source.table) for source in sources)
     work = {"jobs": args.jobs, "make_cut": make_cut, "total": total}
     prepare(rows, args.output, **work, strict=args.strict, to_get_dev=TO_GET_DEV)
     strange.tell()

@@ -1,4 +1,7 @@
-"""Rows of a table that somebody has written: TSV, CSV or JSONL, whose columns are found by their names."""
+"""Rows of a table that somebody has written: TSV, CSV or JSONL, whose columns are found by their names.
+
+A folder of recordings with texts beside them is such a table, too.
+"""
 
 import codecs
 import csv
@@ -7,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from data_prep.corpora.lines import BrokenLine, as_text, numbered_lines, tsv_records
+from data_prep.corpora.lines import BrokenLine, as_text, count_lines, numbered_lines, tsv_records
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.storage.folders import AUDIO_SUFFIXES
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "utterance_id", "utt_id"),
@@ -31,9 +35,13 @@ Row = dict[str, str]
 def read_table(path: Path) -> Iterator[Row | BrokenLine]:
     """Read the rows of a TSV, CSV or JSONL file in order, with a `BrokenLine` in the place of each that is none.
 
+    The rows of a folder are its recordings with texts.
+
     Raises:
         UserError: no such file, another kind of file, no rows, or no text column.
     """
+    if path.is_dir():
+        return _read_folder(path)
     if not path.is_file():
         raise UserError(f"table {path} does not exist")
     if path.suffix.lower() not in TABLE_SUFFIXES:
@@ -46,6 +54,27 @@ def read_table(path: Path) -> Iterator[Row | BrokenLine]:
     if path.suffix.lower() == ".jsonl":
         return _read_jsonl(path)
     return _read_columns(path)
+
+
+def count_rows(path: Path) -> int:
+    """Count about the rows that `read_table` reads, for a progress bar."""
+    return len(transcribed_recordings(path)) if path.is_dir() else count_lines(path)
+
+
+def transcribed_recordings(folder: Path) -> list[Path]:
+    """Recordings in a folder, sorted, beside which stands a text of their name, as talk.txt beside talk.mp3."""
+    recordings = (path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(path for path in recordings if path.with_suffix(".txt").is_file())
+
+
+def _read_folder(folder: Path) -> Iterator[Row | BrokenLine]:
+    for path in transcribed_recordings(folder):
+        try:
+            text = " ".join(as_text(path.with_suffix(".txt").read_bytes()).removeprefix("\ufeff").split())
+        except ValueError as error:
+            yield BrokenLine(f"{path.with_suffix('.txt')}: {error}")
+            continue
+        yield {"path": path.name, **({"text": text} if text else {})}
 
 
 def _read_jsonl(path: Path) -> Iterator[Row | BrokenLine]:

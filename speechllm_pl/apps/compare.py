@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from speechllm_pl.apps.program_options import CompareOptions
+from speechllm_pl.apps.score_table import comparison_with_ctc
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.whole_file import write_whole
 
@@ -17,28 +19,40 @@ def compare(options: CompareOptions) -> None:
         UserError: there are none, or one of them is damaged.
     """
     folder = Path(options.scores)
-    rates = {path.parts[-3:-1]: _rate(path) for path in sorted(folder.glob("*/*/scores.json"))}
-    if not rates:
+    entries = {path.parts[-3:-1]: _last_entry(path) for path in sorted(folder.glob("*/*/scores.json"))}
+    if not entries:
         raise UserError(f"there is no CORPUS/SYSTEM/scores.json in {folder}: correct --scores, or evaluate into it")
-    table = comparison_table(rates)
+    table = comparison_table({names: _rate(entry) for names, entry in entries.items()})
+    lines = [
+        f"- {system} on {corpus}, {line}"
+        for (corpus, system), entry in entries.items()
+        for line in comparison_with_ctc(entry)
+    ]
+    table = "\n".join([table, *([""] if lines else []), *lines])
     output = Path(options.output or folder.with_suffix(".md"))
     write_whole(output, f"{table}\n".encode())
     print(table)
     print(f"this table is in {output}; {folder}/CORPUS/SYSTEM/scores.json has the command of each rate")
 
 
-def _rate(path: Path) -> str:
-    """Average WER in per cent with its interval, of the last system in a file of scores: the LLM where there is one.
+def _last_entry(path: Path) -> dict[str, Any]:
+    """Entry of the last system in a file of scores: the LLM's where there is one.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
         *_, entry = json.loads(path.read_text()).values()
-        low, high = (100 * bound for bound in entry["average"]["confidence_interval"])
-        return f"{100 * entry['average']['wer']:.2f} ({low:.1f} to {high:.1f})"
+        _rate(entry)
+        return entry
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise UserError(f"{path} holds no scores: evaluate that system again") from error
+
+
+def _rate(entry: dict[str, Any]) -> str:
+    """Average WER in per cent with its interval."""
+    low, high = (100 * bound for bound in entry["average"]["confidence_interval"])
+    return f"{100 * entry['average']['wer']:.2f} ({low:.1f} to {high:.1f})"
 
 
 def comparison_table(rates: dict[tuple[str, ...], str]) -> str:

@@ -12,17 +12,18 @@ from typing import Any, Literal
 from lhotse.cut import Cut
 
 from speechllm_pl.apps.effects import llm_without_effect, tell
+from speechllm_pl.apps.long_form import recognize_recordings
 from speechllm_pl.apps.program_options import EvaluateOptions
 from speechllm_pl.apps.ranks import Rank, ranks
 from speechllm_pl.apps.recognition import Recognized, recognize
+from speechllm_pl.apps.score_table import score_table, unread_share
 from speechllm_pl.core.errors import UserError, printable
-from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, score, table
+from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, paired_difference, score, table
 from speechllm_pl.core.published_normalizers import package_version, published_normalizer
 from speechllm_pl.data.cuts import Cuts, read_cuts
 from speechllm_pl.data.loader import start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.utterance import files_of
-from speechllm_pl.recognition.acceptance import Acceptance, in_words
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis, not_finite
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -46,7 +47,7 @@ def evaluate(options: EvaluateOptions) -> None:
         for path in options.checkpoints:
             recognizer = rank.after_the_first(functools.partial(_loaded, path, options, rank.device, stages))
             if rank.is_first:
-                recognizer.warn_of_ctc_head(options)
+                recognizer.warn_of_ctc_head(options, options.guard)
                 if len(options.checkpoints) == 1:  # else one is of stage 2, which they are for
                     tell(llm_without_effect(recognizer, options, options.llm))
             decode = functools.partial(_decode, recognizer, references, options, rank, workers)
@@ -57,6 +58,9 @@ def evaluate(options: EvaluateOptions) -> None:
                 how = {"device": recognizer.device.type, "devices": rank.of, "precision": used, "checkpoint": path}
                 _judge(found, exact, recognizer, options, how, systems)
     if rank.is_first:
+        if {"ctc", "llm"} <= systems.keys():
+            pair = systems["llm"].utterances, systems["ctc"].utterances
+            systems["llm"].entry["against_ctc"] = paired_difference(*pair)
         _write(folder, systems)
         _write_manifest(folder / "manifest.jsonl", systems[recognizer.systems(options)[-1]], references)
         _refuse_above(options.max_wer, options.max_unread, systems)
@@ -80,17 +84,13 @@ def _decode(
     decoding: DecodingOptions,
 ) -> Recognized | None:
     """Recognise all cuts on all ranks; the result is on the first one."""
-    found = recognize(
-        recognizer,
-        cuts,
-        options.max_duration,
-        precision=options.precision,
-        options=decoding,
-        num_workers=workers,
-        rank=rank.number,
-        world_size=rank.of,
-        warm_up=True,
-    )
+    given = (recognizer, cuts, options.max_duration)
+    how: dict[str, Any] = {"precision": options.precision, "options": decoding}
+    how |= {"rank": rank.number, "world_size": rank.of}
+    if options.long_form or options.guard:
+        found = recognize_recordings(*given, **how, guard=options.guard)
+    else:
+        found = recognize(*given, **how, num_workers=workers, warm_up=True)
     parts = rank.gathered(found)
     return Recognized.of_ranks(parts) if rank.is_first else None
 
@@ -157,7 +157,7 @@ def _search(recognized: Recognized, system: str, options: DecodingOptions) -> di
     chosen = {field.name: getattr(options, field.name) for field in fields(DecodingOptions)}
     if system == "ctc":
         return chosen if options.decoder == "ctc-beam" else {"decoder": "ctc"}
-    return {**chosen, **Acceptance.of(recognized.hypotheses("llm")).rates()}
+    return {**chosen, **recognized.acceptance.rates(), "decoded_by": recognized.decoded_by}
 
 
 def _judged(recognized: Recognized, system: str, judged: str, options: EvaluateOptions, how: dict[str, Any]) -> System:
@@ -204,19 +204,12 @@ def _refuse_above(max_wer: float | None, max_unread: float, systems: dict[str, S
         wer, unread = system.entry["average"]["wer"], system.entry["unreadable"]
         if len(unread) > max_unread * (len(unread) + len(system.utterances)):
             raise UserError(
-                f"{name}: {_unread(system.entry)} could not be read, such as {unread[0]}, so its WER passes no"
+                f"{name}: {unread_share(system.entry)} could not be read, such as {unread[0]}, so its WER passes no"
                 f" max_wer: check the paths in the manifest, or allow a share (--max_unread, now {max_unread:g})"
             )
         if wer > max_wer:
             where = f"alignments-{name}.txt lists its errors"
             raise UserError(f"{name}: average WER {wer:.3f} is above max_wer {max_wer}: {where}")
-
-
-def _unread(entry: dict[str, Any]) -> str:
-    """Unread recordings of a system, as `1 of 20 recordings (5.0 %)`."""
-    unread = len(entry["unreadable"])
-    total = unread + sum(counts["utterances"] for counts in entry["languages"].values())
-    return f"{unread} of {total} recordings ({100 * unread / total:.1f} %)"
 
 
 def _tell_skipped(recognized: Recognized) -> None:
@@ -269,64 +262,3 @@ def _write_manifest(path: Path, system: System, cuts: Cuts) -> None:
 
 def _line(row: dict[str, Any]) -> bytes:
     return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
-
-
-def score_table(scores: dict[str, Any]) -> str:
-    """Table of the systems side by side: WER and CER per language, their plain mean, and the interval of each WER."""
-    header = "language" + "".join(f" | {system + ' WER %':>12} {'95 % interval':>15} {'CER %':>6}" for system in scores)
-    lines = [header, "-" * len(header)]
-    languages = sorted({language for entry in scores.values() for language in entry["languages"]})
-    for language in (*languages, "average"):
-        cells = [f"{language:8}"]
-        for entry in scores.values():
-            row = entry["average"] if language == "average" else entry["languages"][language]
-            low, high = (100 * bound for bound in row["confidence_interval"])
-            interval = f"{low:.1f} - {high:.1f}"
-            cells.append(f"{100 * row['wer']:12.2f} {interval:>15} {100 * row['cer']:6.2f}")
-        lines.append(" | ".join(cells))
-    for system, entry in scores.items():
-        counts = [entry["languages"][language] for language in entry["languages"]]
-        kinds = ", ".join(f"{sum(c[k] for c in counts)} {k}" for k in ("substitutions", "deletions", "insertions"))
-        words, utterances = (sum(c[k] for c in counts) for k in ("words", "utterances"))
-        factor = entry["real_time_factor"]
-        lines.append(
-            f"{system}: {kinds} in {words} words of {utterances} utterances; {entry['truncated']} truncated"
-            f"; {_unread(entry)} not read"
-            + ("" if factor is None else f"; real-time factor {factor:.3f}, RTFx {entry['rtfx']:.1f} ({_where(entry)})")
-            + (f"; {_how(entry)}" if "llm_passes" in entry else "")
-        )
-        lines += _comparison(system, entry) if "exact" in entry else []
-        lines += [_normalized_line(system, entry["normalized"])] if "normalized" in entry else []
-    lines.append("average: plain mean over languages; inside a language, counts are pooled")
-    lines.append("real-time factor: seconds of a device, waiting for audio included, per second of audio")
-    lines.append("RTFx: seconds of audio per second of a device; features count, reading and the warm-up do not")
-    return "\n".join(lines)
-
-
-def _how(entry: dict[str, Any]) -> str:
-    """Search of an LLM's texts, as `beam, CTC weight 0.3, 7.5 passes of the LLM an utterance`."""
-    weight = f", CTC weight {entry['ctc_weight']:g}" if entry["ctc_weight"] else ""
-    relaxed = {name: entry.get(name) for name in ("accept_entropy", "accept_probability")}
-    limits = "".join(f", {name} {limit:g}" for name, limit in relaxed.items() if limit is not None)
-    return f"{entry['decoder']}{weight}{limits}, {entry['llm_passes']:.1f} passes of the LLM an utterance"
-
-
-def _comparison(system: str, entry: dict[str, Any]) -> list[str]:
-    """Lines of a relaxed search and of the exact one beside it."""
-    exact = entry["exact"]
-    wer, change = 100 * entry["average"]["wer"], 100 * entry["wer_change"]
-    return [
-        f"{system}, exact: WER {100 * exact['wer']:.2f} %; {in_words(exact)}; RTFx {exact['rtfx']:.1f}",
-        f"{system}, relaxed: WER {wer:.2f} % ({change:+.2f}); {in_words(entry)}; RTFx {entry['rtfx']:.1f}"
-        f" ({entry['speedup']:.2f} times)",
-    ]
-
-
-def _where(entry: dict[str, Any]) -> str:
-    return f"{entry['devices']} x {entry['device']}, {entry['precision']}"
-
-
-def _normalized_line(system: str, scores: dict[str, Any]) -> str:
-    languages = ", ".join(f"{language} {100 * row['wer']:.2f}" for language, row in scores["languages"].items())
-    wer = f"WER {100 * scores['average']['wer']:.2f} % ({languages})"
-    return f"{system} normalized by {scores['normalizer']} ({scores['package']}): {wer}"

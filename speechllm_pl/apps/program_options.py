@@ -58,6 +58,12 @@ class EvaluateOptions(RecognitionOptions):
     """Number of processes that read audio ahead for each device; auto is as many as there are CPUs for beside a GPU,
     and none beside a CPU, of which reading takes a few per cent."""
 
+    long_form: bool = False
+    """Divide recordings at pauses as transcribe does, instead of decoding each as it is."""
+
+    guard: bool = False
+    """Doubt texts of the LLM as transcribe does, whose way of dividing recordings it takes too."""
+
     normalizer: Normalizer = "none"
     """Published normaliser under which the error rates are given besides: whisper has rules for English and basic ones
     for other languages, whisper-basic these alone. It needs the extra `normalizer`."""
@@ -76,6 +82,10 @@ class EvaluateOptions(RecognitionOptions):
         super().__post_init__()
         if not 0 <= self.max_unread <= 1:
             raise UserError(f"--max_unread {self.max_unread} is a share: give 0 to 1")
+        if (self.long_form or self.guard) and self.num_workers != "auto":
+            raise UserError(
+                "num_workers has no effect where recordings are divided: leave it out, or long_form and guard"
+            )
         if not self.checkpoint:
             raise UserError("no checkpoint to evaluate: train first (make pretrain-ctc, make finetune), or name one")
         if isinstance(self.num_workers, int) and self.num_workers < 0:

@@ -2,7 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lhotse.cut import Cut
@@ -14,6 +15,7 @@ from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches
 from speechllm_pl.data.loader import loader
 from speechllm_pl.data.manifest import durations_of
+from speechllm_pl.recognition.acceptance import Acceptance
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Recognizer
@@ -31,6 +33,8 @@ class RecognizedBatch:
     hypotheses: dict[str, list[Hypothesis]]  # system → one an utterance
     durations: list[float]  # seconds of audio of each
     seconds: float = field(default=0.0, compare=False)  # of features, encoder and decoding
+    acceptance: Acceptance = field(default_factory=Acceptance)  # of the LLM's texts
+    decoded_by: Mapping[str, int] = field(default_factory=dict)  # numbers of the LLM's texts by their origins
 
     @property
     def times(self) -> list[float]:
@@ -89,6 +93,15 @@ class Recognized:
         """Ids of recordings that could not be read."""
         return [id_ for batch in self.batches for id_ in batch.skipped]
 
+    @property
+    def acceptance(self) -> Acceptance:
+        return sum((batch.acceptance for batch in self.batches), Acceptance())
+
+    @property
+    def decoded_by(self) -> dict[str, int]:
+        """Numbers of the LLM's texts by their origins; of pieces where recordings were divided."""
+        return dict(sum((Counter(batch.decoded_by) for batch in self.batches), Counter()))
+
     def hypotheses(self, system: str) -> list[Hypothesis]:
         return [found for batch in self.batches for found in batch.hypotheses.get(system, [])]
 
@@ -100,7 +113,10 @@ def recognize_batch(recognizer: Recognizer, batch: Batch, options: DecodingOptio
         there = batch.to(recognizer.device)
         found = recognizer.transcribe(there.waveforms, there.lengths, batch.languages, options)
     durations = [seconds_of(length) for length in batch.lengths.tolist()]
-    return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found, durations)
+    written = found.get("llm", [])
+    origins = Counter("ctc" if each.by_ctc or not each.passes else "llm" for each in written)
+    told = {"acceptance": Acceptance.of(written), "decoded_by": origins}
+    return RecognizedBatch(batch.ids, batch.languages, batch.texts, batch.skipped, found, durations, **told)
 
 
 def recognize(

@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from speechllm_pl.apps.main import with_underscores
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.recipes.comparison import Comparison
+from speechllm_pl.recipes.demo_english import demo_english
+from speechllm_pl.recipes.demo_speech import choices, demo_speech
 from speechllm_pl.recipes.experiment import Experiment
 from speechllm_pl.recipes.preparation import Preparation
 from speechllm_pl.recipes.programs import Programs
@@ -27,12 +28,13 @@ EXPERIMENTS = {
     "demo": {"name": "demo", "data": "spoken_numbers"},
     "fsdd": {"name": "fsdd", "data": "fsdd"},
     "demo-english": {"name": "demo_english", "data": "spoken_english", "llm": "smollm2", "hours": "0.5"},
+    "demo-speech": {"data": "table", "split": "dev"},
     "demo-short": {"name": "demo_short", "data": "spoken_numbers", **SHORT},
     "experiment": {},
 }
 """Targets that are a whole experiment, and the options that they fix."""
-COMPARISON = "demo-english"
-"""Target of these that trains stage 2 several times, and ends in a table."""
+COMPARISONS = ("demo-english", "demo-speech")
+"""Targets of these that end in a table."""
 OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
 """Options that are not passed on to a job."""
 SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
@@ -63,6 +65,7 @@ OPTIONS = {
     "output": "Where scores or a report are written.",
     "name": "Name of the experiment, whose folder is runs/NAME.",
     "table": "Folder or table of DATA=table.",
+    "eval_table": "Recordings of other voices that demo-speech scores besides: a table, or a folder with texts.",
     "corpus": "Folder in which a published corpus was unpacked.",
     "fsdd": "Folder of the Free Spoken Digit Dataset.",
     "hours": "Hours of speech that spoken_numbers synthesises.",
@@ -163,6 +166,7 @@ def run(arguments: list[str]) -> None:
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_args(arguments[:end])
     vars(options).update(EXPERIMENTS.get(options.target, {}))
+    vars(options).update(choices(vars(options)) if options.target == "demo-speech" else {})
     target = Target(options, tuple(with_underscores(arguments[end + 1 :])))
     last = Step(f"mkdir -p {LOGS} && {target.submission()}") if options.slurm else target.step
     if options.only_line:
@@ -172,7 +176,7 @@ def run(arguments: list[str]) -> None:
             print(step.line)
     elif options.target in EXPERIMENTS:
         carry_out(last, at_once=options.side_by_side or 2)
-        if options.target != COMPARISON:
+        if options.target not in COMPARISONS:
             print(f"scores.json, hypotheses.jsonl, transcripts.txt and report.html are in {target.experiment.folder}")
     else:
         carry_out(*last.needs, *last.after, at_once=options.side_by_side or 1)
@@ -228,8 +232,10 @@ class Target:
     def step(self) -> Step:
         """Step of the target, with all steps that it needs."""
         name = self.options.target
-        if name == COMPARISON:
-            return Comparison(self.experiment).table
+        if name == "demo-english":
+            return demo_english(self.experiment).table
+        if name == "demo-speech":
+            return demo_speech(self.experiment, self.options.eval_table).table
         if name in EXPERIMENTS:
             return self.experiment.report
         if name in STAGES:

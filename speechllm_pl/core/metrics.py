@@ -127,6 +127,39 @@ def table(
     return {"average": average, "languages": languages}
 
 
+def paired_difference(
+    ours: Sequence[ScoredUtterance],
+    others: Sequence[ScoredUtterance],
+    *,
+    samples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Difference of the average WER of two systems on the same utterances, below 0 where `ours` has fewer errors.
+
+    {"wer_change", "confidence_interval", "utterances"}: fractions, and the number of utterances. The interval is that
+    of a paired bootstrap (Bisani and Ney, 2004): both systems are judged on the same drawn utterances. Raises
+    ValueError if the utterances are not the same.
+    """
+    by_language: dict[str, list[tuple[int, int]]] = {}
+    for mine, other in zip(ours, others, strict=True):
+        if (mine.id, mine.reference) != (other.id, other.reference):
+            raise ValueError(f"utterance {mine.id} stands beside {other.id}")
+        difference = mine.words.errors - other.words.errors
+        by_language.setdefault(mine.language, []).append((difference, mine.words.reference))
+    rng = np.random.default_rng(seed)
+    changes, resampled = [], []
+    for _, members in sorted(by_language.items()):
+        errors, words = np.array(members).T
+        changes.append(errors.sum() / max(words.sum(), 1))
+        resampled.append(_resampled_rates(errors, words, samples, rng))
+    return {
+        "wer_change": float(np.mean(changes)),
+        "confidence_interval": _percentiles(np.mean(resampled, axis=0), level),
+        "utterances": len(ours),
+    }
+
+
 def marked_words(reference: str, hypothesis: str) -> list[tuple[Operation, str | None, str | None]]:
     """The alignment word by word: (operation, reference word, hypothesis word), None where there is none."""
     output = jiwer.process_words(reference, hypothesis)

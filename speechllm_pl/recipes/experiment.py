@@ -28,6 +28,10 @@ class Experiment:
     max_wer: str | None = None
     split: str = "test"
     """Cuts that are scored and shown in the report."""
+    settings: Path | None = None
+    """Folder with a configuration file of each stage, which comes before the overrides alone."""
+    before: tuple[Step, ...] = ()
+    """Steps that come before stage 1, such as the preparation of other cuts."""
 
     @property
     def cuts(self) -> Path:
@@ -37,7 +41,7 @@ class Experiment:
     def stage_one(self) -> Step:
         recipe = replace(self.recipe, stage="pretrain_ctc", run=str(self.folder / "pretrain_ctc"), ckpt=None)
         makes = self.folder / "pretrain_ctc" / "finished.json"
-        return replace(self.programs.fit(recipe), makes=makes, after=(self.preparation.tokenizer,))
+        return replace(self._fit(recipe), makes=makes, after=(*self.before, self.preparation.tokenizer))
 
     @cached_property
     def stage_two(self) -> Step:
@@ -49,7 +53,11 @@ class Experiment:
         recipe = replace(self.recipe, stage="finetune", run=str(self.folder / name), ckpt=encoder, **changes)
         llm = self.preparation.llm(recipe.llm)
         makes = self.folder / name / "finished.json"
-        return replace(self.programs.fit(recipe), makes=makes, needs=(self.stage_one,), after=(llm,) if llm else ())
+        return replace(self._fit(recipe), makes=makes, needs=(self.stage_one,), after=(llm,) if llm else ())
+
+    def _fit(self, recipe: Recipe) -> Step:
+        settings = ("--config", str(self.settings / f"{recipe.stage}.yaml")) if self.settings else ()
+        return self.programs.fit(replace(recipe, overrides=(*settings, *recipe.overrides)))
 
     @cached_property
     def scores(self) -> Step:

@@ -10,7 +10,7 @@ from typing import Any
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.recipes.programs import Programs
-from speechllm_pl.recipes.recipe import words
+from speechllm_pl.recipes.recipe import digest, words
 from speechllm_pl.recipes.steps import Step
 
 OF_LANGUAGES = ("mls", "common_voice", "voxpopuli")
@@ -78,7 +78,7 @@ class Preparation:
         elif self.data == "table":
             if not self.table:
                 raise UserError("DATA=table needs TABLE=<folder or table>; see README, Your own data")
-            options = ["--table", self.table, *written, "--copy-audio", *jobs]
+            options = ["--table", self.table, *written, "--copy-audio", *jobs, *self._only_language]
         elif self.data in PUBLISHED:
             if not self.corpus:
                 raise UserError(
@@ -130,11 +130,18 @@ class Preparation:
         sizes = ["--vocab-size", pieces, "--max-piece-length", self.piece or ("4" if tiny else "16")]
         return self._step("tokenizer", [*self._manifest, *sizes, "--output", str(makes)], makes, self.cuts)
 
+    def scored_alone(self, table: str) -> Step:
+        """Step that prepares recordings of any length from a table or folder as a test set beside the corpus."""
+        name = f"{Path(table).stem}-{digest(os.path.normpath(table))}"
+        folder = self.folder / "other" / name
+        options = ["--table", table, "--output", str(folder), "--copy-audio", "--jobs", str(self.jobs)]
+        options += ["--only-split", "test", "--max-seconds", "inf", *self._only_language]
+        return self._step("table", options, folder / "test.jsonl.gz")
+
     def texts_alone(self, text: str, makes: Path) -> Step:
         """Step that makes a manifest of sentences without audio, as long as the corpus's speakers would take."""
         options = ["--text", text, "--like", *self._manifest[1:], "--output", str(makes)]
-        options += ["--language", str(self.languages)] if len(words(self.languages)) == 1 else []
-        return self._step("text_alone", options, makes, Step("", Path(text)), self.cuts)
+        return self._step("text_alone", [*options, *self._only_language], makes, Step("", Path(text)), self.cuts)
 
     @cached_property
     def tiny_llm(self) -> Step:
@@ -161,6 +168,11 @@ class Preparation:
         written = ["--output", str(self.folder / "shar" / "train")]
         options = [*self._manifest, *written, "--codec", self.codec, "--jobs", str(self.jobs)]
         return self._step("shar", options, None, self.cuts)
+
+    @property
+    def _only_language(self) -> list[str]:
+        """Option that names the language, if there is one alone, of rows that name none."""
+        return ["--language", *words(self.languages)] if len(words(self.languages)) == 1 else []
 
     @property
     def _manifest(self) -> list[str]:

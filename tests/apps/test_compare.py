@@ -37,6 +37,32 @@ def test_the_table_has_a_row_for_a_system_and_a_column_for_a_corpus(tmp_path: Pa
     assert (tmp_path / "other.md").read_text() == table
 
 
+def test_an_llm_that_was_scored_beside_ctc_has_a_line_below_the_table(tmp_path: Path) -> None:
+    folder = tmp_path / "scores"
+
+    def beside_ctc(system: str, change: float, utterances: int = 10, **origins: int) -> None:
+        scored(folder / "digits" / system, ctc=0.06, llm=0.04)
+        path = folder / "digits" / system / "scores.json"
+        entries = json.loads(path.read_text())
+        interval = [change - 0.015, change + 0.015]
+        found = {"wer_change": change, "confidence_interval": interval, "utterances": utterances}
+        entries["llm"] |= {"against_ctc": found, "decoded_by": origins}
+        path.write_text(json.dumps(entries))
+
+    beside_ctc("better", -0.02, llm=10)
+    beside_ctc("guarded", 0.01, llm=4, ctc=2, silence=1)
+    beside_ctc("talk", -0.02, utterances=9, llm=12)
+    beside_ctc("worse", 0.02, llm=10)
+    compare(CompareOptions(scores=str(folder)))
+    assert (tmp_path / "scores.md").read_text().splitlines()[6:] == [
+        "",
+        "- better on digits, against CTC: -2.00 % (-3.5 to -0.5, significant); 10 texts: 10 llm",
+        "- guarded on digits, against CTC: +1.00 % (-0.5 to 2.5, not significant); 7 texts: 2 ctc, 4 llm, 1 silence",
+        "- talk on digits, against CTC: -2.00 % (-3.5 to -0.5, 9 recordings are too few to tell); 12 texts: 12 llm",
+        "- worse on digits, against CTC: +2.00 % (0.5 to 3.5, significant); 10 texts: 10 llm",
+    ]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"ctc": {"average": {"wer": 0.1}}}', '{"ctc": 3}'])
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "digits" / "ctc" / "scores.json"

@@ -10,7 +10,7 @@ import soundfile
 from conftest import RATE
 from lhotse import CutSet, Recording, SupervisionSegment
 
-from speechllm_pl.apps.evaluate import score_table
+from speechllm_pl.apps.score_table import score_table
 from speechllm_pl.core.metrics import score, table
 
 

@@ -126,14 +126,34 @@ def test_adapting_to_text_trains_neither_encoder_nor_bridge(parser) -> None:
     assert config.model.init_args.freeze_bridge
 
 
+def check_written(config, written: dict) -> None:
+    """Every value of a file is in the configuration; arguments of a class may be written without `init_args`."""
+    for key, value in written.items():
+        found = config[key] if key in config else config["init_args"][key]
+        if isinstance(value, dict):
+            check_written(found, value)
+        else:
+            assert (list(found) if isinstance(value, list) else found) == value, key
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_settings_of_the_demo_on_real_speech_are_taken_over(parser, stage: str) -> None:
+    files = [CONF / "encoder" / "whisper-tiny-en.yaml", CONF / "demo_speech" / f"{stage}.yaml"]
+    given = [word for file in files for word in ("--config", str(file))]
+    config = parser.parse_args([*configs(stage, "table"), *given]).fit
+    check_written(config, yaml.safe_load(files[1].read_text()))
+    assert config.model.init_args.encoder.init_args.name == "openai/whisper-tiny.en"  # which it does not repeat
+
+
 def test_every_shipped_file_is_tried_above() -> None:
     assert set(names("size")) == set(BLOCKS)
     folders = {path.relative_to(CONF).parts[0] for path in CONF.glob("*/*.yaml")}
-    tried = {"data", "size", "trainer", "augment", "encoder", *STAGES}
+    tried = {"data", "size", "trainer", "augment", "encoder", "demo_speech", *STAGES}
     assert folders <= {*tried, "llm"}  # llm: tests/test_paper_systems.py
     alone = {path.stem for path in CONF.glob("*.yaml")}
     assert alone == {*STAGES, "adapt_text", "qlora"}  # qlora: tests/apps/test_qlora.py
     assert {path.stem for stage in STAGES for path in (CONF / stage).glob("*.yaml")} <= set(names("size"))
+    assert set(names("demo_speech")) == set(STAGES)
 
 
 @pytest.mark.parametrize("size", names("size"))

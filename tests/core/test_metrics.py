@@ -12,6 +12,7 @@ from speechllm_pl.core.metrics import (
     aligned_listing,
     character_errors,
     marked_words,
+    paired_difference,
     score,
     table,
     word_errors,
@@ -182,6 +183,78 @@ def test_interval_of_the_average_resamples_each_language_on_its_own():
         means.append(sum(rates) / 3)
     expected = np.percentile(means, [2.5, 97.5])
     assert scores["average"]["confidence_interval"] == pytest.approx(expected, rel=0.05)
+
+
+def paired_counts(seed: int, size: int = 150) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Numbers of words, and of errors of two systems that often err in the same utterances."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(1, 20, size=size)
+    hard = rng.uniform(0, 0.6, size=size)
+    return words, rng.binomial(words, hard), rng.binomial(words, 0.8 * hard)
+
+
+def counted(errors, words, language="en"):
+    return [
+        ScoredUtterance(
+            f"{language}-{i}", language, "", "", ErrorCounts(substitutions=int(e), reference=int(w)), ErrorCounts()
+        )
+        for i, (e, w) in enumerate(zip(errors, words, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_the_interval_of_a_difference_agrees_with_scipy(level):
+    words, one, other = paired_counts(seed=4)
+
+    def difference(one, other, words, axis=-1):
+        return one.sum(axis=axis) / words.sum(axis=axis) - other.sum(axis=axis) / words.sum(axis=axis)
+
+    expected = stats.bootstrap(
+        (one, other, words),
+        difference,
+        paired=True,
+        vectorized=True,
+        n_resamples=5000,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    pair = counted(one, words), counted(other, words)
+    found = paired_difference(*pair, samples=5000, seed=1, level=level)
+    low, high = found["confidence_interval"]
+    tolerance = 0.05 * (expected.high - expected.low)
+    assert (low, high) == (
+        pytest.approx(expected.low, abs=tolerance),
+        pytest.approx(expected.high, abs=tolerance),
+    )
+    rates = [table(utterances, samples=5)["average"]["wer"] for utterances in pair]
+    assert found["wer_change"] == pytest.approx(rates[0] - rates[1])
+    assert 0 < low < found["wer_change"] < high
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_difference_of_the_average_is_the_mean_of_those_of_the_languages():
+    (words, one, other), (fewer, first, second) = paired_counts(1, size=40), paired_counts(2, size=10)
+    ours = counted(one, words) + counted(first, fewer, "de")
+    others = counted(other, words) + counted(second, fewer, "de")
+    found = paired_difference(ours, others, samples=3000)
+    rates = [table(utterances, samples=5)["average"]["wer"] for utterances in (ours, others)]
+    assert found["wer_change"] == pytest.approx(rates[0] - rates[1])
+    rng, changes = np.random.default_rng(9), []
+    for _ in range(3000):
+        drawn = [
+            (rng.integers(len(n), size=len(n)), n, a - b) for n, a, b in ((words, one, other), (fewer, first, second))
+        ]
+        changes.append(np.mean([change[i].sum() / n[i].sum() for i, n, change in drawn]))
+    assert found["confidence_interval"] == pytest.approx(np.percentile(changes, [2.5, 97.5]), rel=0.1, abs=0.003)
+
+
+def test_systems_on_different_utterances_have_no_difference():
+    words, one, other = paired_counts(1, size=3)
+    with pytest.raises(ValueError, match="en-1 stands beside en-2"):
+        paired_difference(counted(one, words), [counted(other, words)[i] for i in (0, 2, 1)])
+    with pytest.raises(ValueError):
+        paired_difference(counted(one, words), counted(other[:2], words[:2]))
 
 
 def test_marked_words_give_back_both_texts_and_the_counts():

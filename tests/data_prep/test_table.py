@@ -127,6 +127,39 @@ def test_stretches_of_one_recording_get_their_own_cuts(tmp_path, audio):
     assert quarantine(path)["long-soon-2"].startswith("broken line")
 
 
+def test_a_folder_without_tables_stands_for_its_recordings_with_texts(tmp_path):
+    folder = tmp_path / "talks"
+    write_tone(folder / "a.flac").with_suffix(".txt").write_bytes("\ufeffOne,\n\ntwo!\n".encode())
+    write_tone(folder / "b.WAV", frequency=500).with_suffix(".txt").write_text("three")
+    write_tone(folder / "long.wav", seconds=40).with_suffix(".txt").write_text("four")
+    write_tone(folder / "broken.wav").with_suffix(".txt").write_bytes(b"\xff")
+    write_tone(folder / "empty.wav").with_suffix(".txt").write_text(" \n")
+    write_tone(folder / "none.wav")
+    (folder / "notes.txt").write_text("no recording")
+    cuts = prepare(folder, "--language", "en", "--only-split", "test", "--max-seconds", "inf")
+    assert {name: (cut["split"], cut["supervision"].text) for name, cut in cuts.items()} == {
+        "a": ("test", "one two"),
+        "b": ("test", "three"),
+        "long": ("test", "four"),
+    }
+    assert cuts["long"]["cut"].load_audio().shape == (1, 640000)
+    lines = (tmp_path / "out" / "quarantine.tsv").read_text()
+    assert "broken.txt: not UTF-8" in lines
+    assert "empty" in lines
+    assert "no transcript" in lines
+
+
+def test_a_folder_with_neither_tables_nor_texts_is_refused(tmp_path):
+    write_tone(tmp_path / "talks" / "a.wav")
+    with pytest.raises(UserError, match=r"holds no table.*recordings with texts"):
+        prepare(tmp_path / "talks", "--language", "en")
+
+
+def test_all_rows_may_be_of_one_split(tmp_path, audio):
+    cuts = prepare(write_rows(tmp_path / "t.csv", ROWS), "--only-split", "test")
+    assert [cut["split"] for cut in cuts.values()] == ["test"] * 3
+
+
 def test_digits_are_kept_or_spelled(tmp_path, audio):
     path = write_rows(tmp_path / "t.csv", [{"id": "a", "text": "21 words"}])
     assert prepare(path, "--language", "en", "--digits", "keep")["a"]["supervision"].text == "21 words"

@@ -94,3 +94,90 @@ def test_demo_english_goes_on_where_it_was_stopped(speechllm, tmp_path: Path) ->
     fits = [value(words, "--run") for words in found if words[1] == "fit"]
     assert fits == ["runs/demo_english/lora_r8"]
     assert len([words for words in found if words[1] == "evaluate"]) == 8
+
+
+@pytest.fixture
+def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the recordings, and no pretrained models."""
+    folder = tmp_path / "shared" / "cc0-voices" / "en"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("SPEECHLLM_DATA", str(tmp_path / "shared"))
+    monkeypatch.setenv("SPEECHLLM_MODELS", str(tmp_path / "models"))
+    return folder
+
+
+def test_demo_speech_trains_ctc_then_the_llm_and_scores_its_searches_on_dev_and_other_voices(
+    speechllm, voices: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "talks").mkdir()
+    given = ("--eval-table", "talks", "--", "--seed_everything=2")
+    found = [shlex.split(line) for line in lines(speechllm, "demo-speech", *given)]
+    others, own = [words for words in found if "data_prep.table" in words]
+    assert value(own, "--table") == str(voices)
+    assert value(own, "--output") == "data/demo_speech"
+    assert value(own, "--language") == value(others, "--language") == "en"
+    assert value(others, "--table") == "talks"
+    assert value(others, "--only-split") == "test"
+    assert float(value(others, "--max-seconds")) > 3600
+    other = Path(value(others, "--output"))
+    assert other.parent == Path("data/demo_speech/other")
+
+    fits = [words for words in found if words[1] == "fit"]
+    assert [value(words, "--run") for words in fits] == ["runs/demo_speech/pretrain_ctc", "runs/demo_speech/finetune"]
+    assert found.index(others) < found.index(fits[0])  # what is wrong with it is told before an hour of training
+    for words, stage in zip(fits, ("pretrain_ctc", "finetune"), strict=True):
+        assert "conf/encoder/whisper-tiny-en.yaml" in words
+        assert value(words, "--config") == f"conf/demo_speech/{stage}.yaml"  # after that of the encoder and the LLM
+        assert words[-1] == "--seed_everything=2"
+    assert "conf/llm/smollm2.yaml" in fits[1]
+    assert value(fits[1], "--model.encoder_checkpoint") == "runs/demo_speech/pretrain_ctc/checkpoints/best.ckpt"
+
+    scored = {value(words, "--output"): words for words in found if words[1] == "evaluate"}
+    systems = ("ctc", "llm-greedy", "llm-joint", "llm-guarded")
+    cuts = {"dev": "data/demo_speech/dev.jsonl.gz", other.name: str(other / "test.jsonl.gz")}
+    assert set(scored) == {f"runs/demo_speech/scores/{corpus}/{system}" for corpus in cuts for system in systems}
+    for output, words in scored.items():
+        corpus, system = Path(output).parts[-2:]
+        assert value(words, "--cuts") == cuts[corpus]
+        run = "pretrain_ctc" if system == "ctc" else "finetune"
+        assert value(words, "--checkpoint") == f"[runs/demo_speech/{run}/checkpoints/best.ckpt]"
+        assert ("--ctc_weight" in words) == (system in ("llm-joint", "llm-guarded"))
+        assert ("--guard" in words) == (system == "llm-guarded")
+        assert ("--long_form" in words) == (corpus != "dev")
+    assert found[-1] == ["speechllm", "compare", "--scores", "runs/demo_speech/scores"]
+    assert any("data_prep.smollm2" in words for words in found)
+
+
+def test_demo_speech_with_other_parts_has_other_folders(speechllm, voices: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.tsv").touch()
+
+    def folders(*given: str) -> tuple[str, str]:
+        found = [shlex.split(line) for line in lines(speechllm, "demo-speech", *given)]
+        assert not any("--only-split" in words for words in found)
+        (data,) = [value(words, "--output") for words in found if "data_prep.table" in words]
+        return data, value(found[-1], "--scores")
+
+    usual = folders()
+    table = folders("--table", "mine.tsv")
+    encoder = folders("--encoder", "some/encoder")
+    assert len({usual[0], table[0]}) == 2
+    assert encoder[0] == usual[0]  # of the same recordings
+    assert len({usual[1], table[1], encoder[1], folders("--llm", "some/llm")[1]}) == 4
+    assert folders("--table", str(voices), "--encoder", "whisper-tiny-en") == usual
+    assert folders("--root", "data/here")[0] == "data/here"
+
+
+@pytest.mark.parametrize(("option", "variable"), [("--table", "TABLE=gone"), ("--eval-table", "EVAL_TABLE=gone")])
+def test_demo_speech_names_the_variable_of_recordings_that_are_not_there(
+    speechllm, voices: Path, option: str, variable: str
+) -> None:
+    assert f"{variable} does not exist" in speechllm("run", "demo-speech", "--dry-run", option, "gone").error()
+
+
+def test_demo_speech_says_what_to_give_where_there_are_no_recordings(
+    speechllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHLLM_DATA", str(tmp_path / "nowhere"))
+    message = speechllm("run", "demo-speech", "--dry-run").error()
+    assert "TABLE=" in message
+    assert "SPEECHLLM_DATA" in message
