@@ -38,8 +38,8 @@ def lines(command: str, prepared: bool = True) -> list[str]:
         (Path(folder) / "conf").symlink_to(ROOT / "conf")
         data = words[words.index("--data") + 1] if "--data" in words else "spoken_numbers"
         (Path(folder) / "data" / data).mkdir(parents=True)
-        if "--table" in words:
-            (Path(folder) / words[words.index("--table") + 1]).mkdir(parents=True)
+        if "--table" in words and not (table := Path(words[words.index("--table") + 1])).is_absolute():
+            (Path(folder) / table).mkdir(parents=True)
         for name in ("train.jsonl.gz", "tokenizer.model") if prepared else ():
             (Path(folder) / "data" / data / name).touch()
         done = subprocess.run(

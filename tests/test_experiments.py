@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def run_of(tmp_path: Path, target: str, folder: str) -> Path:
+def run_of(tmp_path: Path, target: str, folder: str, *variables: str) -> Path:
     """Run a make target in a fresh copy of the project → its run folder."""
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     venv = os.environ.get("VIRTUAL_ENV", ROOT / ".venv")
-    command = ["make", target, f"VENV={venv}", "-o", f"{venv}/installed", "-o", f"{venv}/smollm2"]
+    command = ["make", target, f"VENV={venv}", "-o", f"{venv}/installed", "-o", f"{venv}/smollm2", *variables]
     done = subprocess.run(command, cwd=clone, check=False)
     assert done.returncode == 0
     return clone / "runs" / folder
@@ -57,3 +57,30 @@ def test_smollm2_with_lora_and_ctc_together_is_not_above_ctc(
     for corpus in ("spoken_numbers", "fsdd"):
         ctc, lora = (wers(scores / corpus / system / "scores.json") for system in ("ctc", "lora_r8-joint"))
         assert lora["llm"] <= ctc["ctc"] <= 0.08
+
+
+@pytest.mark.long
+def test_whispers_encoder_and_smollm2_learn_real_sentences_and_ctc_keeps_the_llm_from_inventing_others(
+    tmp_path: Path, speechllm_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="needs the extra smollm2")
+    models = Path(os.environ.get("SPEECHLLM_MODELS", ROOT.parent / "shared" / "models")).resolve()
+    if not (models / "whisper-tiny-en").is_dir():
+        pytest.skip(
+            f"needs Whisper's weights: name the folder that has whisper-tiny-en (not {models}) in SPEECHLLM_MODELS"
+        )
+    monkeypatch.setenv("SPEECHLLM_DATA", str(speechllm_data.resolve()))
+    monkeypatch.setenv("SPEECHLLM_MODELS", str(models))
+    others = speechllm_data.resolve() / "long-form"
+    scores = run_of(tmp_path, "demo-speech", "demo_speech", f"EVAL_TABLE={others}") / "scores"
+    (long_form,) = scores.glob("long-form-*")
+    assert wers(scores / "dev" / "ctc" / "scores.json")["ctc"] <= 0.45
+    for system in ("llm-joint", "llm-guarded"):
+        entry = json.loads((scores / "dev" / system / "scores.json").read_text())["llm"]
+        assert entry["average"]["wer"] <= 0.45
+        assert entry["against_ctc"]["confidence_interval"][0] <= 0
+    rates = wers(long_form / "llm-guarded" / "scores.json")
+    assert rates["llm"] <= rates["ctc"] + 0.05
+    rows = [json.loads(line) for line in (long_form / "llm-guarded" / "hypotheses.jsonl").read_text().splitlines()]
+    for row in rows:  # nothing of two and a half minutes is left out
+        assert len(row["hypothesis"].split()) > 0.7 * len(row["reference"].split())

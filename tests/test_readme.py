@@ -61,7 +61,7 @@ def parses(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(LightningCLI, "parse_arguments", parse_and_stop)
     firsts = ("evaluate.read_cuts", "transcribe.find_audio", "transcribe._transcriber", "report.read_run")
-    for first in (*firsts, "data_report.survey"):
+    for first in (*firsts, "data_report.survey", "compare.Path"):
         monkeypatch.setattr(f"speechllm_pl.apps.{first}", stop)
 
     def parses(arguments: list[str]) -> None:

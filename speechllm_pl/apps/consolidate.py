@@ -21,17 +21,17 @@ def consolidate(options: ConsolidateOptions) -> None:
     folder = Path(options.output)
     found = read_checkpoint(options.checkpoint)
     if options.merge:
-        _save_merged(options.checkpoint, folder, options.llm, found[RECORD])
+        _save_merged(options, folder, found[RECORD])
     else:
         save_consolidated(folder, found[RECORD], found["state_dict"])
     print(f"{folder}: {sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e6:.1f} MB")
 
 
-def _save_merged(checkpoint: str, folder: Path, llm: str | None, record: dict[str, Any]) -> None:
-    recognizer = Recognizer.load(checkpoint, llm)
+def _save_merged(options: ConsolidateOptions, folder: Path, record: dict[str, Any]) -> None:
+    recognizer = Recognizer.load(options.checkpoint, options.llm, encoder=options.encoder)
     model, tokenizer = recognizer.model, recognizer.llm_tokenizer
     if not isinstance(model, SpeechLLM) or tokenizer is None:
-        raise UserError(f"checkpoint {checkpoint} is of stage 1 and has no LLM to merge: leave --merge out")
+        raise UserError(f"checkpoint {options.checkpoint} is of stage 1 and has no LLM to merge: leave --merge out")
     merged = merge_lora(model.llm)
     state = {PREFIX + name: value for name, value in model.state_dict().items() if not name.startswith("llm.")}
     settings = record["settings"] | {"lora_r": 0, "train_llm": False, "quantize": "none", "llm_revision": None}

@@ -22,7 +22,8 @@ def data_report(options: DataReportOptions) -> None:
     """
     path = Path(options.output) if options.output else Path(options.root, "report.html")
     checkpoint, seconds = options.checkpoint, options.player_seconds
-    recognizer = Recognizer.load(checkpoint, options.llm, device_of(options.device)) if checkpoint else None
+    moved = (options.llm, device_of(options.device), options.encoder)
+    recognizer = Recognizer.load(checkpoint, *moved) if checkpoint else None
     chosen = {name: getattr(options, name) for name in ("sample", "seed", "worst", "max_duration")}
     data, found = survey(Path(options.root), recognizer, **chosen, allow_commands=options.allow_command_sources)
     figures = {"root": options.root, "checkpoint": checkpoint, "players": {"seconds": seconds}, **found}

@@ -22,7 +22,7 @@ def pin_llm(config: Any) -> None:
         arguments.llm_revision = recorded_revision(config) or llm_commit(arguments.llm)
     encoder: Any = (arguments.get("encoder") or {}).get("init_args") or {}
     if encoder.get("name") and encoder.revision is None:
-        encoder.revision = _recorded_of_encoder(config) or commit_of("encoder", encoder.name)
+        encoder.revision = recorded_encoder_revision(config) or commit_of("encoder", encoder.name)
 
 
 def recorded_revision(config: Any) -> str | None:
@@ -31,7 +31,8 @@ def recorded_revision(config: Any) -> str | None:
     return recorded.get("llm_revision") if recorded.get("llm") == config.model.init_args.llm else None
 
 
-def _recorded_of_encoder(config: Any) -> str | None:
+def recorded_encoder_revision(config: Any) -> str | None:
+    """Commit of the encoder with which a resumed run began, if it had this one."""
     recorded = _recorded(config).get("encoder", {}).get("init_args", {})
     return recorded.get("revision") if recorded.get("name") == config.model.init_args.encoder.init_args.name else None
 

@@ -193,6 +193,9 @@ class ReportOptions:
     llm: str | None = None
     """Folder or name of the LLM, if it has moved since training."""
 
+    encoder: str | None = None
+    """Folder or name of the pretrained encoder, if it has moved since training."""
+
     allow_command_sources: bool = False
     """Run the shell commands and open the addresses that the manifest names instead of files. Only for a manifest that
     you trust."""
@@ -235,6 +238,9 @@ class DataReportOptions:
 
     llm: str | None = None
     """Folder or name of the LLM, if it has moved since training."""
+
+    encoder: str | None = None
+    """Folder or name of the pretrained encoder, if it has moved since training."""
 
     allow_command_sources: bool = False
     """Run the shell commands and open the addresses that the manifests name instead of files. Only for manifests that
@@ -284,6 +290,9 @@ class ConsolidateOptions:
     llm: str | None = None
     """Folder or name of the LLM, if it has moved since training."""
 
+    encoder: str | None = None
+    """Folder or name of the pretrained encoder, if it has moved since training."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
@@ -320,4 +329,4 @@ class PlanOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchOptions:
-    """Download the LLM that a configuration of `fit` names, unless it is a folder, or in the cache already."""
+    """Download the LLM and the pretrained encoder that a configuration of `fit` names, unless they are here."""

@@ -38,9 +38,10 @@ def _alignment(run: Run, options: ReportOptions) -> tuple[str, str, AlignmentMap
         return "It is not known which recordings to align: give a manifest with --cuts"
     try:
         cut = suitable(list(read_cuts(manifest, allow_commands=options.allow_command_sources)))
-        return cut.id, _text(cut), align(Recognizer.load(stage.checkpoint, options.llm), _samples(cut), _text(cut))
+        recognizer = Recognizer.load(stage.checkpoint, options.llm, encoder=options.encoder)
+        return cut.id, _text(cut), align(recognizer, _samples(cut), _text(cut))
     except UserError as error:
-        if options.cuts or options.llm:  # asked for by name: then it must work
+        if options.cuts or options.llm or options.encoder:  # asked for by name: then it must work
             raise
         return f"No alignment: {error}"
 

@@ -15,7 +15,7 @@ from speechllm_pl.recipes.demo_speech import choices, demo_speech
 from speechllm_pl.recipes.experiment import Experiment
 from speechllm_pl.recipes.preparation import Preparation
 from speechllm_pl.recipes.programs import Programs
-from speechllm_pl.recipes.recipe import Recipe, Stage, words
+from speechllm_pl.recipes.recipe import Recipe, Stage, local_model, words
 from speechllm_pl.recipes.slurm import LOGS, Cluster
 from speechllm_pl.recipes.steps import Step, become, carry_out, unfinished
 
@@ -268,10 +268,12 @@ class Target:
     def training(self) -> Step:
         recipe = self.recipe(STAGES[self.options.target])
         needs = [self.preparation.tokenizer]
-        llm = recipe.llm if recipe.stage == "finetune" else None
-        if recipe.stage == "finetune" and (making := self.preparation.llm(llm)):
+        of_hub = [recipe.encoder] if recipe.encoder and not local_model(recipe.encoder) else []
+        if recipe.stage == "finetune" and (making := self.preparation.llm(recipe.llm)):
             needs.append(making)
-        elif self.options.only_needs and llm and not Path(llm, "config.json").is_file():
+        elif recipe.stage == "finetune" and recipe.llm:
+            of_hub.append(recipe.llm)
+        if self.options.only_needs and any(not Path(name, "config.json").is_file() for name in of_hub):
             needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
         return replace(self.programs.fit(recipe), needs=tuple(needs))
 

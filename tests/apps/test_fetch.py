@@ -1,4 +1,4 @@
-"""An LLM of the hub is fetched once; what is here already asks for no network."""
+"""An LLM and an encoder of the hub are fetched once; what is here already asks for no network."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +42,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Hub]:
     return of
 
 
-def configuration(run: str = "nosuch", **model: str) -> Any:
+def configuration(run: str = "nosuch", encoder: dict[str, str] | None = None, **model: Any) -> Any:
     from jsonargparse import Namespace
 
+    if encoder is not None:
+        model["encoder"] = Namespace(class_path="PretrainedEncoderConfig", init_args=Namespace(**encoder))
     return Namespace(run=run, ckpt_path=None, model=Namespace(init_args=Namespace(**model)))
 
 
@@ -58,7 +60,8 @@ def test_settings_and_one_kind_of_weights_are_fetched(hub: Callable[..., Hub], t
 
 def test_a_run_that_goes_on_has_its_commit_fetched(hub: Callable[..., Hub], tmp_path: Path) -> None:
     """The one that it began with, though the hub has a newer one."""
-    settings = {"tokenizer": b"model", "encoder": {}, "llm": "org/name", "llm_digest": "", "llm_revision": "abc"}
+    encoder = {"class_path": "PretrainedEncoderConfig", "init_args": {"name": "org/encoder", "revision": "fed"}}
+    settings = {"tokenizer": b"model", "encoder": encoder, "llm": "org/name", "llm_digest": "", "llm_revision": "abc"}
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     torch.save(
         {RECORD: {"stage": "llm", "settings": settings}}, tmp_path / "run" / "checkpoints" / "step=00000001.ckpt"
@@ -68,6 +71,18 @@ def test_a_run_that_goes_on_has_its_commit_fetched(hub: Callable[..., Hub], tmp_
     for model in ({"llm": "org/name"}, {"llm": "org/other"}, {"llm": "org/name", "llm_revision": "def"}):
         fetch(FetchOptions(), configuration(run, **model))
     assert files.asked == [("org/name", "abc"), ("org/other", None), ("org/name", "def")]
+    fetch(FetchOptions(), configuration(run, encoder={"name": "org/encoder"}))
+    assert files.asked[3:] == [("org/encoder", "fed")]
+
+
+def test_an_encoder_is_fetched_beside_the_llm_or_alone(hub: Callable[..., Hub], llm_folder: Path, capsys) -> None:
+    files = hub("config.json", "a.safetensors")
+    fetch(FetchOptions(), configuration(encoder={"name": "org/encoder", "revision": "abc"}))
+    fetch(FetchOptions(), configuration(encoder={"name": "org/encoder"}, llm="org/name"))
+    fetch(FetchOptions(), configuration(encoder={"name": str(llm_folder)}, llm=str(llm_folder)))
+    fetch(FetchOptions(), configuration(encoder={"dim": "32"}))  # of the conformer
+    assert files.asked == [("org/encoder", "abc"), ("org/name", None), ("org/encoder", None)]
+    assert capsys.readouterr().out.count("org/encoder is in ") == 2
 
 
 def test_an_older_model_has_weights_of_one_kind_only(hub: Callable[..., Hub], tmp_path: Path) -> None:
@@ -88,5 +103,7 @@ def test_no_network_is_said_in_a_line(hub: Callable[..., Hub], monkeypatch: pyte
         raise OSError("no network here\nand more")
 
     monkeypatch.setattr("speechllm_pl.apps.fetch.snapshot_download", fail)
-    with pytest.raises(UserError, match=r"org/name .* no network here; run the same"):
+    with pytest.raises(UserError, match=r"LLM org/name .* no network here; run the same.*\(LLM=\)"):
         fetch(FetchOptions(), configuration(llm="org/name"))
+    with pytest.raises(UserError, match=r"encoder org/name .* no network here; run the same.*\(ENCODER=\)"):
+        fetch(FetchOptions(), configuration(encoder={"name": "org/name"}))

@@ -126,6 +126,25 @@ def test_other_weights_are_refused_and_a_moved_folder_is_given(
     assert "is not the one that this checkpoint was trained with" in message
 
 
+def test_every_program_that_loads_a_checkpoint_takes_a_moved_encoder(
+    speechllm, corpus: Path, small_config: Path, llm_folder: Path, tmp_path: Path
+) -> None:
+    begun, moved, run = SAVED["whisper"](tmp_path / "begun"), tmp_path / "moved", tmp_path / "run"
+    arguments = fit("finetune", small_config, begun, "--model.llm", llm_folder, "--run", run / "finetune")
+    assert speechllm(*arguments).status == 0
+    best, cuts = run / "finetune" / "checkpoints" / "best.ckpt", corpus / "test.jsonl.gz"
+    begun.rename(moved)
+    for given in (
+        ("consolidate", "--checkpoint", best, "--merge", "true", "--output", tmp_path / "merged"),
+        ("data", "report", "--root", corpus, "--checkpoint", best, "--output", tmp_path / "data.html"),
+        ("report", "--run", run, "--cuts", cuts),
+        ("evaluate", "--checkpoint", best, "--cuts", cuts, "--output", tmp_path / "scores"),
+    ):
+        assert f"encoder folder {begun} does not exist" in speechllm(*given).error()
+        done = speechllm(*given, "--encoder", moved)
+        assert done.status == 0, done.err
+
+
 def test_nothing_is_trained_that_nobody_hears(speechllm, small_config: Path, llm_folder: Path, tmp_path: Path) -> None:
     folder = SAVED["whisper"](tmp_path / "whisper")
     arguments = fit("finetune", small_config, folder, "--model.llm", llm_folder, "--run", tmp_path / "run")

@@ -127,6 +127,26 @@ def test_stage_two_is_submitted_before_its_llm_is_made(tmp_path: Path, llm_folde
     assert (tmp_path / "runs" / "slurm").is_dir()
 
 
+def test_an_encoder_of_the_hub_is_fetched_before_a_job_starts_its_tasks(
+    speechllm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHLLM_MODELS", str(tmp_path))
+
+    def fetched(*given: str) -> list[str]:
+        return [line for line in lines(speechllm, *given) if " fetch " in line]
+
+    for target in ("pretrain-ctc", "finetune"):
+        (line,) = fetched(target, "--only_needs", "--encoder=org/name")
+        assert line.startswith(f"speechllm fetch --config conf/{target.replace('-', '_')}.yaml ")
+        assert "--model.encoder.name org/name" in line
+        assert fetched(target, "--only_needs", "--encoder=whisper-tiny-en")
+        assert not fetched(target, "--encoder=org/name")
+    (tmp_path / "whisper-tiny-en").mkdir()
+    (tmp_path / "whisper-tiny-en" / "config.json").touch()
+    assert not fetched("pretrain-ctc", "--only_needs", "--encoder=whisper-tiny-en")
+    assert not fetched("pretrain-ctc", "--only_needs", f"--encoder={tmp_path / 'whisper-tiny-en'}")
+
+
 def test_an_llm_of_the_hub_is_fetched_before_a_job_starts_its_tasks(speechllm) -> None:
     for llm, option in (("org/name", "--model.llm org/name"), ("bloom-560m", "--config conf/llm/bloom-560m.yaml")):
         (fetched,) = [
