@@ -38,17 +38,24 @@ class Rank:
     of: int
     here: int  # of these on this machine
     device: str  # of this process
+    local: int = 0  # number among those on this machine
 
     @property
     def is_first(self) -> bool:
         return self.number == 0
 
     def after_the_first(self, make: Callable[[], T]) -> T:
-        """Call `make` on the first rank before the others, so that an error is reported once; return its result."""
-        if not self.is_first:
+        """Call `make` on the first rank, then on the others of each machine one after the other; return its result.
+
+        An error of all ranks is thus reported once, and no two ranks of a machine read a model at the same time.
+        """
+        if self.of == 1:
+            return make()
+        own = 0 if self.is_first else self.local + 1
+        for _ in range(own):
             dist.barrier()
         made = make()
-        if self.is_first and self.of > 1:
+        for _ in range(own, self.here + 1):
             dist.barrier()
         return made
 
@@ -93,7 +100,7 @@ def ranks(device: str, processes: int | Literal["auto"]) -> Iterator[Rank]:
     fabric = Fabric(accelerator=device, devices=here, num_nodes=nodes, strategy=strategy, plugins=environment)
     try:
         fabric.launch()
-        yield Rank(fabric.global_rank, fabric.world_size, here, str(fabric.device))
+        yield Rank(fabric.global_rank, fabric.world_size, here, str(fabric.device), fabric.local_rank)
     except BaseException:
         for process in getattr(strategy.launcher, "procs", ()):
             process.send_signal(signal.SIGKILL)  # they may wait for this one

@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from lhotse import CutSet
+from ranks import in_ranks
 from untrained import save
 
 from speechllm_pl.apps import evaluate, main, ranks
@@ -41,7 +43,7 @@ def checkpoints(
     small_encoder: ConformerConfig,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
-    """Of both stages, as if trained in bf16."""
+    """Checkpoints of both stages, as if trained in bf16."""
     folder = tmp_path_factory.mktemp("checkpoints")
     paths = [
         save(CtcPretraining(ctc_tokenizer, encoder=small_encoder), folder / "ctc.ckpt"),
@@ -56,7 +58,7 @@ def checkpoints(
 
 @pytest.fixture
 def cuts(corpus: Path, tmp_path: Path) -> Path:
-    """Of eight utterances two cannot be read."""
+    """Manifest of eight utterances, two of which cannot be read."""
     found = list(CutSet.from_file(corpus / "train.jsonl.gz"))
     for cut in (found[1], found[6]):
         cut.recording.sources[0].source = str(tmp_path / "gone.wav")  # type: ignore[reportOptionalMemberAccess]
@@ -65,13 +67,13 @@ def cuts(corpus: Path, tmp_path: Path) -> Path:
 
 
 def of_torchrun(rank: int) -> dict[str, object]:
-    """What torchrun tells each of two processes."""
+    """Variables that torchrun sets for each of two processes."""
     ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
     return {**ranks, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "TORCHELASTIC_RUN_ID": "x"}
 
 
 def of_srun(rank: int) -> dict[str, object]:
-    """What srun tells each of two tasks on one node."""
+    """Variables that srun sets for each of two tasks on one node."""
     job = {"SLURM_JOB_ID": 7, "SLURM_NTASKS": 2, "SLURM_NTASKS_PER_NODE": 2, "SLURM_NNODES": 1}
     step = {"SLURM_STEP_NUM_TASKS": 2, "SLURM_STEP_NUM_NODES": 1}
     return {**job, **step, "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NODEID": 0}
@@ -191,6 +193,31 @@ def test_what_no_rank_can_use_is_told_once(cuts: Path, tmp_path: Path) -> None:
     assert f"error: rank 0: checkpoint {tmp_path / 'none.ckpt'} does not exist" in first.err
     assert "error:" not in second.err
     assert (first.status, second.status) == (2, 1)
+
+
+def _loading(rank: int, ranks_of_all: int, folder: Path) -> None:
+    """Two machines of two ranks each."""
+    told = folder / "told"
+
+    def make() -> int:
+        with told.open("a") as file:
+            file.write(f"{rank} begins\n")
+        time.sleep(0.2)  # in which others would begin
+        with told.open("a") as file:
+            file.write(f"{rank} ends\n")
+        return rank
+
+    assert ranks.Rank(rank, ranks_of_all, 2, "cpu", rank % 2).after_the_first(make) == rank
+
+
+def test_no_two_ranks_of_a_machine_load_at_once_and_the_first_is_alone(tmp_path: Path) -> None:
+    in_ranks(_loading, 4, tmp_path, tmp_path)
+    lines = (tmp_path / "told").read_text().splitlines()
+    assert lines[:2] == ["0 begins", "0 ends"]
+    assert sorted(lines) == sorted(f"{rank} {what}" for rank in range(4) for what in ("begins", "ends"))
+    for machine in (("0", "1"), ("2", "3")):
+        own = [line for line in lines if line[0] in machine]
+        assert [line.split()[1] for line in own] == ["begins", "ends"] * 2
 
 
 # who has started the processes
