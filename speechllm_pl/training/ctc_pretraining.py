@@ -49,8 +49,7 @@ class CtcPretraining(Stage):
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.model = self.config.build_speech(self.tokenizer.vocab_size)
-            self.encoder_digest = self.model.digest
+            self.model = self.build_speech()
             self.recognizer = Recognizer(self.model, self.tokenizer)
             self.arrange(self.speech.layers)
 

@@ -121,13 +121,9 @@ class LlmFinetuning(Stage):
             llm = empty_llm(config.llm, config.dtype, config.llm_revision)
         else:
             llm = load_llm(config.llm, config.dtype, config.quantize, config.llm_revision)
-        self.digest = weights_digest(self.config.llm, self.config.llm_revision)
-        if self._trainer is not None and self.trainer.world_size > 1:  # others may not have the files
-            self.digest = self.trainer.strategy.broadcast(self.digest)
-        speech = config.build_speech(self.tokenizer.vocab_size)
-        self.model = SpeechLLM(config, speech, llm, self.llm_tokenizer.special_tokens)
+        self.digest = self.of_first_rank(weights_digest(config.llm, config.llm_revision))
+        self.model = SpeechLLM(config, self.build_speech(), llm, self.llm_tokenizer.special_tokens)
         self.recognizer = Recognizer(self.model, self.tokenizer, self.llm_tokenizer, self.prompt)
-        self.encoder_digest = speech.digest
         self._tell_what_stays()
         if self._trainer is not None and self.trainer.ckpt_path is None and not self.receives_weights:
             if self.llm_checkpoint:

@@ -65,6 +65,11 @@ class Placed(L.LightningModule):
         """Whether this rank receives its weights from another, and may build the model without them."""
         return self.one_rank_reads and self.trainer.global_rank > 0
 
+    def of_first_rank(self, value: str) -> str:
+        """The first rank's value, of files that the others may not have. Collective."""
+        several = self._trainer is not None and self.trainer.world_size > 1
+        return self.trainer.strategy.broadcast(value) if several else value
+
     def arrange(self, layers: Iterable[nn.Module], trained_llm: Collection[nn.Module] = ()) -> None:
         """Shard, replicate, compile and checkpoint the built model by the options and the trainer's strategy.
 

@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -20,6 +21,7 @@ from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import CtcConfig
+from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.losses import WeightedTerm, weighted_sum
 from speechllm_pl.optim.muon_adamw import HIDDEN_MATRICES, grouped
 from speechllm_pl.optim.schedules import Schedule
@@ -89,6 +91,14 @@ class Stage(Validated):
 
         The whole loss is divided by the first term's number of tokens.
         """
+
+    def build_speech(self) -> CtcModel:
+        """Build features, encoder and CTC head, without weights where a pretrained encoder's are sent to this rank."""
+        sent = self.receives_weights and self.config.encoder.is_pretrained
+        with torch.device("meta") if sent else nullcontext():
+            speech = self.config.build_speech(self.tokenizer.vocab_size)
+        self.encoder_digest = self.of_first_rank(speech.digest)
+        return speech
 
     @property
     def llm_input(self) -> LlmInput | None:

@@ -1,16 +1,18 @@
 """Who reads weights and who is sent them; validation of a model that no rank may hold whole."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import pytest
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
+from random_encoders import save_waveform, save_whisper
 from ranks import in_ranks
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,11 +20,17 @@ from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.models.encoders import family, pretrained
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.models.encoders.pretrained import PretrainedEncoderConfig
 from speechllm_pl.models.llm import decoder_layers, empty_llm, load_llm
 from speechllm_pl.training import llm_finetuning
+from speechllm_pl.training.ctc_pretraining import CtcPretraining
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.sharding import ShardedStrategy
+from speechllm_pl.training.stage import Stage
+
+StageT = TypeVar("StageT", bound=Stage)
 
 ENCODER = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, kernel_size=5)
 TIED = LlamaConfig(
@@ -49,11 +57,15 @@ def digest(tensors: Iterable[Tensor]) -> str:
 def module_on(
     rank: int, ranks: int, tokenizer: str, llm: str, strategy: ParallelStrategy | None = None, **settings: Any
 ) -> LlmFinetuning:
-    """As Lightning has it before `configure_model`, under DDP by default."""
+    """Module of stage 2 as Lightning has it before `configure_model`, under DDP by default."""
+    return placed(LlmFinetuning(tokenizer, llm=llm, **{"encoder": ENCODER} | settings), rank, ranks, strategy)
+
+
+def placed(module: StageT, rank: int, ranks: int, strategy: ParallelStrategy | None = None) -> StageT:
+    """Give a module the rank and the strategy that a trainer would give it."""
     strategy = strategy or DDPStrategy()
     strategy.parallel_devices = [torch.device("cpu")] * ranks
     strategy.cluster_environment = LightningEnvironment()
-    module = LlmFinetuning(tokenizer, llm=llm, encoder=ENCODER, **settings)
     trainer = {"strategy": strategy, "global_rank": rank, "world_size": ranks, "precision": "32-true"}
     module._trainer = SimpleNamespace(**trainer, ckpt_path="one to resume")  # type: ignore[assignment]
     return module
@@ -89,6 +101,41 @@ def test_under_ddp_one_rank_reads_and_all_have_the_same_to_the_bit(tokenizer_fil
     LlamaForCausalLM(TIED).to(torch.bfloat16).save_pretrained(tmp_path / "llm")
     save_llm_tokenizer(tmp_path / "llm")
     in_ranks(_one_reads, 2, tmp_path, str(tokenizer_file), str(tmp_path / "llm"))
+
+
+def _one_reads_the_encoder(rank: int, ranks: int, tokenizer: str, llm: str, encoder: str) -> None:
+    torch.manual_seed(rank)
+    described = PretrainedEncoderConfig(name=encoder, adapt="lora")
+    alone = CtcPretraining(tokenizer, encoder=described)
+    alone.configure_model()
+    if rank:
+        family.from_pretrained = refuse  # type: ignore[assignment]
+        pretrained.weights_digest = refuse  # type: ignore[assignment]
+    for module in (
+        placed(CtcPretraining(tokenizer, encoder=described), rank, ranks),
+        module_on(rank, ranks, tokenizer, llm, encoder=described),
+    ):
+        module.configure_model()
+        assert module.encoder_digest == alone.encoder_digest != ""
+        speech = module.speech.eval()
+        tensors = dict(speech.named_parameters()) | dict(speech.named_buffers())
+        assert not any(tensor.is_meta for tensor in tensors.values())
+        found: list[Any] = [None] * ranks
+        trained = {name: (tensor.requires_grad, digest([tensor])) for name, tensor in tensors.items()}
+        with torch.no_grad():
+            logits, _ = speech(noise(0.7, 1.9).audio)
+        dist.all_gather_object(found, (trained, digest([logits]), [part.training for part in speech.modules()]))
+        assert found[0] == found[rank]
+        read = {name: p for name, p in alone.speech.named_parameters() if "pretrained" in name and "lora_" not in name}
+        assert digest(read.values()) == digest(tensors[name] for name in read)
+
+
+@pytest.mark.parametrize("save", [save_whisper, partial(save_waveform, kind="WavLMModel")], ids=["whisper", "wavlm"])
+def test_one_rank_reads_a_pretrained_encoder_and_all_have_it(
+    tokenizer_file: Path, llm_folder: Path, tmp_path: Path, save: Callable[[Path], Path]
+) -> None:
+    given = (str(tokenizer_file), str(llm_folder), str(save(tmp_path / "encoder")))
+    in_ranks(_one_reads_the_encoder, 2, tmp_path, *given)
 
 
 def test_quantised_weights_are_read_by_every_rank(tokenizer_file: Path, llm_for_nf4: Path) -> None:
