@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from speechllm_pl.core.prompt import Columns, pad_tokens
 from speechllm_pl.models.speech_llm import SpeechLLM
-from speechllm_pl.recognition.scorer import suppress, suppressed_tokens
+from speechllm_pl.recognition.scorer import TokenFilter, suppression
 
 
 class DraftScorer(Protocol):
@@ -46,12 +46,13 @@ class LlmDraftScorer:
     Args:
         model: model of stage 2 in evaluation mode, whose LLM attends to all of its cache (`sees_everything`).
         prompt: columns of the prompt up to BOS.
+        token_filter: excludes tokens; by default those that the LLM's own configuration forbids.
     """
 
-    def __init__(self, model: SpeechLLM, prompt: Columns):
+    def __init__(self, model: SpeechLLM, prompt: Columns, token_filter: TokenFilter | None = None):
         self._llm = cast(Any, model.llm)
         self._embed = self._llm.get_input_embeddings()
-        self._suppressed = suppressed_tokens(self._llm)
+        self._filter = token_filter or suppression(self._llm)
         self._limit = model.most_positions
         self._cache = DynamicCache()
         self._unread: Tensor | None = prompt.embeddings  # (B, P, D), whose last column is BOS
@@ -80,7 +81,7 @@ class LlmDraftScorer:
             logits_to_keep=kept,
         ).logits.float()
         self._offered = kept - 1
-        return suppress(logits, self._suppressed)
+        return self._filter(logits)
 
     def accept(self, counts: Sequence[int]) -> None:
         most, device = max(counts), self._mask.device

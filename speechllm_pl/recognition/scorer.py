@@ -1,6 +1,6 @@
 """Scores of the next token: an LLM behind a prompt, with its cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -8,6 +8,9 @@ from torch import Tensor
 
 from speechllm_pl.core.prompt import Columns
 from speechllm_pl.models.speech_llm import SpeechLLM
+
+TokenFilter = Callable[[Tensor], Tensor]
+"""Function from `(…, V)` logits, which it may change, to logits of which minus infinity excludes a token."""
 
 
 class Scorer(Protocol):
@@ -31,11 +34,12 @@ class LlmScorer:
     Args:
         model: model of stage 2 in evaluation mode.
         prompt: columns of the prompt up to BOS.
+        token_filter: excludes tokens; by default those that the LLM's own configuration forbids.
     """
 
-    def __init__(self, model: SpeechLLM, prompt: Columns):
+    def __init__(self, model: SpeechLLM, prompt: Columns, token_filter: TokenFilter | None = None):
         self._llm = cast(Any, model.llm)
-        self._suppressed = suppressed_tokens(self._llm)
+        self._filter = token_filter or suppression(self._llm)
         self._limit = model.most_positions
         self._mask = prompt.mask  # (B, C + tokens written)
         self._positions = prompt.positions  # (B, C), then (B, 1): of what is read next
@@ -58,7 +62,7 @@ class LlmScorer:
             logits_to_keep=1,
         )
         self._cache = found.past_key_values
-        return suppress(found.logits[:, -1].float(), self._suppressed)
+        return self._filter(found.logits[:, -1].float())
 
     def select(self, rows: Sequence[int]) -> None:
         """Continue with these rows of the batch."""
@@ -72,13 +76,13 @@ class LlmScorer:
             self._cache.batch_select_indices(places)
 
 
-def suppressed_tokens(llm: Any) -> list[int]:
-    """Tokens that the LLM's own configuration forbids."""
-    return getattr(llm.generation_config, "suppress_tokens", None) or []
+def suppression(llm: Any) -> TokenFilter:
+    """Filter that excludes the tokens that the LLM's own configuration forbids."""
+    tokens = getattr(llm.generation_config, "suppress_tokens", None) or []
 
+    def suppress(logits: Tensor) -> Tensor:
+        if tokens:
+            logits[..., tokens] = -torch.inf
+        return logits
 
-def suppress(logits: Tensor, tokens: list[int]) -> Tensor:
-    """Exclude tokens from choice in `(…, V)` logits, which are changed in place."""
-    if tokens:
-        logits[..., tokens] = -torch.inf
-    return logits
+    return suppress

@@ -9,6 +9,7 @@ from test_speech_llm import INSTRUCTIONS, audio_batch, build, tokens
 
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.speech_llm import SpeechLLM
+from speechllm_pl.recognition.draft_scorer import LlmDraftScorer
 from speechllm_pl.recognition.llm_greedy import greedy
 from speechllm_pl.recognition.scorer import LlmScorer
 from speechllm_pl.recognition.text_end import TextEnds, token_caps
@@ -56,3 +57,22 @@ def test_scores_are_those_of_the_whole_text_read_at_once(model: SpeechLLM) -> No
     for row, ids in enumerate(rows):
         expected = sum(logits[row, place, token].item() for place, token in enumerate(ids))
         assert found.log_probabilities[row].item() == pytest.approx(expected, abs=tolerance, rel=tolerance / 10)
+
+
+@torch.no_grad()
+def test_a_filter_of_ones_own_takes_the_place_of_the_suppressed_tokens(small_encoder: ConformerConfig) -> None:
+    model = build(small_llm("llama"), small_encoder, lora_r=0).eval()
+    prompt = model.prompt(model.listen(audio_batch()), tokens(INSTRUCTIONS))
+    llm: Any = model.llm
+    llm.generation_config.suppress_tokens = None
+    plain = LlmScorer(model, prompt)(None)  # (B, V)
+    llm.generation_config.suppress_tokens = [5, 7]
+
+    def even(logits: torch.Tensor) -> torch.Tensor:
+        return logits.masked_fill(torch.arange(logits.shape[-1]) % 2 == 1, -torch.inf)
+
+    assert torch.equal(LlmScorer(model, prompt, even)(None), even(plain))
+    drafted = LlmDraftScorer(model, prompt, even).score([[]] * len(plain), [[4, 6]] * len(plain))  # (B, 3, V)
+    assert drafted[..., 1::2].isneginf().all()
+    torch.testing.assert_close(drafted[:, 0, ::2], plain[:, ::2], rtol=1e-4, atol=1e-4)
+    assert drafted[..., ::2].isfinite().all()
