@@ -42,7 +42,7 @@ class Weightless(CtcPretraining):
         self.log("val/wer", 1 / self.global_step)
 
     def nothing(self, *_: Any, **__: Any) -> None:
-        """In place of what has to do with utterances."""
+        """Callback in the place of those that need utterances."""
 
     on_fit_start = on_before_optimizer_step = configure_gradient_clipping = on_validation_epoch_end = nothing
 

@@ -101,7 +101,7 @@ VARIANTS = (
 
 
 class Training(NamedTuple):
-    """What a row says."""
+    """Measurements of one row of the table."""
 
     step_seconds: float
     audio_seconds_per_second: float
@@ -294,7 +294,8 @@ def main() -> None:
 
 
 def find_device(shape: str) -> torch.device:
-    """
+    """Device to measure on: a GPU if there is one.
+
     Raises:
         UserError: the 7B shape needs a GPU.
     """
@@ -335,7 +336,7 @@ def run(bench: Bench, variants: list[Variant], output: Path | None) -> None:
 
 
 def attempt(measure: Callable[[], Any]) -> Any:
-    """Its result, or the words that stand for it where memory did not suffice."""
+    """Result of `measure`, or the words that stand for it where memory did not suffice."""
     try:
         return measure()
     except torch.cuda.OutOfMemoryError:

@@ -41,13 +41,13 @@ CHARACTERS_A_SECOND = {"en": 14.3, "de": 14.6, "nl": 14.5, "fr": 14.6, "es": 15,
 
 
 class Lengths(NamedTuple):
-    """Of N utterances."""
+    """Lengths of N utterances."""
 
     seconds: np.ndarray  # float32
     tokens: np.ndarray  # of text
 
     def embeddings(self, stride: int) -> np.ndarray:
-        """Of audio: an encoder frame every 80 ms, `stride` of them in each."""
+        """Numbers of audio embeddings, `(N,)`: an encoder frame every 80 ms, `stride` of them in each."""
         return np.ceil(self.seconds / FRAME_SECONDS / stride).astype(np.int32)
 
 
@@ -69,7 +69,7 @@ class Setting(NamedTuple):
     stride: int | None  # of stage 2
 
     def padding(self, lengths: Lengths, batches: Iterable[np.ndarray]) -> tuple[float, int]:
-        """→ the share of all batches that is padding, and how many they are."""
+        """Return the share of all batches that is padding, and how many they are."""
         audio = lengths.seconds.astype(np.float64) if self.stride is None else lengths.embeddings(self.stride) + 1
         text = np.zeros(len(audio)) if self.stride is None else lengths.tokens
         padded, number, seen = 0.0, 0, np.zeros(len(audio), np.int64)

@@ -70,7 +70,8 @@ def main() -> None:
 
 
 def read_records(voices: Path, count: int) -> list[list[str]]:
-    """
+    """Read the rows of a corpus as Common Voice publishes it.
+
     Raises:
         UserError: there are none.
     """

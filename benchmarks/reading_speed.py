@@ -52,7 +52,7 @@ RECORDING = Path(os.environ.get("SPEECHLLM_DATA", "../shared/data")) / "long-for
 
 
 class Speed(NamedTuple):
-    """Of one storage read by one number of processes: audio-seconds a second, a value a repeat."""
+    """Audio-seconds per second that a number of processes read from one storage, one value per repeat."""
 
     limit: list[float]
     loader: list[float]
@@ -170,7 +170,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[tuple[str, int], Spe
 
 
 def load_of(folder: Path, storage: str, args: argparse.Namespace) -> tuple[list[Path], Cuts, list, int]:
-    """→ files to decode, cuts, planned batches, and how many times to read all of it."""
+    """Return files to decode, cuts, planned batches, and how many times to read all of it."""
     codec = storage.split()[-1]
     paths = sorted((folder / codec).iterdir())
     cuts = read_cuts(folder / (storage if " " in storage else f"{storage}.jsonl.gz"))

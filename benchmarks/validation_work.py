@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def work(utterances: int | None, max_duration: float, ranks: int, looping: float) -> tuple[int, int]:
-    """→ batches of a rank, and steps of the rank that has most."""
+    """Return the batches of a rank, and steps of the rank that has most."""
     lengths = like_mls(sum(UTTERANCES))
     languages = np.random.default_rng(0).permutation(np.repeat(np.arange(len(UTTERANCES)), UTTERANCES))
     caps = np.ceil(lengths.seconds * TOKENS_PER_SECOND) + EXTRA_TOKENS

@@ -121,7 +121,7 @@ def _rooms(package: str, modules: Iterable[str]) -> dict[str, list[str]]:
 def _ways(
     imports: dict[str, set[str]], levels: dict[str, int], boxes: dict[str, Box], rows: list[list[Box]]
 ) -> Iterator[list[Box]]:
-    """Of each arrow the boxes from floor to floor, with lanes between its ends."""
+    """Boxes through which each arrow goes, from floor to floor, with lanes between its ends."""
     for package, below in imports.items():
         for other in sorted(below, key=lambda name: (levels[name], name)):
             lanes = [Box(None, {}) for _ in range(levels[package] + 1, levels[other])]

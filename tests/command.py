@@ -67,7 +67,7 @@ def environment() -> dict[str, str]:
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen:
-    """In a process group of its own, its output in a file."""
+    """Start a command in a process group of its own, with its output in a file."""
     with log.open("w") as file:
         return subprocess.Popen(
             arguments, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment(), start_new_session=True
@@ -75,7 +75,7 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen:
 
 
 def finish(arguments: list[str], status: int = 0, ranks: int = 1) -> str:
-    """→ what it printed. Of several ranks each is started as torchrun would."""
+    """Run a command and return what it printed; each of several ranks is started as torchrun would."""
     with tempfile.TemporaryDirectory() as folder:
         log, places = Path(folder, "log"), [{}]
         if ranks > 1:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def shown(program: str, folder: Path, free: float) -> str:
-    """→ what a benchmark printed, which itself compares with its bars; `pytest -s` shows it too."""
+    """Return what a benchmark printed, which itself compares with its bars; `pytest -s` shows it too."""
     if shutil.disk_usage(folder).free < free:
         pytest.skip(f"needs {free / 1e9:.0f} GB in {folder}: give --basetemp")
     command = [sys.executable, ROOT / "benchmarks" / program, "--folder", folder]

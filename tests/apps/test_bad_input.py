@@ -141,7 +141,7 @@ def test_a_broken_recording_is_refused_and_the_others_transcribed(
 
 
 def test_a_language_that_nobody_knows_is_refused(speechllm, untrained_llm: Path, corpus: Path, tmp_path: Path) -> None:
-    """By a checkpoint that does not say which it was trained on: they are those of the project."""
+    """A checkpoint that does not name its languages knows those of the project."""
     given = ("transcribe", corpus / "test-0.wav", "--checkpoint", untrained_llm, "--language")
     for code in ("xx", "", "DE", "de,en"):
         line = speechllm(*given, code).error()
@@ -278,7 +278,7 @@ def test_a_checkpoint_of_another_project_is_refused(speechllm, corpus: Path, tmp
 def test_text_from_logits_that_are_not_finite_is_an_error(
     speechllm, untrained_ctc: Path, untrained_llm: Path, corpus: Path, tmp_path: Path, stage: str
 ) -> None:
-    """Of weights that are finite, and too large to compute with."""
+    """The weights are finite, but too large to compute with."""
     found = torch.load(untrained_ctc if stage == "ctc" else untrained_llm, weights_only=True)
     name = {"ctc": "model.head.weight", "llm": "model.projector.linear.weight"}[stage]
     found["state_dict"][name][:] = 3e38
@@ -470,7 +470,7 @@ def test_a_wrong_augmentation_is_told_before_training(
 
 
 def test_values_that_no_class_takes_are_named(speechllm, small_config: Path, tmp_path: Path) -> None:
-    """In a file: options on the command line are looked at by jsonargparse."""
+    """The values stand in a file: jsonargparse looks at options of the command line itself."""
     path = tmp_path / "wrong.yaml"
     for text, said in {
         "model: {init_args: {encoder: null}}": "model.init_args.encoder is null: give it values, or leave it out",

@@ -26,7 +26,7 @@ def arguments(stage: str, small_config: Path, run: Path) -> list[str]:
 
 
 def fit(*given: object) -> str:
-    """On two processes → what it printed."""
+    """Run a fit on two processes and return what it printed."""
     return finish([str(part) for part in (COMMAND, *given, *TWO_PROCESSES)], ranks=2)
 
 

@@ -31,7 +31,7 @@ def begun(speechllm, small_config: Path, tmp_path: Path) -> Path:
 def test_another_corpus_is_refused(
     speechllm, small_config: Path, begun: Path, tmp_path: Path, texts: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of other lengths, or of the same lengths and other texts."""
+    """The other corpus has other lengths, or the same lengths and other texts."""
     (tmp_path / "two").mkdir()
     other = ("--data.root", prepared(tmp_path / "two", texts))
     line = speechllm(*fit("pretrain_ctc", small_config, begun, *other, *MORE)).error()

@@ -92,7 +92,7 @@ def test_checkpoints_that_name_no_precision_are_read_as_fp32(
 
 
 def test_the_real_time_factor_counts_waiting_for_audio(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that goes on by a second whenever it is asked: once before, twice a batch, once after."""
+    """The clock goes on by a second whenever it is asked: once before, twice a batch, once after."""
     ticks = iter(np.arange(1000.0))
     monkeypatch.setattr("speechllm_pl.apps.recognition.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     recognized = heard(corpus)
@@ -103,7 +103,7 @@ def test_the_real_time_factor_counts_waiting_for_audio(corpus: Path, monkeypatch
 
 
 def test_rtfx_counts_neither_reading_nor_the_warm_up(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that goes on by 9 s for a batch that is read, and by 1 s, the first time 30 s, for one recognised."""
+    """The clock goes on by 9 s for a batch that is read, and by 1 s, the first time 30 s, for one recognised."""
     now, readings = [0.0], _batches_read_slowly(monkeypatch)
     listener = Listener(before=lambda batch: now.__setitem__(0, now[0] + (1 if batch else 30)))
     clock = SimpleNamespace(perf_counter=lambda: now[0] + 9 * len(readings))

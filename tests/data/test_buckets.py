@@ -108,7 +108,7 @@ def test_no_batch_has_more_positions_or_seconds_than_it_may(spread: str, num_buc
 
 
 def test_buckets_divided_by_text_have_less_padding_than_by_duration_alone() -> None:
-    """Where text is about half of the positions: an embedding every 240 ms."""
+    """Text is about half of the positions: an embedding every 240 ms."""
     durations = np.random.default_rng(1).uniform(10, 20, 4000).astype(np.float32)
     positions = made_up_positions(durations, 733)._replace(audio=np.ceil(durations / 0.24).astype(np.int32))
 

@@ -111,7 +111,7 @@ def test_a_negative_number_is_refused(corpus: Path) -> None:
 
 
 def descendants(process: int) -> set[int]:
-    """As `/proc` has them, which is Linux's."""
+    """Processes below a process, from Linux's `/proc`."""
     found: set[int] = set()
     for task in Path(f"/proc/{process}/task").glob("*/children"):
         for child in map(int, task.read_text().split()):

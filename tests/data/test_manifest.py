@@ -143,7 +143,7 @@ def test_a_manifest_can_be_sent_to_another_process(tmp_path: Path, train_lines: 
 
 @pytest.mark.usefixtures("kept_beside")
 def test_what_workers_are_sent_does_not_grow_with_the_cuts(tmp_path: Path, train_lines: list[str]) -> None:
-    """Where an index is kept: it is mapped anew."""
+    """A worker maps the index anew."""
     sizes = []
     for times in (1, 100):
         cuts = TrainingCuts(

@@ -96,7 +96,7 @@ def test_over_seeds_and_epochs_the_numbers_drawn_are_as_expected(alpha: float) -
 
 
 def test_how_a_slice_is_rounded_is_exact_in_expectation() -> None:
-    """Of one epoch, over seeds: up as often as its fraction says."""
+    """Over seeds, the slice of one epoch is rounded up as often as its fraction says."""
     mixed = mixture(THREE, alpha=0.5)
     fractions = mixed.rates * mixed.utterances % 1
     seeds = 2000
@@ -111,7 +111,7 @@ def test_how_a_slice_is_rounded_is_exact_in_expectation() -> None:
 
 
 def test_every_utterance_is_as_likely_as_its_neighbours() -> None:
-    """In the first epoch already, which has less than all of a group."""
+    """This holds in the first epoch already, which has less than all of a group."""
     counts = np.zeros(1000)
     for seed in range(600):
         mixed = mixture(THREE, alpha=0.3, seed=seed)

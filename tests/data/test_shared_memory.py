@@ -86,7 +86,7 @@ def test_rows_are_padded_with_zeros(monkeypatch: pytest.MonkeyPatch, in_a_worker
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
 def test_batches_need_no_room_in_shared_memory_of_the_system(cuts, plan) -> None:
-    """Of which a container has little."""
+    """A container has little of it."""
     for batch in loader(cuts, plan[:4], 1):
         assert "memfd:speechllm" in mapped_at(batch.waveforms.data_ptr())
 

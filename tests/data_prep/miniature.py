@@ -318,7 +318,7 @@ VP_SPLITS = {"train": range(3), "dev": range(3, 4), "test": range(4, 5)}
 
 
 def vp_id(number: int) -> str:
-    """Of the session and of the segment in it, as the official script joins them."""
+    """Id of a session and of the segment in it, as the official script joins them."""
     return f"{VP_SESSION.format(number % 2)}-pl_20170315-09:0{number % 10}:{number // 10:02d}_{number}"
 
 

@@ -72,7 +72,7 @@ def encoded(samples: np.ndarray, format: str, rate: int = 16_000) -> bytes:
 
 
 def boundaries(file: Whole) -> list[int]:
-    """Where parts begin: chunks, metadata blocks, frames or pages; and what their headers consist of."""
+    """Places at which parts begin: chunks, metadata blocks, frames or pages; and what their headers consist of."""
     content = file.content
     if file.format.startswith(("wav", "rf64", "aif")):
         return _chunks(content, ">" if file.format.startswith("aif") else "<")

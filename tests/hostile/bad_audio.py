@@ -69,7 +69,7 @@ def _transcribed(bench: Bench, bad: Bad, path: Path) -> Trial:
 
 
 def _evaluated(bench: Bench, bad: Bad, path: Path) -> Trial:
-    """As the undamaged file's manifest has it, beside a good recording."""
+    """Evaluate a file as the undamaged file's manifest has it, beside a good recording."""
     cuts = path.parent / "cuts.jsonl"
     of = bad.of or whole("wav")
     rows = []
@@ -140,7 +140,7 @@ def _whole(bad: Bad, path: Path, heard: int) -> tuple[str, str]:
 
 
 def _units_of_sample(path: Path) -> float:
-    """Of a sample of 16 kHz, as the header now says; 0 if libsndfile does not know it, and another decoder did."""
+    """Units in a sample of 16 kHz, as the header now says; 0 if libsndfile does not know it, but another decoder."""
     try:
         now = soundfile.info(path)
     except soundfile.LibsndfileError:
@@ -251,7 +251,7 @@ def _odd(draw: random.Random) -> Bad:
 
 
 def _some(draw: random.Random) -> Whole:
-    """Of one of the formats, in which users have their files more often than not."""
+    """Draw a file of one of the formats in which users have their files more often than not."""
     format, rate = draw.choice([*FORMATS]), draw.choice([16_000, 16_000, 8_000, 48_000])
     return whole(format, rate if format != "nist" else 16_000, draw.choice([1, 1, 2]))
 

@@ -180,7 +180,7 @@ def _executes(draw: random.Random, whole: Path, path: Path) -> Bad:
 
 
 def _other_zip(draw: random.Random, whole: Path, path: Path) -> Bad:
-    """Its parts in another order, under other names, packed, repeated, or lied about; or none of them."""
+    """Zip with its parts in another order, under other names, packed, repeated, or lied about; or none of them."""
     file, how = io.BytesIO(), draw.choice(["packed", "renamed", "repeated", "missing", "long", "empty", "other"])
     with zipfile.ZipFile(whole) as parts, zipfile.ZipFile(file, "w") as written:
         names = parts.namelist()

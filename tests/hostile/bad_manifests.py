@@ -165,7 +165,7 @@ def _written(bench: Bench, number: int, line: Line) -> str:
 
 
 def _put(cut: Any, places: tuple[str | int, ...], value: Any) -> None:
-    """Where the place is still there."""
+    """Put a value at a place, if that is still there."""
     *outer, last = places
     for place in outer:
         inside = cut.get(place) if isinstance(cut, dict) else cut[:1] if isinstance(cut, list) else None

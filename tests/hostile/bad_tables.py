@@ -61,7 +61,7 @@ def _tables(draw: st.DrawFn) -> Table:
 
 @st.composite
 def _rows(draw: st.DrawFn, header: tuple[str, ...], cells: st.SearchStrategy[Any]) -> tuple[Any, ...]:
-    """As it should be but for up to three cells: of a row in which all is wrong, only the first thing is looked at."""
+    """Rows as they should be but for up to three cells: where all is wrong, only the first thing is looked at."""
     row = [USUAL[name] if name in USUAL else draw(cells) for name in header]
     row += draw(st.sampled_from([[], [], [], ["more"]]))
     for place in draw(st.lists(st.integers(0, len(row) - 1), max_size=3)) if row else ():

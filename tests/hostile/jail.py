@@ -19,7 +19,7 @@ OUT, ERR = "stdout", "stderr"
 
 
 class Ended(NamedTuple):
-    """How the work ended."""
+    """Outcome of the work."""
 
     status: int  # what it exited with, or minus the signal that ended it
     out: str

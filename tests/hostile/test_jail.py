@@ -100,7 +100,7 @@ def test_the_judge_sees_how_it_ended(pool: ProcessPoolExecutor, does: str, how: 
 
 
 def tried_doing(does: str) -> tuple[str, bool]:
-    """→ how it ended, and whether it may end so."""
+    """Return how it ended, and whether it may end so."""
     trials.main.main = partial(exec, does, {"sys": sys, "os": sys.modules["os"]})
     result = tried(lambda folder: Trial("made up", "speechllm", ["transcribe"], ("a.wav",), trials.ended_well))
     return result.ended, not result.problem

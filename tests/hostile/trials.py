@@ -52,7 +52,7 @@ class Result(NamedTuple):
 
 
 def ended_well(ended: Ended) -> tuple[str, str]:
-    """Of a trial in which whatever is said is right."""
+    """Check a trial in which whatever is said is right."""
     return "text", ""
 
 

@@ -57,7 +57,7 @@ def architecture(request) -> str:
 
 @pytest.fixture
 def model(architecture: str, small_encoder: ConformerConfig) -> SpeechLLM:
-    """In evaluation mode, its LoRA not zero as when fresh, which would hide what it does."""
+    """Model in evaluation mode, whose LoRA is not zero as when fresh, which would hide what it does."""
     model = build(small_llm(architecture), small_encoder, lora_r=4)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:

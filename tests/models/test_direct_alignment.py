@@ -46,7 +46,7 @@ def over_the_whole_vocabulary(alignment: DirectAlignment, audio: Tensor, lengths
 
 @pytest.mark.parametrize("part", [1, 7, 50, 8192])
 def test_loss_and_gradients_are_those_over_the_whole_vocabulary(part: int) -> None:
-    """With tokens that come again, apart and in a row, texts of all lengths, and one for which there are no frames."""
+    """The batch has tokens that come again, apart and in a row, texts of all lengths, and one without frames."""
     torch.manual_seed(0)
     texts = [[3, 3, 8, 0, 49], [49], [5, 6, 5, 6, 5, 5], [], [1, 2, 3, 4, 5, 6], [0]]
     text = pad_tokens(texts)
@@ -108,7 +108,7 @@ def test_with_all_others_drawn_the_loss_is_that_over_the_whole_vocabulary(monkey
 def test_drawn_tokens_stand_for_all_others_and_those_of_the_batch_for_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of the five tokens that are drawn, two are in the batch: three stand for 38."""
+    """Five tokens are drawn, and two of them are in the batch: three stand for 38."""
     torch.manual_seed(0)
     text, lengths, table = pad_tokens(TEXTS), torch.tensor([9, 4, 12, 5, 8]), torch.randn(50, 16)
     alignment = DirectAlignment(16, temperature=0.3, sampled=5)
@@ -133,7 +133,7 @@ def test_drawn_tokens_stand_for_all_others_and_those_of_the_batch_for_themselves
 
 
 def test_the_sum_over_the_vocabulary_is_estimated_without_bias() -> None:
-    """Of one frame without text the loss is the logarithm of the sum over that of the blank."""
+    """The loss of one frame without text is the logarithm of the sum over that of the blank."""
     torch.manual_seed(0)
     table, audio = torch.randn(200, 8), torch.randn(2, 1, 8)
     text, lengths = pad_tokens([[], [3, 4, 5]]), torch.tensor([1, 0])

@@ -12,7 +12,7 @@ from speechllm_pl.models.losses import ctc_loss, next_token_loss
 
 
 def likelihood(probabilities: torch.Tensor, target: list[int]) -> float:
-    """Of a CTC target: the sum over all paths of T classes that collapse to it."""
+    """Likelihood of a CTC target: the sum over all paths of T classes that collapse to it."""
     frames, classes = probabilities.shape
     total = 0.0
     for path in itertools.product(range(classes), repeat=frames):

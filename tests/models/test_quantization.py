@@ -38,7 +38,7 @@ def rounded_to_nf4(weight: Tensor) -> Tensor:
 
 
 def decoded(weight: nn.Parameter) -> Tensor:
-    """What a 4-bit weight stands for, from its bytes: two levels a byte, scales in 8 bits around an offset."""
+    """Values of a 4-bit weight, from its bytes: two levels a byte, scales in 8 bits around an offset."""
     state = weight.quant_state
     levels = torch.stack([weight.data.flatten() >> 4, weight.data.flatten() & 15], dim=1).long()
     outer = state.state2.absmax.repeat_interleave(OUTER_BLOCK)[: state.absmax.numel()]
@@ -51,7 +51,7 @@ def four_bit(llm: nn.Module) -> dict[str, nn.Module]:
 
 
 def stirred(llm: nn.Module) -> nn.Module:
-    """With a LoRA that does something, as after training."""
+    """Give the LoRA an effect, as after training."""
     generator = torch.Generator().manual_seed(3)
     for name, parameter in llm.named_parameters():
         if "lora_B" in name:

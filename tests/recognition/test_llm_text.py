@@ -96,7 +96,7 @@ def test_one_row_may_meet_its_cap_while_another_ends(tokenizer: LlmTokenizer) ->
 def test_a_text_ends_at_the_llms_last_position_and_is_flagged(
     tokenizer: LlmTokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of 24 positions, audio of 18 frames and BOS take 19: five tokens fit, and one more is said of the last."""
+    """Audio of 18 frames and BOS take 19 of 24 positions: five tokens fit, and one more is said of the last."""
     found = hypotheses(chain({BOS: ONE, ONE: ONE}, positions=24), [18, 1, 23], tokenizer)
     assert [len(hypothesis.text.split()) for hypothesis in found] == [6, 12, 1]
     assert all(hypothesis.truncated for hypothesis in found)

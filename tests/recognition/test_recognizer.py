@@ -47,7 +47,7 @@ def heard(recognizer: Recognizer, recordings: Sequence[np.ndarray], options: Dec
 
 
 def median_entropy(recognizer: Recognizer) -> float:
-    """Of the least sure frames of the recordings."""
+    """Median entropy of the least sure frames of the recordings."""
     most = []
     for samples in RECORDINGS:
         with recognizer.decoding():

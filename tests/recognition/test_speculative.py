@@ -43,7 +43,7 @@ class Plain:
 
 @pytest.fixture(scope="module", params=[name for name in CONFIGS if name != "mistral"])  # its window is too short
 def model(request: pytest.FixtureRequest, small_encoder: ConformerConfig) -> Iterator[SpeechLLM]:
-    """With merged LoRA that does something, and an end token that is likely enough to be said."""
+    """Model with merged LoRA that does something, and an end token that is likely enough to be said."""
     model = build(small_llm(request.param), small_encoder, lora_r=4)
     torch.manual_seed(5)
     for name, parameter in model.named_parameters():

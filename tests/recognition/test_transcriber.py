@@ -367,7 +367,7 @@ def test_only_doubted_texts_are_asked_for_again() -> None:
 
 
 def test_a_text_that_the_ctc_head_found_is_said_to_be_its() -> None:
-    """With a CTC weight its text is among those that are chosen from."""
+    """Given a CTC weight, its text is among those that are chosen from."""
 
     def joined(heard: str, options: DecodingOptions) -> Hypothesis:
         return Hypothesis(heard, by_ctc=options.ctc_weight > 0)

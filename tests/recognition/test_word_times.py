@@ -19,7 +19,7 @@ def frames(tokenizer: CtcTokenizer, seed: int, length: int) -> torch.Tensor:
 
 
 def best_path(log_probs: torch.Tensor, pieces: list[int]) -> tuple[int, ...]:
-    """Of all paths that collapse to the pieces the likeliest one."""
+    """Likeliest of all paths that collapse to the pieces."""
     classes = sorted({0, *pieces})
     paths = (p for p in product(classes, repeat=len(log_probs)) if [k for k, _ in groupby(p) if k] == pieces)
     return max(paths, key=lambda path: sum(float(log_probs[t, k]) for t, k in enumerate(path)))

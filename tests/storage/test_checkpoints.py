@@ -30,7 +30,7 @@ from speechllm_pl.training.stage import Stage
 
 
 def save(module: Stage, path: Path) -> Path:
-    """As the trainer does, without one."""
+    """Save a checkpoint as a trainer does, without one."""
     module.configure_model()
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

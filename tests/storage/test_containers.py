@@ -35,7 +35,7 @@ def written(path: Path, kind: str, subtype: str, channels: int = 1) -> bytes:
 
 
 def decoded_samples(path: Path) -> int:
-    """As libsndfile, which says nothing of what is missing; 0 if it refuses the file."""
+    """Samples that libsndfile gives, which says nothing of what is missing; 0 if it refuses the file."""
     try:
         return len(soundfile.read(path)[0])
     except (soundfile.LibsndfileError, OSError):

@@ -53,7 +53,7 @@ def flipped(path: Path, byte: int) -> None:
 
 
 def weights_begin(path: Path, tensor: torch.Tensor) -> int:
-    """Where a tensor's bytes are in a file."""
+    """Place of a tensor's bytes in a file."""
     return path.read_bytes().index(tensor.numpy().tobytes())
 
 

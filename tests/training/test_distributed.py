@@ -39,7 +39,7 @@ def both(run: Path) -> list[dict[str, Any]]:
 
 
 def utterances(run: Path) -> dict[int, set[str]]:
-    """Of each step, over all ranks."""
+    """Utterances of each step, over all ranks."""
     steps: dict[int, set[str]] = {}
     for row in both(run):
         steps.setdefault(row["step"], set()).update(row["ids"])
@@ -47,7 +47,7 @@ def utterances(run: Path) -> dict[int, set[str]]:
 
 
 def losses(run: Path) -> list[float]:
-    """Of each step, as every rank has it after its last batch."""
+    """Loss of each step, as every rank has it after its last batch."""
     return list({row["step"]: row["loss"] for row in both(run)}.values())
 
 

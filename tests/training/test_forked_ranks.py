@@ -22,7 +22,7 @@ STEP = 0.25
 
 
 class OneWeight(L.LightningModule):
-    """Its gradient is 1 on the first rank and 2 on the second."""
+    """Model whose gradient is 1 on the first rank and 2 on the second."""
 
     def __init__(self, made: str, folder: Path, killed: bool):
         super().__init__()
@@ -59,7 +59,7 @@ def _fit(folder: Path, killed: bool) -> None:
 
 
 def fit(folder: Path, killed: bool) -> int | None:
-    """→ the exit status of the first rank."""
+    """Run a fit and return the exit status of the first rank."""
     process = SERVER.Process(target=_fit, args=(folder, killed))
     process.start()
     process.join(60)

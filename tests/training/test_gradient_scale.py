@@ -164,7 +164,7 @@ def by_hand(stage: str, clip: float | None, files: Files, before: dict[str, Tens
 
 
 def loss(made: Stage, files: Files, number: int) -> tuple[Tensor, int]:
-    """Of an utterance alone, and the number of tokens that it is of."""
+    """Loss of an utterance alone, and the number of its tokens."""
     samples, _ = soundfile.read(files.corpus / f"train-{number}.wav", dtype="float32")
     text = SPLITS["train"][number]
     heard = Padded(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
@@ -205,7 +205,7 @@ def test_a_step_is_the_gradient_of_the_mean_loss_a_token(
 @pytest.mark.parametrize("stage", ["ctc", "llm"])
 @pytest.mark.parametrize("way", ["fsdp", "hybrid"])
 def test_each_two_ranks_hold_the_halves_of_every_weight(runs: Path, stage: str, way: str) -> None:
-    """Of which `hybrid` has two pairs, where all four would hold quarters: the steps would be the same."""
+    """`hybrid` has two pairs of ranks, where all four would hold quarters: the steps would be the same."""
     ranks = [torch.load(path) for path in sorted(runs.glob(f"{stage} {way} None *.pt"))]
     for first in range(0, RANKS[way], 2):
         for name, value in ranks[0]["before"].items():

@@ -18,7 +18,7 @@ from speechllm_pl.training.ctc_pretraining import CtcPretraining
 
 
 def heard(corpus: Path, tokenizer: CtcTokenizer, folder: Path, steps: int, resumed: Path | None = None) -> dict:
-    """→ the metrics of a run of so many steps, eight of which are an epoch."""
+    """Return the metrics of a run of so many steps, eight of which are an epoch."""
     encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
     module = CtcPretraining(
         tokenizer, encoder=encoder, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule=OneCycle()

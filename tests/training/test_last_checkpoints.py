@@ -257,7 +257,7 @@ def test_something_must_be_kept(name: str) -> None:
 def test_a_rank_that_failed_goes_though_its_last_write_never_ends(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As one does that waits for the threads of other ranks."""
+    """A write never ends that waits for the threads of other ranks."""
     released, armed = threading.Event(), []
     writer = BackgroundWriter()
     writer.start({}, lambda _: released.wait(PATIENCE) and None)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def printed(
     corpus: Path, tokenizer: CtcTokenizer, folder: Path, capsys: pytest.CaptureFixture, bar: bool = True
 ) -> list[str]:
-    """→ lines about training of a run of five steps, of which every second one is logged."""
+    """Return lines about training of a run of five steps, of which every second one is logged."""
     encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
     module = CtcPretraining(
         tokenizer, encoder=encoder, optimizer=partial(torch.optim.AdamW, lr=1e-3), schedule=OneCycle()

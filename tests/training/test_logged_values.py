@@ -22,7 +22,7 @@ OF_STEPS = ("train/loss", "train/ctc_loss", "train/gradient_norm")
 def run(
     corpus: Path, tokenizer: CtcTokenizer, folder: Path, interval: int, accumulated: int, steps: int
 ) -> tuple[dict[int, list[float]], list[float]]:
-    """→ the values written, by step from 1, and those that are known at the end."""
+    """Return the values written, by step from 1, and those that are known at the end."""
     encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64, dropout=0.0)
     torch.manual_seed(0)
     module = CtcPretraining(

@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole: Path, arguments, tmp
 
 
 def test_two_ranks_compute_what_one_does(whole: Path, arguments, tmp_path: Path) -> None:
-    """In the first epoch: where batches are odd in number, two ranks repeat one."""
+    """This holds in the first epoch: where batches are odd in number, two ranks repeat one."""
     finish(arguments(tmp_path / "two", devices=2), ranks=2)
     one, two = rows(whole), [rows(tmp_path / "two", rank) for rank in (0, 1)]
     taken = [each for pair in zip(*two, strict=True) for each in pair]

@@ -122,7 +122,7 @@ def test_a_resumed_run_sees_the_same_batches_and_losses(
 def test_a_resumed_run_sees_the_same_augmented_batches_and_losses(
     corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
 ) -> None:
-    """With everything on, in workers, and resumed on other numbers of them."""
+    """All augmentations are on, in workers, and the run is resumed on other numbers of them."""
     noise = 0.1 * np.random.default_rng(0).standard_normal((3, 8_000))
     (tmp_path / "noise").mkdir()
     for name, samples in zip("abc", noise, strict=True):
@@ -152,7 +152,7 @@ def test_a_resumed_run_sees_the_same_augmented_batches_and_losses(
 def test_a_run_on_a_balanced_mixture_of_a_manifest_and_shards_is_resumed_exactly(
     corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path
 ) -> None:
-    """Where utterances come more than once an epoch, each time augmented otherwise."""
+    """Utterances come more than once an epoch, each time augmented otherwise."""
     export(corpus / "train.jsonl.gz", tmp_path / "shards", Settings("flac", 3))
     mixture: dict[str, Any] = {
         "train": {"files": str(corpus / "dev.jsonl.gz"), "shards": TrainSource(str(tmp_path / "shards"), 2.0)},

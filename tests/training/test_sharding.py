@@ -54,7 +54,7 @@ def saved(train: Train) -> Path:
 
 
 def ids(run: Path, ranks: int, until: int = 99) -> list[str]:
-    """Of the first epoch, over all ranks, up to a step."""
+    """Ids of the first epoch, over all ranks, up to a step."""
     found = [row for rank in range(ranks) for row in rows(run, rank) if row["epoch"] == 0 and row["step"] <= until]
     return [id_ for row in found for id_ in row["ids"]]
 

@@ -50,7 +50,7 @@ def same(left: list[Utterance], right: list[Utterance]) -> bool:
 
 
 def test_other_processes_draw_the_same(noises: Path, tmp_path: Path) -> None:
-    """With another seed of Python's hashes."""
+    """The other process has another seed of Python's hashes."""
     given = batch([0.5, 0.6, 0.7, 0.6])
     np.savez(tmp_path / "given.npz", **{each.id: each.samples for each in given})  # type: ignore[arg-type]
     arguments = [str(tmp_path / "given.npz"), str(tmp_path / "found"), repr(everything(noises))]

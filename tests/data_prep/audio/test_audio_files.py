@@ -13,7 +13,7 @@ from data_prep.corpora.checked_cuts import cut_from_utterance
 
 
 def test_an_mp3_that_lacks_three_frames_is_rejected(tmp_path):
-    """Of 576 samples: at low rates they are half as long as at high ones."""
+    """Frames have 576 samples: at low rates they are half as long as at high ones."""
     path = tmp_path / "a.mp3"
     noise = 0.1 * np.random.default_rng(0).standard_normal(24_000)
     soundfile.write(path, noise, 8000, format="MP3", subtype="MPEG_LAYER_III")
