@@ -97,7 +97,7 @@ class Stage(Validated):
         sent = self.receives_weights and self.config.encoder.is_pretrained
         with torch.device("meta") if sent else nullcontext():
             speech = self.config.build_speech(self.tokenizer.vocab_size)
-        self.encoder_digest = self.of_first_rank(speech.digest)
+        self.encoder_digest = speech.digest = self.of_first_rank(speech.digest)
         return speech
 
     @property

@@ -116,7 +116,7 @@ def _one_reads_the_encoder(rank: int, ranks: int, tokenizer: str, llm: str, enco
         module_on(rank, ranks, tokenizer, llm, encoder=described),
     ):
         module.configure_model()
-        assert module.encoder_digest == alone.encoder_digest != ""
+        assert module.encoder_digest == module.speech.digest == alone.encoder_digest != ""
         speech = module.speech.eval()
         tensors = dict(speech.named_parameters()) | dict(speech.named_buffers())
         assert not any(tensor.is_meta for tensor in tensors.values())
