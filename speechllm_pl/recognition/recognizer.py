@@ -188,7 +188,7 @@ class Recognizer:
         trained = self.longest_seconds
         if given and trained and given > trained:
             log.warning(
-                "--max-seconds %g is longer than any utterance of the training (%.1f s), so texts may be wrong: give"
+                "max_seconds %g is longer than any utterance of the training (%.1f s), so texts may be wrong: give"
                 " less, or leave it out",
                 *(given, trained),
             )
@@ -196,7 +196,7 @@ class Recognizer:
             return longest
         log.warning(
             "the checkpoint does not tell how long the utterances of its training were, so pieces have up to %g s:"
-            " give --max-seconds",
+            " give max_seconds",
             LONGEST_SECONDS,
         )
         return LONGEST_SECONDS

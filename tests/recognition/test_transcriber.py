@@ -482,9 +482,9 @@ def test_without_the_guard_a_model_says_what_it_says_alone(
     [
         (4.0, None, ""),
         (4.0, 4.0, ""),
-        (4.0, 4.5, "--max-seconds 4.5 is longer than any utterance of the training (4.0 s)"),
+        (4.0, 4.5, "max_seconds 4.5 is longer than any utterance of the training (4.0 s)"),
         (None, 4.5, ""),
-        (None, None, "so pieces have up to 30 s: give --max-seconds"),
+        (None, None, "so pieces have up to 30 s: give max_seconds"),
     ],
 )
 def test_a_longest_piece_that_may_be_too_long_is_told(caplog, trained: float, given: float, told: str) -> None:
