@@ -15,13 +15,15 @@ from speechllm_pl.data.uncached_audio import NamedAudio
 from speechllm_pl.storage.frame_cache import FrameCache
 from speechllm_pl.storage.progress import progress_bar
 from speechllm_pl.training.data_checks import data_of
+from speechllm_pl.training.interruption import agreed_signal, noting_signals, stop
 from speechllm_pl.training.stage import Stage
 
 
 class CacheFrames(L.Callback):
     """Computes the frames of train and dev that are not cached, each rank its share, and has the run read them.
 
-    A run that was killed meanwhile goes on where its last shard ended. Folders are named by a digest of the encoder and
+    After a signal the ranks write what they have and stop together; a run that was killed goes on where its last shard
+    ended. Folders are named by a digest of the encoder and
     the precision, so that frames of others are never taken for its own.
     """
 
@@ -39,15 +41,9 @@ class CacheFrames(L.Callback):
         refuse_changing_frames(digest, data)
         frames = FrameCache(data.frames_folder / f"{digest}-{trainer.precision}")
         pl_module.begin_decoding()  # with a whole copy of the encoder, where there is room for it
-        computed = 0
-        for names, audio in _uncached(trainer, data, frames):
-            if names or pl_module.in_lockstep:
-                found = _frozen_frames(trainer, pl_module, audio)
-                for name, row, length in zip(names, found.values, found.lengths.tolist(), strict=False):
-                    frames.add(name, row[:length])
-                computed += len(names)
+        with noting_signals(pl_module):
+            computed = _add_missing(trainer, pl_module, data, frames)
         pl_module.end_decoding()
-        frames.flush()
         total = trainer.strategy.reduce(torch.tensor(float(computed), device=pl_module.device), reduce_op="sum")
         rank_zero_info(f"cached frames: {int(total):,} utterances computed, the others were there ({frames.folder})")
         data.use_frames(FrameCache(frames.folder))  # with those of all ranks
@@ -62,6 +58,23 @@ def refuse_changing_frames(digest: str, data: SpeechDataModule) -> None:
         )
     if data.mixture.cuts.texts_alone().any():
         raise UserError("texts without audio have no frames: leave data.cache_frames out")
+
+
+def _add_missing(trainer: L.Trainer, stage: Stage, data: SpeechDataModule, frames: FrameCache) -> int:
+    """Compute and write this rank's share of what is missing; return for how many utterances."""
+    computed = signal = 0
+    for names, audio in _uncached(trainer, data, frames):
+        if names or stage.in_lockstep:
+            found = _frozen_frames(trainer, stage, audio)
+            for name, row, length in zip(names, found.values, found.lengths.tolist(), strict=False):
+                frames.add(name, row[:length])
+            computed += len(names)
+        if signal := agreed_signal(trainer, stage):
+            break
+    frames.flush()
+    if signal:
+        stop(trainer, signal)
+    return computed
 
 
 def _uncached(trainer: L.Trainer, data: SpeechDataModule, frames: FrameCache) -> Iterator[NamedAudio]:

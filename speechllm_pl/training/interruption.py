@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, cast
 
 import lightning as L
+import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
@@ -181,6 +184,29 @@ class LastCheckpoints(Checkpoint):
     def _stop(self, trainer: L.Trainer, signum: int) -> None:
         self._wait(trainer)
         stop(trainer, signum)
+
+
+@contextmanager
+def noting_signals(stage: Stage) -> Iterator[None]:
+    """Context, before training, in which a signal is kept in `stop_signal` for `agreed_signal`."""
+
+    def receive(signum: int, frame: FrameType | None) -> None:
+        stage.stop_signal = signum
+        log.warning("%s: stopping after this batch", signal.Signals(signum).name)
+
+    heeded = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    former = {signum: signal.signal(signum, receive) for signum in heeded}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
+
+
+def agreed_signal(trainer: L.Trainer, stage: Stage) -> int:
+    """The largest signal that any rank has received, 0 for none; every rank has to ask."""
+    own = torch.tensor(stage.stop_signal, device=stage.device)
+    return int(trainer.strategy.reduce(own, reduce_op="max"))
 
 
 def stop(trainer: L.Trainer, signum: int) -> NoReturn:

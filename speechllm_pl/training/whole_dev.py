@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.training.callbacks import finished_before
 from speechllm_pl.training.data_checks import data_of
-from speechllm_pl.training.interruption import stop
+from speechllm_pl.training.interruption import agreed_signal, stop
 from speechllm_pl.training.stage import Stage
 
 SPLIT = "val_whole"
@@ -50,8 +50,7 @@ class WholeDev(Checkpoint):
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for batch in data.dev_dataloader():
                 pl_module.score_batch(move_data_to_device(batch, pl_module.device))
-                signal = torch.tensor(pl_module.stop_signal, device=pl_module.device)
-                if agreed := int(trainer.strategy.reduce(signal, reduce_op="max")):
+                if agreed := agreed_signal(trainer, pl_module):
                     stop(trainer, agreed)
         rates = pl_module.pooled_rates(SPLIT, data.dev_share(whole=True))
         pl_module.end_decoding()

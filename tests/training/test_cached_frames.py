@@ -1,6 +1,8 @@
 """Frames of a frozen encoder are computed once: losses stay, and no epoch after that runs the encoder."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,25 +113,36 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(speechllm, arguments, tmp_p
         assert [(row["step"], row["ids"], row["loss"]) for row in rows(tmp_path / str(step))] == expected[step:]
 
 
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, 0])
 def test_a_run_that_ended_while_frames_were_computed_goes_on_with_the_others(
-    speechllm, arguments, heard: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    speechllm, arguments, heard: list[int], signum: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(frame_cache, "SHARD_BYTES", 1)
     counted = Whisper.forward
 
     def stopped(*given: Any):
+        found = counted(*given)
         if len(heard) == 2:
-            raise KeyboardInterrupt
-        return counted(*given)
+            if not signum:
+                raise RuntimeError("failed")
+            os.kill(os.getpid(), signum)
+        return found
 
     cached = arguments("finetune", tmp_path / "run", "--data.cache_frames", tmp_path / "frames")
     with monkeypatch.context() as patch:
         patch.setattr(Whisper, "forward", stopped)
-        assert speechllm(*cached).status != 0
-    done = sum(heard)
-    assert 0 < done == len(names_in(tmp_path / "frames")) < 10
+        if signum:
+            assert speechllm(*cached).status == 128 + signum
+        else:
+            patch.setattr(frame_cache, "SHARD_BYTES", 1)
+            with pytest.raises(RuntimeError, match="failed"):
+                speechllm(*cached)
+    done = heard[0] + (heard[1] if signum else 0)
+    assert len(heard) == 2
+    assert len(names_in(tmp_path / "frames")) == done < 10
+    heard.clear()
     assert speechllm(*cached).status == 0
-    assert sum(heard) == len(names_in(tmp_path / "frames")) == 10
+    assert sum(heard) == 10 - done
+    assert len(names_in(tmp_path / "frames")) == 10
 
 
 def test_frames_of_another_encoder_precision_or_recording_are_not_taken(
