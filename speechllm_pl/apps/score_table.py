@@ -66,7 +66,7 @@ def comparison_with_ctc(entry: dict[str, Any]) -> list[str]:
     change, origins = entry["against_ctc"], entry["decoded_by"]
     low, high = (100 * bound for bound in change["confidence_interval"])
     known = "significant" if low > 0 or high < 0 else "not significant"
-    known = known if change["utterances"] >= FEWEST else f"{change['utterances']} recordings are too few to tell"
+    known = known if change["utterances"] >= FEWEST else "too few recordings to tell"
     rate = f"{100 * change['wer_change']:+.2f} % ({low:.1f} to {high:.1f}, {known})"
     texts = ", ".join(f"{count} {origin}" for origin, count in sorted(origins.items()))
     return [f"against CTC: {rate}; {sum(origins.values())} texts: {texts}"]

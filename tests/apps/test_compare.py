@@ -58,7 +58,7 @@ def test_an_llm_that_was_scored_beside_ctc_has_a_line_below_the_table(tmp_path: 
         "",
         "- better on digits, against CTC: -2.00 % (-3.5 to -0.5, significant); 10 texts: 10 llm",
         "- guarded on digits, against CTC: +1.00 % (-0.5 to 2.5, not significant); 7 texts: 2 ctc, 4 llm, 1 silence",
-        "- talk on digits, against CTC: -2.00 % (-3.5 to -0.5, 9 recordings are too few to tell); 12 texts: 12 llm",
+        "- talk on digits, against CTC: -2.00 % (-3.5 to -0.5, too few recordings to tell); 12 texts: 12 llm",
         "- worse on digits, against CTC: +2.00 % (0.5 to 3.5, significant); 10 texts: 10 llm",
     ]
 
