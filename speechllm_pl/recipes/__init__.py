@@ -1,1 +1,1 @@
-"""Floor under apps: command lines, their order and their place. It starts programs and imports none."""
+"""Command lines, their order and their place. It starts programs and imports none, so it plans runs without torch."""
