@@ -33,8 +33,8 @@ def averages(tmp_path: Path, target: str, folder: str) -> dict[str, float]:
 @pytest.mark.long
 def test_the_demo_reaches_its_error_rates(tmp_path: Path) -> None:
     rates = averages(tmp_path, "demo", "demo")
-    assert rates["ctc"] <= 0.06
-    assert rates["llm"] <= 0.06
+    assert rates["ctc"] <= 0.076
+    assert rates["llm"] <= 0.05
 
 
 @pytest.mark.long
