@@ -188,14 +188,9 @@ class Bench:
             with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16):
                 audio = model.listen(batch.waveforms)
                 columns = model.prompt(audio, batch.no_text)
-                cast(Any, model.llm).generate(
-                    inputs_embeds=columns.embeddings.to(model.text_embeddings.dtype),
-                    attention_mask=columns.mask,
-                    do_sample=False,
-                    min_new_tokens=tokens,
-                    max_new_tokens=tokens,
-                    pad_token_id=0,
-                )
+                embeddings = columns.embeddings.to(model.text_embeddings.dtype)
+                given = {"min_new_tokens": tokens, "max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+                cast(Any, model.llm).generate(inputs_embeds=embeddings, attention_mask=columns.mask, **given)
             self._synchronize()
             best = min(best, time.perf_counter() - started)
         return utterances * tokens / best
@@ -253,16 +248,10 @@ def quantize(model: SpeechLLM, device: torch.device) -> None:
 
 
 def _nf4(linear: nn.Linear, device: torch.device) -> Linear4bit:
-    made = Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=False,
-        compute_dtype=torch.bfloat16,
-        compress_statistics=True,
-        quant_type="nf4",
-        device="meta",
-    )
-    made.weight = Params4bit(linear.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    packing = {"compress_statistics": True, "quant_type": "nf4"}
+    size = linear.in_features, linear.out_features
+    made = Linear4bit(*size, bias=False, compute_dtype=torch.bfloat16, device="meta", **packing)
+    made.weight = Params4bit(linear.weight.data, requires_grad=False, **packing)
     return made.to(device)
 
 
