@@ -48,7 +48,7 @@ TO_GET_DEV = "give --dev-fraction 0.05 (with make: PREPARE_ARGS='--dev-fraction 
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """A table, the folder of its audio, and what its name and place say of rows that do not say it themselves."""
 
     table: Path
@@ -57,7 +57,7 @@ class Source:
     split: str | None
 
 
-def find_sources(table: Path, audio: Path | None) -> list[Source]:
+def find_sources(table: Path, audio: Path | None) -> list[TableSource]:
     """Find the tables that `table` stands for: the file itself, or those of a folder and its language sub-folders.
 
     A folder without tables is one itself if it holds recordings with texts.
@@ -77,7 +77,7 @@ def find_sources(table: Path, audio: Path | None) -> list[Source]:
         inside = audio / folder.name if audio is not None and (audio / folder.name).is_dir() else audio
         sources += [_source(file, inside, folder.name) for file in _tables_of_splits(folder)]
     if not sources and transcribed_recordings(table):
-        return [Source(table, table, language, None)]
+        return [TableSource(table, table, language, None)]
     if not sources:
         raise UserError(
             f"folder {table} holds no table: expected train, dev or test with {', '.join(TABLE_SUFFIXES)}, "
@@ -87,11 +87,11 @@ def find_sources(table: Path, audio: Path | None) -> list[Source]:
     return sources
 
 
-def _source(table: Path, audio: Path | None, language: str | None) -> Source:
+def _source(table: Path, audio: Path | None, language: str | None) -> TableSource:
     if audio is None:
         beside = table.parent / "audio"
         audio = beside if beside.is_dir() else table.parent
-    return Source(table, audio, language, SPLIT_NAMES.get(table.stem.lower()))
+    return TableSource(table, audio, language, SPLIT_NAMES.get(table.stem.lower()))
 
 
 def _tables_of_splits(folder: Path) -> list[Path]:
@@ -108,7 +108,7 @@ def _tables_of_splits(folder: Path) -> list[Path]:
 
 
 def utterances(
-    source: Source,
+    source: TableSource,
     *,
     language: str | None,
     split: str,
@@ -157,12 +157,12 @@ def utterances(
         yield Utterance(utterance_id, path, text, code, row.get("speaker", "unknown"), row_split, start, end)
 
 
-def _named_split(row: Row, source: Source) -> str | None:
+def _named_split(row: Row, source: TableSource) -> str | None:
     name = row.get("split", source.split)
     return name and SPLIT_NAMES.get(name.lower(), name)
 
 
-def will_lack_dev(sources: Iterable[Source], *, split: str, dev_fraction: float) -> bool:
+def will_lack_dev(sources: Iterable[TableSource], *, split: str, dev_fraction: float) -> bool:
     """Whether there are rows to train on and none to validate on: all are read if so, else up to the first one.
 
     Raises:

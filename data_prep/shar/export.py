@@ -84,7 +84,7 @@ def export(
         finish_once(output, jobs)
 
 
-def _plan(manifest: Path, settings: Settings) -> shar.Plan:
+def _plan(manifest: Path, settings: Settings) -> shar.ExportPlan:
     inputs, ids = [], array("q")
     for _, lines in _shards(manifest, settings, "reading the manifest"):
         digest = hashlib.sha256(json.dumps(settings.to_dict()).encode())
@@ -95,7 +95,7 @@ def _plan(manifest: Path, settings: Settings) -> shar.Plan:
     if not ids:
         raise UserError(f"manifest {manifest} has no cuts")
     refuse_repeated(np.frombuffer(ids, np.int64), str(manifest))
-    return shar.Plan(len(ids), settings.to_dict(), inputs)
+    return shar.ExportPlan(len(ids), settings.to_dict(), inputs)
 
 
 def _shards(manifest: Path, settings: Settings, description: str = "") -> Iterator[tuple[int, list[bytes]]]:
@@ -122,7 +122,7 @@ def _unpacked(file: BinaryIO, manifest: Path) -> Iterator[bytes]:
     return iter(gzip.open(file) if manifest.suffix == ".gz" else file)
 
 
-def _prepare_folder(output: Path, plan: shar.Plan) -> None:
+def _prepare_folder(output: Path, plan: shar.ExportPlan) -> None:
     """Put the plan into the folder, and remove shards of another plan that it has no place for."""
     if shar.read_plan(output) == plan:
         return
@@ -139,7 +139,7 @@ def _prepare_folder(output: Path, plan: shar.Plan) -> None:
     shar.write_plan(output, plan)
 
 
-def _is_finished(output: Path, shard: int, plan: shar.Plan, retry: bool) -> bool:
+def _is_finished(output: Path, shard: int, plan: shar.ExportPlan, retry: bool) -> bool:
     record = shar.read_record(output, shard)
     if record is None or record.input != plan.inputs[shard] or (retry and record.quarantined):
         return False
@@ -148,7 +148,7 @@ def _is_finished(output: Path, shard: int, plan: shar.Plan, retry: bool) -> bool
 
 
 def _make_all(
-    manifest: Path, output: Path, plan: shar.Plan, due: set[int], settings: Settings, jobs: int, strict: bool
+    manifest: Path, output: Path, plan: shar.ExportPlan, due: set[int], settings: Settings, jobs: int, strict: bool
 ) -> None:
     work = (
         functools.partial(

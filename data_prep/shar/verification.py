@@ -54,7 +54,7 @@ def finish(output: Path, jobs: int) -> None:
         print(f"{quarantined} quarantined: {output / shar.QUARANTINE} (--retry reads them again)")
 
 
-def _checked(output: Path, plan: shar.Plan, jobs: int, bar: tqdm) -> Iterator[str]:
+def _checked(output: Path, plan: shar.ExportPlan, jobs: int, bar: tqdm) -> Iterator[str]:
     check = functools.partial(shar.faults, output)
     with parallel_map(jobs) as run:
         for found in run(check, range(plan.shards), plan.inputs):

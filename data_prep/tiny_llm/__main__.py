@@ -24,13 +24,13 @@ from transformers.utils import logging as transformers_logging
 from data_prep.machinery.command_line import program_parser, run
 from data_prep.tiny_llm.llm_folder import build
 from data_prep.tiny_llm.noisy_copies import Noise
-from data_prep.tiny_llm.pretraining import Recipe
+from data_prep.tiny_llm.pretraining import LlmRecipe
 from data_prep.tiny_llm.text_pool import read_texts, too_few
 from speechllm_pl.core.errors import UserError
 
 
 def main() -> None:
-    defaults = Recipe()
+    defaults = LlmRecipe()
     parser = program_parser("tiny_llm", (__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest", type=Path, nargs="+", required=True, help="Lhotse cuts to train on.")
     held_out = "Lhotse cuts whose texts are held out, to measure how well they are copied."
@@ -54,7 +54,7 @@ def main() -> None:
         texts,
         args.output,
         dev=read_texts(args.dev_manifest) if args.dev_manifest else None,
-        recipe=Recipe(steps=args.steps, vocabulary_size=args.vocabulary, precision=args.precision, seed=args.seed),
+        recipe=LlmRecipe(steps=args.steps, vocabulary_size=args.vocabulary, precision=args.precision, seed=args.seed),
     )
     clean, wrong = record["noisy_copy"], record["noisy_copy_with_wrong_tokens"]
     print(f"{args.output}: {record['parameters'] / 1e6:.2f} M parameters, {record['vocabulary']} tokens")

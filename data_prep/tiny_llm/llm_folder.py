@@ -13,7 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data_prep.tiny_llm.copy_scores import copy_scores
 from data_prep.tiny_llm.noisy_copies import Noise
-from data_prep.tiny_llm.pretraining import Recipe, batches, make_model, pretrain
+from data_prep.tiny_llm.pretraining import LlmRecipe, batches, make_model, pretrain
 from data_prep.tiny_llm.subwords import SPECIAL_TOKENS, encode, train_tokenizer
 from data_prep.tiny_llm.text_pool import TextPool, hold_out
 from speechllm_pl.core.errors import UserError
@@ -24,7 +24,7 @@ def build(
     output: Path,
     *,
     dev: dict[str, list[str]] | None = None,
-    recipe: Recipe,
+    recipe: LlmRecipe,
     evaluated: int = 256,
 ) -> dict[str, Any]:
     """Pretrain an LLM on texts, write it into the folder `output`, and return what `pretraining.json` records.

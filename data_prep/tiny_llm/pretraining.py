@@ -20,7 +20,7 @@ DRAWN_TOGETHER = 512  # sequences sorted by length at a time: enough for batches
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LlmRecipe:
     """Settings that, besides the texts, decide the result."""
 
     steps: int = 1300
@@ -44,7 +44,7 @@ class Recipe:
     seed: int = 0
 
 
-def make_model(recipe: Recipe, vocabulary_size: int) -> LlamaForCausalLM:
+def make_model(recipe: LlmRecipe, vocabulary_size: int) -> LlamaForCausalLM:
     """Make a LLaMA with random weights, drawn from the recipe's seed."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -69,7 +69,7 @@ def make_model(recipe: Recipe, vocabulary_size: int) -> LlamaForCausalLM:
 
 
 def batches(
-    pool: TextPool, encode_text: Callable[[str], list[int]], vocabulary: range, recipe: Recipe, noise: Noise
+    pool: TextPool, encode_text: Callable[[str], list[int]], vocabulary: range, recipe: LlmRecipe, noise: Noise
 ) -> Iterator[tuple[Sequences, Noise]]:
     """Iterate over one batch a step, of sequences of similar length, with the noise to apply to its embeddings."""
     rng = random.Random(recipe.seed)
@@ -104,7 +104,7 @@ def _groups_of_similar_length(
     return groups
 
 
-def pretrain(model: LlamaForCausalLM, data: Iterable[tuple[Sequences, Noise]], recipe: Recipe) -> list[float]:
+def pretrain(model: LlamaForCausalLM, data: Iterable[tuple[Sequences, Noise]], recipe: LlmRecipe) -> list[float]:
     """Train `model` in place on the batches; return the loss of every step (nats per token with loss)."""
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = MuonAdamW(grouped(model.parameters(), model.model.layers), recipe.learning_rate)

@@ -15,7 +15,7 @@ from speechllm_pl.apps.effects import llm_without_effect, tell
 from speechllm_pl.apps.long_form import recognize_recordings
 from speechllm_pl.apps.program_options import EvaluateOptions
 from speechllm_pl.apps.ranks import Rank, ranks
-from speechllm_pl.apps.recognition import Recognized, recognize
+from speechllm_pl.apps.recognized_cuts import Recognized, recognize
 from speechllm_pl.apps.score_table import score_table, unread_share
 from speechllm_pl.core.errors import UserError, printable
 from speechllm_pl.core.metrics import ScoredUtterance, aligned_listing, paired_difference, score, table

@@ -8,7 +8,7 @@ import numpy as np
 from lhotse.cut import Cut
 from tqdm import tqdm
 
-from speechllm_pl.apps.recognition import Recognized, RecognizedBatch
+from speechllm_pl.apps.recognized_cuts import Recognized, RecognizedBatch
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.data.utterance import read_utterance

@@ -19,7 +19,7 @@ from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.identity import difference, identity, refuse_other_data
 from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, loader, start_server, workers_of_rank
 from speechllm_pl.data.manifest import Manifest
-from speechllm_pl.data.mixture import Heard, Mixture, TrainingCuts, TrainSource, sources_by_name
+from speechllm_pl.data.mixture import HeardCount, Mixture, TrainingCuts, TrainSource, sources_by_name
 from speechllm_pl.data.positions import LlmInput, within_limit
 from speechllm_pl.data.readers import faster_reading, jumping, who_reads
 from speechllm_pl.data.refused_settings import refuse_impossible
@@ -134,7 +134,7 @@ class SpeechDataModule(L.LightningDataModule):
         self._mixture: Mixture | None = None
         self._buckets: dict[tuple, Buckets] = {}
         self._plan: EpochBatches | None = None  # of the training batches that were handed out last
-        self._heard: Heard | None = None  # in that plan's epoch
+        self._heard: HeardCount | None = None  # in that plan's epoch
         self._resumed: RunPosition | None = None  # what a checkpoint said
 
     def setup(self, stage: str) -> None:
@@ -231,7 +231,7 @@ class SpeechDataModule(L.LightningDataModule):
         """Epochs and hours of each language heard, when the trainer counts `steps` of this epoch."""
         assert self._plan is not None
         if self._heard is None:
-            self._heard = Heard(self.mixture, self._plan)
+            self._heard = HeardCount(self.mixture, self._plan)
         return self._heard.after(self._plan.done_after(steps))
 
     def _identity(self, plan: EpochBatches) -> dict[str, int]:

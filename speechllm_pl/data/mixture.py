@@ -284,7 +284,7 @@ def _with_shares(loads: np.ndarray, shares: list[float | None], groups: list[Gro
     return scaled
 
 
-class Heard:
+class HeardCount:
     """Counts from the plan what a run has heard of each language, so that a resumed run knows it too.
 
     An epoch that the trainer cut short counts as whole once the next one begins.

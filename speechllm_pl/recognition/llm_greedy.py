@@ -10,14 +10,14 @@ from speechllm_pl.recognition.scorer import Scorer
 from speechllm_pl.recognition.text_end import TextEnds
 
 
-class Found(NamedTuple):
+class GreedyTexts(NamedTuple):
     """Result of a search for each row of a batch."""
 
     tokens: Tensor  # (B, n), padded
     log_probabilities: Tensor  # (B,) of all tokens of a row together; not finite where its logits were not
 
 
-def greedy(scorer: Scorer, ends: TextEnds, pad_id: int, all_ended: Callable[[bool], bool] = bool) -> Found:
+def greedy(scorer: Scorer, ends: TextEnds, pad_id: int, all_ended: Callable[[bool], bool] = bool) -> GreedyTexts:
     """Write until every row has ended.
 
     Args:
@@ -38,4 +38,4 @@ def greedy(scorer: Scorer, ends: TextEnds, pad_id: int, all_ended: Callable[[boo
         written = torch.cat([written, tokens[:, None]], dim=1)
         ended = ends(written)
         if all_ended(bool(ended.all())):
-            return Found(written, total)
+            return GreedyTexts(written, total)

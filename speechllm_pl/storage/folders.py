@@ -17,7 +17,7 @@ KINDS = {
 }
 
 
-class Found(NamedTuple):
+class AudioFiles(NamedTuple):
     """What was found below a folder, sorted."""
 
     files: list[Path]
@@ -38,7 +38,7 @@ def no_file(path: str | Path) -> str:
     return KINDS.get(kind, "")
 
 
-def audio_files(folder: Path) -> Found:
+def audio_files(folder: Path) -> AudioFiles:
     """Find files below `folder` with one of `AUDIO_SUFFIXES` in any case. Links are followed, but not in circles."""
     files: list[Path] = []
     skipped: list[str] = []
@@ -56,7 +56,7 @@ def audio_files(folder: Path) -> Found:
                     skipped.append(f"{path}: {why}")
                 else:
                     files.append(path)
-    return Found(sorted(files), sorted(skipped))
+    return AudioFiles(sorted(files), sorted(skipped))
 
 
 def _told(error: OSError) -> str:

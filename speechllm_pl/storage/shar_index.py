@@ -69,7 +69,7 @@ def audio_name(shard: int) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ExportPlan:
     """Plan of an export, the same for all tasks that share the work."""
 
     cuts: int  # of the input
@@ -107,15 +107,15 @@ class Joined(NamedTuple):
 # plan and records: each file appears under its name when it is complete
 
 
-def write_plan(folder: Path, plan: Plan) -> None:
+def write_plan(folder: Path, plan: ExportPlan) -> None:
     content = {"version": VERSION, **asdict(plan)}
     write_whole(folder / INDEX / "plan.json", (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
-def read_plan(folder: Path) -> Plan | None:
+def read_plan(folder: Path) -> ExportPlan | None:
     """Read the plan; None if there is none of this version."""
     content = _read_json(folder / INDEX / "plan.json")
-    return None if content is None else Plan(**content)
+    return None if content is None else ExportPlan(**content)
 
 
 def write_record(folder: Path, shard: int, record: Record, entries: np.ndarray) -> None:
@@ -152,7 +152,7 @@ def withdraw(folder: Path, shard: int) -> None:
 # verification
 
 
-def unfinished(folder: Path, plan: Plan) -> list[int]:
+def unfinished(folder: Path, plan: ExportPlan) -> list[int]:
     """Numbers of shards that are missing or made from another input, without opening their files."""
     records = ((shard, read_record(folder, shard)) for shard in range(plan.shards))
     return [shard for shard, record in records if record is None or record.input != plan.inputs[shard]]

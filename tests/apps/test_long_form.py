@@ -11,7 +11,7 @@ from conftest import RATE
 from lhotse import CutSet, Recording, SupervisionSegment
 
 from speechllm_pl.apps.long_form import FALLBACK, recognize_recordings
-from speechllm_pl.apps.recognition import Recognized
+from speechllm_pl.apps.recognized_cuts import Recognized
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer

@@ -13,7 +13,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.epoch_plan import Draw, EpochBatches
-from speechllm_pl.data.mixture import Group, Heard, Mixture, TrainingCuts, TrainSource
+from speechllm_pl.data.mixture import Group, HeardCount, Mixture, TrainingCuts, TrainSource
 
 
 class Made:
@@ -234,7 +234,7 @@ def test_what_was_heard_is_what_the_batches_had() -> None:
     assert (starts == 0).all()
     for epoch in range(5):
         batches = EpochBatches(buckets, mixed.draw(epoch), epoch=epoch)
-        heard, resumed = Heard(mixed, batches), Heard(mixed, batches)
+        heard, resumed = HeardCount(mixed, batches), HeardCount(mixed, batches)
         for number, batch in enumerate(batches, start=1):
             counts.update(language[batch.indices].tolist())
             for index in batch.indices:

@@ -17,7 +17,7 @@ from jail import Ended, confined
 from data_prep import table, tokenizer
 from data_prep.machinery.command_line import run
 from data_prep.tiny_llm.text_pool import read_texts
-from speechllm_pl.apps import main, recognition
+from speechllm_pl.apps import main, recognized_cuts
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.recognition.decoding_options import DecodingOptions
@@ -109,9 +109,9 @@ def _main(trial: Trial, heard: Path) -> None:
 def _listen(heard: Path) -> None:
     """Note what models are given, for this process."""
 
-    recognize_batch = recognition.recognize_batch
+    recognize_batch = recognized_cuts.recognize_batch
 
-    def noting(recognizer: Recognizer, batch: Batch, options: DecodingOptions) -> recognition.RecognizedBatch:
+    def noting(recognizer: Recognizer, batch: Batch, options: DecodingOptions) -> recognized_cuts.RecognizedBatch:
         with heard.open("a") as file:
             for id_, length in zip(batch.ids, batch.lengths.tolist(), strict=True):
                 file.write(json.dumps([id_, length]) + "\n")
@@ -135,7 +135,7 @@ def _listen(heard: Path) -> None:
     ) -> Iterator[Transcript | UserError]:
         return transcripts(self, map(counted, sources), language)
 
-    recognition.recognize_batch = noting
+    recognized_cuts.recognize_batch = noting
     Transcriber.transcripts = noting_transcripts
 
 

@@ -12,7 +12,7 @@ import pytest
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage import shar_index as shar
 
-PLAN = shar.Plan(cuts=5, settings={"format": "flac", "cuts": 3}, inputs=["first", "second"])
+PLAN = shar.ExportPlan(cuts=5, settings={"format": "flac", "cuts": 3}, inputs=["first", "second"])
 LANGUAGES = (["de", "fr"], ["en", "fr"])
 """Of each shard, numbered from 0 in its rows."""
 

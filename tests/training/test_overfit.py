@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from speechllm_pl.apps.recognition import recognize
+from speechllm_pl.apps.recognized_cuts import recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.encoders.conformer import ConformerConfig

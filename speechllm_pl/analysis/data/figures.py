@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.listening import HeardRecording
 from speechllm_pl.analysis.data.prepared_data import EXAMPLES, PreparedData, transcript
 from speechllm_pl.core.languages import LANGUAGES
 from speechllm_pl.core.text import strange_characters
@@ -187,7 +187,7 @@ def _repeats(hashes: np.ndarray) -> int:
 # recordings
 
 
-def levels(data: PreparedData, heard: Mapping[int, Heard]) -> list[dict[str, Any]]:
+def levels(data: PreparedData, heard: Mapping[int, HeardRecording]) -> list[dict[str, Any]]:
     """Decoded recordings and the medians of their measures, a row for each split and language."""
     rows = []
     for split, language, mask in data.groups():

@@ -15,7 +15,7 @@ from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.storage.progress import progress_bar
 
 
-class Heard(NamedTuple):
+class HeardRecording(NamedTuple):
     """Measures and score of one recording."""
 
     measures: Measures | None  # None: it cannot be read
@@ -52,7 +52,7 @@ def _quotas(available: list[int], size: int) -> list[int]:
 
 def listen(
     data: PreparedData, utterances: np.ndarray, recognizer: Recognizer | None, max_duration: float
-) -> dict[int, Heard]:
+) -> dict[int, HeardRecording]:
     """Decode each of `utterances` once.
 
     Args:
@@ -60,7 +60,7 @@ def listen(
         max_duration: seconds of audio in a batch for it, padding included.
     """
     shortest_first = utterances[np.argsort(data.seconds[utterances], kind="stable")]
-    found: dict[int, Heard] = {}
+    found: dict[int, HeardRecording] = {}
     with progress_bar("recordings", len(utterances), unit=" recordings") as bar:
         for batch in _batches(data.seconds, shortest_first, max_duration):
             found |= _heard([(number, data.cut(number)) for number in batch], recognizer)
@@ -80,18 +80,18 @@ def _batches(seconds: np.ndarray, utterances: Iterable[int], max_duration: float
         yield batch
 
 
-def _heard(batch: list[tuple[int, Cut]], recognizer: Recognizer | None) -> dict[int, Heard]:
-    found: dict[int, Heard] = {}
+def _heard(batch: list[tuple[int, Cut]], recognizer: Recognizer | None) -> dict[int, HeardRecording]:
+    found: dict[int, HeardRecording] = {}
     loaded: list[tuple[int, Utterance]] = []
     for number, cut in batch:
         try:
             utterance = read_utterance(cut)
         except Exception as error:  # whatever a decoder throws
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            found[number] = Heard(None, reason.removesuffix(" Details:"), None)  # of each of Lhotse's decoders
+            found[number] = HeardRecording(None, reason.removesuffix(" Details:"), None)  # of each of Lhotse's decoders
         else:
             loaded.append((number, utterance))
-            found[number] = Heard(measure(utterance.samples), "", None)
+            found[number] = HeardRecording(measure(utterance.samples), "", None)
     if recognizer is not None and loaded:
         scores = transcript_scores(recognizer, collate([utterance for _, utterance in loaded], []))
         for (number, _), score in zip(loaded, scores, strict=True):

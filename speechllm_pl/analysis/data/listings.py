@@ -9,20 +9,20 @@ import numpy as np
 from lhotse.cut import Cut
 
 from speechllm_pl.analysis.data.audio_measures import player_source
-from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.listening import HeardRecording
 from speechllm_pl.analysis.data.prepared_data import PreparedData, transcript
 from speechllm_pl.analysis.data.suspects import Found
 from speechllm_pl.data.utterance import read
 from speechllm_pl.storage.progress import progress_bar
 
 
-def list_suspects(data: PreparedData, heard: Mapping[int, Heard], found: Found) -> dict[str, Any]:
+def list_suspects(data: PreparedData, heard: Mapping[int, HeardRecording], found: Found) -> dict[str, Any]:
     """Number of suspects of one kind, and rows of the worst."""
     worst = [_row(data, heard, each.utterance, each.reason, each.badness) for each in found.worst]
     return {"count": found.count, "worst": worst}
 
 
-def list_one_of_each(data: PreparedData, heard: Mapping[int, Heard], seed: int) -> list[dict[str, Any]]:
+def list_one_of_each(data: PreparedData, heard: Mapping[int, HeardRecording], seed: int) -> list[dict[str, Any]]:
     """Rows of a random utterance of each split and language."""
     random = np.random.default_rng(seed)
     return [_row(data, heard, int(random.choice(np.flatnonzero(mask))), "") for *_, mask in data.groups()]
@@ -41,7 +41,7 @@ def players(data: PreparedData, rows: Iterable[Mapping[str, Any]], seconds: floa
 
 
 def _row(
-    data: PreparedData, heard: Mapping[int, Heard], utterance: int, reason: str, badness: float = 0.0
+    data: PreparedData, heard: Mapping[int, HeardRecording], utterance: int, reason: str, badness: float = 0.0
 ) -> dict[str, Any]:
     cut = data.cut(utterance)
     known = heard.get(utterance)

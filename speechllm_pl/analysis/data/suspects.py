@@ -8,7 +8,7 @@ import numpy as np
 
 from speechllm_pl.analysis.data.audio_measures import faults
 from speechllm_pl.analysis.data.letters import LetterModels
-from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.listening import HeardRecording
 from speechllm_pl.analysis.data.prepared_data import PreparedData, transcript
 from speechllm_pl.core.languages import LANGUAGES
 
@@ -88,7 +88,7 @@ def suspects(
     data: PreparedData,
     letters: LetterModels,
     ahead: tuple[np.ndarray, np.ndarray],
-    heard: Mapping[int, Heard],
+    heard: Mapping[int, HeardRecording],
     keep: int,
 ) -> tuple[dict[str, Found], dict[str, Any]]:
     """Find the suspects of each kind, keep the worst, and return them with the limits that were derived from the data.
@@ -165,7 +165,7 @@ def _by_rate(data: PreparedData, keep: int) -> tuple[Found, Found, dict[str, Any
     return fast, slow, limits
 
 
-def _by_sound(heard: Mapping[int, Heard], keep: int) -> dict[str, Found]:
+def _by_sound(heard: Mapping[int, HeardRecording], keep: int) -> dict[str, Found]:
     found: dict[str, list[Suspect]] = {kind: [] for kind in SOUND}
     for utterance, each in heard.items():
         if each.measures is None:
@@ -176,7 +176,7 @@ def _by_sound(heard: Mapping[int, Heard], keep: int) -> dict[str, Found]:
     return {kind: _sorted(listed, keep) for kind, listed in found.items()}
 
 
-def _by_score(data: PreparedData, heard: Mapping[int, Heard], keep: int) -> tuple[Found, dict[str, Any]]:
+def _by_score(data: PreparedData, heard: Mapping[int, HeardRecording], keep: int) -> tuple[Found, dict[str, Any]]:
     """Recordings in which a model does not find the transcript, and the usual scores of each language."""
     listed: list[Suspect] = []
     limits = {}

@@ -17,7 +17,7 @@ from speechllm_pl.analysis.html.charts import (
 )
 from speechllm_pl.analysis.html.page import Tile, command_line, error_rate, interval, render
 from speechllm_pl.analysis.run.alignment_map import AlignmentMap
-from speechllm_pl.analysis.run.run_folder import STAGES, SYSTEMS, Run, Stage
+from speechllm_pl.analysis.run.run_folder import STAGES, SYSTEMS, Run, StageFolder
 from speechllm_pl.analysis.run.samples import chosen_samples
 from speechllm_pl.core.metrics import marked_words
 
@@ -133,7 +133,7 @@ def _error_kinds(title: str, entry: dict[str, Any]) -> str:
 # training
 
 
-def _stage_summary(stage: Stage) -> str:
+def _stage_summary(stage: StageFolder) -> str:
     facts = [f"{stage.seconds / 3600:.2f} hours in all"]
     if stage.finished:
         facts.append(f"{stage.finished['epochs']} epochs, {stage.finished['steps']} steps")
@@ -145,11 +145,11 @@ def _stage_summary(stage: Stage) -> str:
     return "; ".join(facts) + "."
 
 
-def _speed(stage: Stage) -> str:
+def _speed(stage: StageFolder) -> str:
     return f"{median(value for _, value in stage.curves['speed/audio_seconds_per_second']):.0f} s"
 
 
-def _curves(stage: Stage) -> Iterable[tuple[str, str]]:
+def _curves(stage: StageFolder) -> Iterable[tuple[str, str]]:
     """Charts of a stage with their captions."""
     curves, name = stage.curves, stage.name.replace("_", "-")
     yield loss_chart(curves, name=f"{name}-loss"), "Training loss: pale as logged, strong its running mean."

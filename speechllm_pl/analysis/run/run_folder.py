@@ -25,7 +25,7 @@ Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageFolder:
     """Content of one stage's folder."""
 
     name: str
@@ -46,7 +46,7 @@ class Run:
     """Content of a run folder, as far as it exists."""
 
     folder: Path
-    stages: dict[str, Stage]
+    stages: dict[str, StageFolder]
     scores: dict[str, Any]
     hypotheses: list[dict[str, Any]]
 
@@ -72,10 +72,10 @@ def read_run(folder: Path) -> Run:
     return Run(folder, stages, _read_json(scores), hypotheses)
 
 
-def read_stage(folder: Path) -> Stage:
+def read_stage(folder: Path) -> StageFolder:
     """Read one stage's folder."""
     curves, seconds = read_events(folder / "logs")
-    return Stage(
+    return StageFolder(
         folder.name,
         curves,
         seconds,

@@ -13,7 +13,7 @@ from data_prep.corpora.checked_cuts import cut_from_utterance
 from data_prep.corpora.entries import Rejection
 from data_prep.corpora.manifest_writer import prepare
 from speechllm_pl.analysis.data import figures
-from speechllm_pl.analysis.data.listening import Heard, drawn, listen
+from speechllm_pl.analysis.data.listening import HeardRecording, drawn, listen
 from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through
 from speechllm_pl.core.errors import UserError
 
@@ -123,7 +123,7 @@ def test_unknown_speakers_are_not_one_speaker(tmp_path):
 
 
 def test_levels_are_medians_of_what_was_heard(data):
-    heard: dict[int, Heard] = listen(data, drawn(data, 30, seed=0), None, max_duration=20)
+    heard: dict[int, HeardRecording] = listen(data, drawn(data, 30, seed=0), None, max_duration=20)
     rows = figures.levels(data, heard)
     assert sum(row["decoded"] for row in rows) == 30
     for row in rows:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from prepared_corpus import clean_corpus, write_corpus
 
-from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.listening import HeardRecording
 from speechllm_pl.analysis.data.listings import list_one_of_each, list_suspects, players
 from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through
 from speechllm_pl.analysis.data.suspects import Found, Suspect
@@ -25,7 +25,7 @@ def data(tmp_path) -> PreparedData:
 def test_a_row_describes_its_utterance_and_what_was_heard(data, tmp_path):
     number = 5
     spoken = next(each for each in CORPUS if each.id == data.cut(number).id)
-    heard = {number: Heard(None, "", TranscriptScore(-3.0, 50, "what was heard"))}
+    heard = {number: HeardRecording(None, "", TranscriptScore(-3.0, 50, "what was heard"))}
     found = Found(7, [Suspect(number, 2.5, "too fast"), Suspect(6, math.inf, "not there")])
     listed = list_suspects(data, heard, found)
     row, other = listed["worst"]

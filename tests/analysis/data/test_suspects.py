@@ -8,7 +8,7 @@ from prepared_corpus import clean_corpus, write_corpus
 from scipy.stats import median_abs_deviation
 
 from speechllm_pl.analysis.data.letters import LetterModels
-from speechllm_pl.analysis.data.listening import Heard
+from speechllm_pl.analysis.data.listening import HeardRecording
 from speechllm_pl.analysis.data.prepared_data import PreparedData, open_splits, read_through
 from speechllm_pl.analysis.data.suspects import OUTLIER, Found, Usual, suspects
 from speechllm_pl.analysis.data.transcript_scores import TranscriptScore
@@ -22,7 +22,7 @@ def data(tmp_path_factory) -> PreparedData:
 def judged(data: PreparedData, scores: dict[int, float], ahead: np.ndarray | None = None) -> dict[str, Found]:
     """The suspects of data that a model gave `scores` in nats a character."""
     heard = {
-        number: Heard(None, "", TranscriptScore(score * int(data.characters[number]), 50, ""))
+        number: HeardRecording(None, "", TranscriptScore(score * int(data.characters[number]), 50, ""))
         for number, score in scores.items()
     }
     ahead = np.full(len(data), -np.inf, np.float32) if ahead is None else ahead

@@ -1,6 +1,6 @@
 """Texts of eight languages, and a recipe for an LLM that is made of them in a second."""
 
-from data_prep.tiny_llm.pretraining import Recipe
+from data_prep.tiny_llm.pretraining import LlmRecipe
 
 EIGHT_LANGUAGES = {
     "en": ["three hundred and forty five", "it's nine", "seventy two"],
@@ -14,7 +14,7 @@ EIGHT_LANGUAGES = {
 }
 
 
-SMALL = Recipe(
+SMALL = LlmRecipe(
     steps=40,
     batch_tokens=300,
     learning_rate=1e-2,

@@ -5,14 +5,14 @@ import torch
 
 from data_prep.tiny_llm.copy_scores import copy_scores
 from data_prep.tiny_llm.noisy_copies import Noise
-from data_prep.tiny_llm.pretraining import Recipe, make_model
+from data_prep.tiny_llm.pretraining import LlmRecipe, make_model
 from data_prep.tiny_llm.subwords import train_tokenizer
 
 
 def test_what_is_written_is_scored_against_the_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["one two", "three", "four five six"]
     tokenizer = train_tokenizer(texts, 60)
-    model = make_model(Recipe(hidden_size=8, intermediate_size=8, layers=1, heads=1), len(tokenizer))
+    model = make_model(LlmRecipe(hidden_size=8, intermediate_size=8, layers=1, heads=1), len(tokenizer))
     written = iter([["one two", "tree"], ["four five six"]])  # in batches of two
 
     def generate(**_: object) -> torch.Tensor:

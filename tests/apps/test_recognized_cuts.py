@@ -13,9 +13,9 @@ from lightning import Trainer
 from listener import Listener
 from untrained import save
 
-from speechllm_pl.apps import recognition
+from speechllm_pl.apps import recognized_cuts
 from speechllm_pl.apps.devices import device_of
-from speechllm_pl.apps.recognition import Recognized, recognize
+from speechllm_pl.apps.recognized_cuts import Recognized, recognize
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.cuts import read_cuts
@@ -94,7 +94,7 @@ def test_checkpoints_that_name_no_precision_are_read_as_fp32(
 def test_the_real_time_factor_counts_waiting_for_audio(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock goes on by a second whenever it is asked: once before, twice a batch, once after."""
     ticks = iter(np.arange(1000.0))
-    monkeypatch.setattr("speechllm_pl.apps.recognition.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr("speechllm_pl.apps.recognized_cuts.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     recognized = heard(corpus)
     batches = len(recognized.batches)
     assert recognized.seconds == 2 * batches + 1
@@ -107,7 +107,7 @@ def test_rtfx_counts_neither_reading_nor_the_warm_up(corpus: Path, monkeypatch: 
     now, readings = [0.0], _batches_read_slowly(monkeypatch)
     listener = Listener(before=lambda batch: now.__setitem__(0, now[0] + (1 if batch else 30)))
     clock = SimpleNamespace(perf_counter=lambda: now[0] + 9 * len(readings))
-    monkeypatch.setattr("speechllm_pl.apps.recognition.time", clock)
+    monkeypatch.setattr("speechllm_pl.apps.recognized_cuts.time", clock)
     recognized = heard(corpus, listener, warm_up=True)
     batches = len(recognized.batches)
     assert listener.batches[0] == listener.batches[1]
@@ -119,14 +119,14 @@ def test_rtfx_counts_neither_reading_nor_the_warm_up(corpus: Path, monkeypatch: 
 
 def _batches_read_slowly(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows with each batch that is read."""
-    read, readings = recognition._batches, []
+    read, readings = recognized_cuts._batches, []
 
     def noted(*arguments: Any) -> Iterator[Batch]:
         for batch in read(*arguments):
             readings.append(len(batch.ids))
             yield batch
 
-    monkeypatch.setattr(recognition, "_batches", noted)
+    monkeypatch.setattr(recognized_cuts, "_batches", noted)
     return readings
 
 
