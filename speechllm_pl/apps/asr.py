@@ -156,7 +156,8 @@ def load(
         encoder: folder or name of a pretrained encoder, if it has moved since training.
         max_seconds: longest stretch that is decoded at once; default is the longest utterance of the training.
         batch_seconds: audio in a batch.
-        guard: doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard.
+        guard: doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard,
+            and take sounds that cannot be speech, or of which that is unsure, for silence.
         pauses: what finds the pauses at which long recordings are divided; `silero` needs the extra `vad`.
         decoding: fields of `DecodingOptions`, such as `decoder="beam"`.
 

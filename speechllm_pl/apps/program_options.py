@@ -131,7 +131,7 @@ class TranscribeOptions(RecognitionOptions):
 
     guard: bool = True
     """Doubt texts of the LLM that loop, are too short or too long, or differ from what the CTC head heard: ask again,
-    and then take the CTC head's text."""
+    and then take the CTC head's text. Take sounds that cannot be speech, or of which that is unsure, for silence."""
 
     stream: bool = False
     """Transcribe one file, or raw PCM on standard input (mono, S16_LE), while it is heard: print the words of the CTC

@@ -10,7 +10,12 @@ RAW_IN_JSON = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that `json.dumps` keeps and that terminals or files cannot take: control characters, and lone surrogates,
 by which Python represents bytes in a file's name that are not UTF-8."""
 
-BEHIND_REMARK = {"llm": "", "llm-retried": ", so it was asked again", "ctc": ", so this is what the CTC head heard"}
+BEHIND_REMARK = {
+    "llm": "",
+    "llm-retried": ", so it was asked again",
+    "ctc": ", so this is what the CTC head heard",
+    "silence": ", so this is taken for silence",
+}
 """Continuation of a remark about a piece, by the origin of its text."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from speechllm_pl.core.audio.units import samples_in, seconds_of
 from speechllm_pl.core.ctc_tokenizer import BLANK
+from speechllm_pl.recognition.speech_check import background_db
 
 PAUSE_SECONDS = 0.24
 """Shortest pause, three frames of 80 ms; stops inside a word are shorter."""
@@ -52,10 +53,12 @@ class AudioPiece:
         start: number of its first sample in the recording.
         overlap_seconds: length at its beginning that the piece before it holds as well.
         silent: it is in a pause.
+        background: level of the quiet in what it was cut from, in dB.
     """
 
     samples: np.ndarray
     start: int
+    background: float
     overlap_seconds: float = 0.0
     silent: bool = False
 
@@ -116,8 +119,8 @@ class Rest:
     def __init__(self, longest_seconds: float):
         self.samples, self.start = np.zeros(0, np.float32), 0
         self.shared = 0
-        self.long = samples_in(long_pause(longest_seconds))
-        most = samples_in(longest_seconds) // 4
+        self.long, self._longest = samples_in(long_pause(longest_seconds)), samples_in(longest_seconds)
+        most = self._longest // 4
         self.kept, self._overlap = min(samples_in(KEPT_SECONDS), most), min(samples_in(OVERLAP_SECONDS), most)
 
     def add(self, samples: np.ndarray) -> None:
@@ -143,11 +146,11 @@ class Rest:
 
     def cut(self, ends: Sequence[int], pauses: Sequence[Stretch], overlap: int = 0) -> list[AudioPiece]:
         """Take off copies of the pieces that end at `ends`, and keep the last `overlap` samples of them."""
-        first, found = 0, []
+        first, found, background = 0, [], background_db(self.samples[: self._longest])
         for end in ends:
             silent = any(pause[0] <= first and end <= pause[1] for pause in pauses)
             shared = seconds_of(self.shared) if first == 0 else 0.0
-            found.append(AudioPiece(self.samples[first:end].copy(), self.start + first, shared, silent))
+            found.append(AudioPiece(self.samples[first:end].copy(), self.start + first, background, shared, silent))
             first = end
         self.samples, self.start = self.samples[first - overlap :], self.start + first - overlap
         self.shared = overlap

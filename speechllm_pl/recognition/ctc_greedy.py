@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from speechllm_pl.core.ctc_tokenizer import CtcTokenizer, ctc_collapse
+from speechllm_pl.core.ctc_tokenizer import BLANK, CtcTokenizer, ctc_collapse
 from speechllm_pl.core.masks import length_mask
 from speechllm_pl.recognition.hypothesis import Hypothesis
 
@@ -27,3 +27,12 @@ def largest_entropies(logits: Tensor, frames: Tensor) -> Tensor:
     """Entropy in nats of the least certain frame of each utterance, `(B,)`, from `(B, T, V)` logits."""
     entropies = torch.distributions.Categorical(logits=logits.float(), validate_args=False).entropy()  # (B, T)
     return entropies.masked_fill(~length_mask(frames, logits.shape[1]), 0).amax(1)
+
+
+@torch.no_grad()
+def confidences(logits: Tensor, frames: Tensor) -> Tensor:
+    """Geometric mean of the best class's probability over the frames in which it is no blank, `(B,)`; 1 without any."""
+    most, best = logits.float().max(-1)  # (B, T)
+    heard = (best != BLANK) & length_mask(frames, logits.shape[1])
+    scores = (most - logits.float().logsumexp(-1)).masked_fill(~heard, 0)
+    return (scores.sum(1) / heard.sum(1).clamp(min=1)).exp()

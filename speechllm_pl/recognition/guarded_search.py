@@ -2,14 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import fmean
 from typing import NamedTuple
 
 from speechllm_pl.recognition.acceptance import Acceptance
+from speechllm_pl.recognition.ctc_greedy import confidences
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
 from speechllm_pl.recognition.transcript import DecodedBy
+from speechllm_pl.recognition.word_times import word_times
 
 RETRY = DecodingOptions(decoder="beam", ctc_weight=0.5)
 """Search for a text in the place of one that is not believed: of several the one that fits the audio, too."""
@@ -45,10 +48,11 @@ class GuardedSearch:
         Args:
             language: code of the language, for an instruction that names it.
         """
-        texts = [DecidedText(found, "ctc" if found.text else "silence") for found in heard.hypotheses]
+        sure = confidences(heard.logits, heard.frames).tolist()
+        texts = [self._heard(*found) for found in zip(heard.hypotheses, sure, strict=True)]
         if heard.audio is None:
             return texts
-        asked = [i for i, found in enumerate(heard.hypotheses) if found.finite and (found.text or not self.limits)]
+        asked = [i for i, (found, *_) in enumerate(texts) if found.finite and (found.text or not self.limits)]
         reasons: dict[int, str] = {}
         for decoded_by, options in self._attempts():
             if not asked:
@@ -58,7 +62,7 @@ class GuardedSearch:
                 self.acceptance += Acceptance.of(written)
             doubted = []
             for i, hypothesis in zip(asked, written, strict=True):
-                why = self._objection(hypothesis, heard.hypotheses[i])
+                why = self._objection(hypothesis, heard, i)
                 if why:
                     reasons.setdefault(i, why)
                     doubted.append(i)
@@ -76,13 +80,25 @@ class GuardedSearch:
         yield "llm", self.options
         yield "llm-retried", replace(RETRY, max_new_tokens=self.options.max_new_tokens)
 
-    def _objection(self, hypothesis: Hypothesis, heard: Hypothesis) -> str:
+    def _heard(self, found: Hypothesis, confidence: float) -> DecidedText:
+        """Text of the CTC head; silence if it heard nothing, or is unsure of it."""
+        if found.text and self.limits is not None and confidence < self.limits.heard_confidence:
+            return DecidedText(Hypothesis(""), "silence", "the CTC head is unsure of what it heard")
+        return DecidedText(found, "ctc" if found.text else "silence")
+
+    def _objection(self, hypothesis: Hypothesis, heard: Heard, row: int) -> str:
         if self.limits is None or not hypothesis.finite:
             return ""
         most = self.options.max_new_tokens
         if most is not None and hypothesis.num_tokens >= most and not hypothesis.looped:  # cut short as it was told
             return ""
-        return objection(hypothesis, heard, self.limits)
+        return objection(hypothesis, heard.hypotheses[row], self._confidence(hypothesis, heard, row), self.limits)
+
+    def _confidence(self, hypothesis: Hypothesis, heard: Heard, row: int) -> float:
+        """Mean confidence of a text's words; 1 without words that can be aligned."""
+        log_probs = heard.logits[row, : int(heard.frames[row])].float().log_softmax(-1).cpu()
+        words = word_times(log_probs, hypothesis.text, self.recognizer.tokenizer, 1.0, len(log_probs))
+        return fmean([word.confidence for word in words if word.aligned] or [1.0])
 
 
 def _cut_short(hypothesis: Hypothesis) -> str:

@@ -29,7 +29,7 @@ from speechllm_pl.recognition.kept_memory import keep_few_kernels, return_freed_
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.recognition.seams import without_doubled_words
 from speechllm_pl.recognition.silero import SileroPauses
-from speechllm_pl.recognition.speech_check import no_speech
+from speechllm_pl.recognition.speech_check import background_db, no_speech
 from speechllm_pl.recognition.transcript import Piece, Transcript
 from speechllm_pl.recognition.word_times import loudness_of, word_times
 
@@ -183,7 +183,7 @@ class Transcriber:
         """Part of a recording, with its result if nothing can be said in it."""
         start, end, length = audio.start_seconds, audio.end_seconds, len(audio.samples)
         part = _Part(recording, audio.samples, length, start, end, audio.overlap_seconds, frames)
-        if audio.silent or self.is_no_speech(audio.samples) or not length:
+        if audio.silent or self.is_no_speech(audio.samples, audio.background) or not length:
             part.frames, part.result = None, Piece(start, end, "", (), "silence")
         else:
             part.loudness = loudness_of(audio.samples)
@@ -214,13 +214,20 @@ class Transcriber:
         if problem := not_finite([name], heard.hypotheses, "ctc"):
             raise UserError(problem)
         log_probs = heard.logits[0].log_softmax(-1).cpu()
-        if self.is_no_speech(samples):  # asked here, as the short pieces that it would be divided into do not tell
+        if self.is_no_speech(samples):
             log_probs[:, BLANK] = 0.0
         return log_probs
 
-    def is_no_speech(self, samples: np.ndarray) -> bool:
-        """Whether `(N,)` samples cannot be speech, if that is asked."""
-        return self.limits is not None and no_speech(samples, self.limits.steady_db, self.limits.tone_share) != ""
+    def is_no_speech(self, samples: np.ndarray, background: float | None = None) -> bool:
+        """Whether `(N,)` samples cannot be speech, if that is asked.
+
+        Args:
+            background: level of the quiet around them, in dB; default is their own.
+        """
+        if self.limits is None:
+            return False
+        level = background_db(samples) if background is None else background
+        return no_speech(samples, level, self.limits.steady_db, self.limits.tone_share) != ""
 
     @torch.no_grad()
     def encode(self, recordings: Sequence[np.ndarray]) -> Padded:

@@ -7,7 +7,8 @@ from speechllm_pl.recognition.hypothesis import Alternative
 from speechllm_pl.recognition.word_times import Word
 
 DecodedBy = Literal["llm", "llm-retried", "ctc", "silence"]
-"""Origin of a piece's text: the LLM, the LLM when asked again, the CTC head; `silence` where that heard nothing."""
+"""Origin of a piece's text: the LLM, the LLM when asked again, the CTC head; `silence` where that heard nothing, or is
+unsure of it."""
 
 
 @dataclass(frozen=True, slots=True)

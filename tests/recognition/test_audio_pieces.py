@@ -84,6 +84,16 @@ def test_every_sample_is_in_a_piece_and_no_piece_is_too_long(seed: int, pauses: 
 
 
 @pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("pauses", [True, False])
+def test_the_background_of_a_piece_is_that_of_a_window_however_the_recording_arrives(seed: int, pauses: bool) -> None:
+    samples = recording(seed, 61.7, pauses)
+    found = divided(samples, seed)
+    assert all((piece.background < -100) == pauses for piece in found[:-1])  # the last one may know no pause
+    at_once = pieces([samples], pauses_by(log_probs_of), LONGEST)
+    assert [piece.background for piece in found] == [piece.background for piece in at_once]
+
+
+@pytest.mark.parametrize("seed", range(10))
 def test_pieces_end_in_pauses(seed: int) -> None:
     samples = recording(seed, 61.7)
     found = divided(samples, seed)

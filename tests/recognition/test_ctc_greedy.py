@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
+from speechllm_pl.recognition.ctc_greedy import confidences, greedy_ctc, largest_entropies
 from speechllm_pl.recognition.hypothesis import Hypothesis
 
 
@@ -70,3 +70,15 @@ def test_the_least_certain_frame_is_told_by_its_entropy() -> None:
     for row, count, entropy in zip(logits.double().softmax(-1), frames.tolist(), found, strict=True):
         each = [scipy.stats.entropy(frame) for frame in row[:count].tolist()]
         assert entropy == pytest.approx(max(each, default=0), abs=1e-5)
+
+
+def test_confidence_is_the_geometric_mean_over_frames_in_which_something_is_heard() -> None:
+    logits = torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(0)) * 3
+    logits[3, :, 0] = 20.0  # nothing but blanks
+    logits[1, 3:] = torch.nan  # beyond its length
+    frames = torch.tensor([7, 3, 0, 7])
+    found = confidences(logits, frames).tolist()
+    for row, count, confidence in zip(logits.double().softmax(-1), frames.tolist(), found, strict=True):
+        heard = [max(frame) for frame in row[:count].tolist() if frame.index(max(frame))]
+        assert confidence == pytest.approx(scipy.stats.gmean(heard) if heard else 1.0, abs=1e-5)
+    assert len({*found}) == 3

@@ -38,6 +38,11 @@ def test_what_cannot_have_been_said_is_objected_to(text: Hypothesis, heard: Hypo
     assert reason in objection(text, heard)
 
 
+def test_what_the_ctc_head_gives_next_to_no_probability_is_objected_to_however_short() -> None:
+    assert "heard other words" in objection(Hypothesis("um"), Hypothesis("e"), confidence=0.04)
+    assert objection(Hypothesis("um"), Hypothesis("e"), confidence=0.2) == ""
+
+
 def test_silence_is_no_objection_to_an_empty_text() -> None:
     assert objection(Hypothesis(""), Hypothesis("")) == ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import RATE, WORDS, speak
 from tone_words import Llm, ToneRecognizer, sentences, with_pauses
@@ -285,6 +286,25 @@ def test_steady_noise_is_silence_even_if_the_ctc_head_hears_words_at_short_inter
     assert (found.text, found.decoded_by) == ("", "silence")
 
 
+def test_in_noise_with_a_bang_there_are_no_words_but_where_it_is() -> None:
+    noise = SILENT["noise"][: 5 * RATE].copy()
+    noise[2 * RATE : 2 * RATE + 3000] *= 10
+    (found,) = transcripts(Imaginative(longest_seconds=LONGEST), noise, limits=GuardLimits())
+    assert all(1.0 < word.start_seconds < 3.0 for word in found.words)
+    check(found, noise)
+
+
+def test_in_real_noise_next_to_nothing_is_taken_for_speech(speechllm_data: Path) -> None:
+    """Whatever the CTC head hears: the LLM is asked about a small share of the pieces of vacuum cleaners and others."""
+    asked = {}
+    for limits in (None, GuardLimits()):
+        recognizer = Imaginative(longest_seconds=LONGEST)
+        noises = [soundfile.read(path, dtype="float32")[0] for path in sorted((speechllm_data / "noise").glob("*.wav"))]
+        found = transcripts(recognizer, *noises, limits=limits)
+        asked[limits] = sum(piece.decoded_by != "silence" for each in found for piece in each.pieces)
+    assert asked[GuardLimits()] < 0.2 * asked[None]
+
+
 @pytest.mark.parametrize("samples", [np.zeros(0, np.float32), np.zeros(1, np.float32)])
 def test_next_to_nothing_is_a_transcript_without_words(tones: ToneRecognizer, samples: np.ndarray) -> None:
     (found,) = transcripts(tones, samples)
@@ -351,6 +371,50 @@ def test_an_invented_continuation_of_a_word_cut_off_is_not_believed(cut: float, 
     (found,) = transcripts(ToneRecognizer(), samples)  # nothing is wrong with a text that ends there
     assert found.text in ("one two three", "one two three four")
     assert (found.decoded_by, found.pieces[0].remark) == ("llm", "")
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_short_word_is_believed_if_the_ctc_head_heard_it(word: str) -> None:
+    """However short it is, another is not."""
+    (found,) = transcripts(ToneRecognizer(), speak(word))
+    assert (found.text, found.decoded_by) == (word, "llm")
+    for other in WORDS:
+        (found,) = transcripts(ToneRecognizer(lambda *_, other=other: Hypothesis(other)), speak(word))
+        assert (found.text, found.decoded_by) == (word, "llm" if other == word else "ctc")
+
+
+class Unsure(ToneRecognizer):
+    """Takes a six for a six with the given probability, and else for nothing."""
+
+    probability = 0.4
+
+    def heard_in(self, encoded: Padded, *options: DecodingOptions) -> Heard:
+        heard = super().heard_in(encoded, *options)
+        six = self.classes[WORDS.index("six")]
+        frames = heard.logits.argmax(-1) == six
+        shares = torch.full(heard.logits.shape[-1:], (1 - self.probability) / (heard.logits.shape[-1] - 1))
+        shares[six] = self.probability
+        heard.logits[frames] = shares.log()
+        return heard._replace(hypotheses=greedy_ctc(heard.logits, heard.frames, self.tokenizer))
+
+
+@pytest.mark.parametrize("stage", ["ctc", "llm"])
+def test_of_what_the_ctc_head_is_unsure_nothing_is_written(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    class Stage(Unsure):
+        def heard_in(self, encoded: Padded, *options: DecodingOptions) -> Heard:
+            heard = super().heard_in(encoded, *options)
+            return heard if stage == "llm" else heard._replace(audio=None)
+
+    samples = [speak("six"), speak("five six five four"), speak("seven")]
+    recognizer = Stage(longest_seconds=LONGEST)
+    unsure, mostly_sure, sure = transcripts(recognizer, *samples)
+    assert (unsure.text, unsure.words, unsure.decoded_by) == ("", (), "silence")
+    assert "unsure" in unsure.pieces[0].remark
+    assert [each.text for each in (mostly_sure, sure)] == ["five six five four", "seven"]
+    assert "six" not in [text for batch in recognizer.batches for text in batch]  # the LLM is not asked
+    assert transcripts(recognizer, *samples, limits=None)[0].text == "six"
+    monkeypatch.setattr(Unsure, "probability", 0.6)
+    assert transcripts(recognizer, *samples)[0].text == "six"
 
 
 def test_only_doubted_texts_are_asked_for_again() -> None:
