@@ -284,7 +284,8 @@ def test_text_from_logits_that_are_not_finite_is_an_error(
     found["state_dict"][name][:] = 3e38
     torch.save(found, tmp_path / "huge.ckpt")
     audio = corpus / "test-0.wav"
-    done = speechllm("transcribe", audio, "--checkpoint", tmp_path / "huge.ckpt")
+    # The guard would take what an untrained CTC head hears for silence.
+    done = speechllm("transcribe", audio, "--checkpoint", tmp_path / "huge.ckpt", "--guard", "false")
     assert f"the {stage} logits of 1 recordings are not finite" in done.error()
     assert str(audio) in done.error()
     assert done.out == ""
