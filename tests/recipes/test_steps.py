@@ -59,10 +59,12 @@ def test_a_failure_ends_with_its_status_and_waits_for_the_others(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_a_signal_ends_what_runs(tmp_path: Path, name: str) -> None:
+    program = tmp_path / "program.py"  # one that says that it has begun: between two programs a shell goes on
+    program.write_text(f"import time; open('{tmp_path}/begun', 'w').close(); time.sleep(60)")
     code = (  # what a background shell starts ignores SIGINT, and so would what this starts
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from speechllm_pl.recipes.steps import Step, carry_out\n"
-        f"carry_out(Step('touch {tmp_path}/begun; sleep 60; touch {tmp_path}/ended'))"
+        f"carry_out(Step('{sys.executable} {program}; touch {tmp_path}/ended'))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
     while not (tmp_path / "begun").exists():

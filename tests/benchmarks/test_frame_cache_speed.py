@@ -20,7 +20,7 @@ def test_losses_with_and_without_the_cache_are_the_same(
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_file.read_bytes())
     given = ["--data", tmp_path, "--encoder", SAVED["whisper"](tmp_path / "whisper")]
     llm = ["--llm", llm_folder] if stage == 2 else []
-    command = [sys.executable, ROOT / "benchmarks" / "cached_frames.py", *given, *llm, "--max-duration", "4"]
+    command = [sys.executable, ROOT / "benchmarks" / "frame_cache_speed.py", *given, *llm, "--max-duration", "4"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"^ratio [\d.]+; losses of batches differ by (\S+) at most$", done.stdout, flags=re.MULTILINE)
     assert found

@@ -1,6 +1,6 @@
 """CPU time of an epoch on a frozen encoder, with its frames cached (`data.cache_frames`) and without.
 
-    python benchmarks/cached_frames.py --encoder ../shared/models/whisper-tiny-en --llm data/llms/smollm2
+    python benchmarks/frame_cache_speed.py --encoder ../shared/models/whisper-tiny-en --llm data/llms/smollm2
 
 Each batch is read and trained on with and without the cache in turn, so that whatever else the machine does bears on
 both alike; the learning rate is 0, so that both compute the same losses. Without --llm it is stage 1 that is trained.
