@@ -112,10 +112,8 @@ class SpeechDataModule(L.LightningDataModule):
         self.max_tokens = max_tokens
         self.llm_input: LlmInput | None = llm_input
         self.max_seconds = max_seconds
-        self.num_buckets = num_buckets
-        self.balance = balance
-        self.lanes = lanes
-        self.shuffle_buffer = shuffle_buffer
+        self.num_buckets, self.balance = num_buckets, balance
+        self.lanes, self.shuffle_buffer = lanes, shuffle_buffer
         self.shortest_first_epochs = shortest_first_epochs
         self.num_workers = num_workers
         self.timeout_seconds = timeout_seconds
