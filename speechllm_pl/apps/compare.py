@@ -13,13 +13,18 @@ from speechllm_pl.storage.whole_file import write_whole
 def compare(options: CompareOptions) -> None:
     """Put the error rates of several evaluations into one table.
 
-    Scores are those in `CORPUS/SYSTEM/scores.json` of a folder; the table is printed and written.
+    Scores are those in `CORPUS/SYSTEM/scores.json` of a folder; the table is printed and written. A system of stage 2
+    has two rows: the LLM's texts, and those of the CTC head that they were scored beside.
 
     Raises:
         UserError: there are none, or one of them is damaged.
     """
     folder = Path(options.scores)
-    entries = {path.parts[-3:-1]: _last_entry(path) for path in sorted(folder.glob("*/*/scores.json"))}
+    entries = {
+        (path.parts[-3], path.parts[-2] + kind): entry
+        for path in sorted(folder.glob("*/*/scores.json"))
+        for kind, entry in _entries(path).items()
+    }
     if not entries:
         raise UserError(f"there is no CORPUS/SYSTEM/scores.json in {folder}: correct --scores, or evaluate into it")
     table = comparison_table({names: _rate(entry) for names, entry in entries.items()})
@@ -35,16 +40,21 @@ def compare(options: CompareOptions) -> None:
     print(f"this table is in {output}; {folder}/CORPUS/SYSTEM/scores.json has the command of each rate")
 
 
-def _last_entry(path: Path) -> dict[str, Any]:
-    """Entry of the last system in a file of scores: the LLM's where there is one.
+def _entries(path: Path) -> dict[str, dict[str, Any]]:
+    """Entry of the last system in a file of scores, which is the LLM's where there is one, and its CTC head's.
+
+    Returns:
+        Entries by what their rows' names have behind the system's.
 
     Raises:
         UserError: the file is damaged.
     """
     try:
-        *_, entry = json.loads(path.read_text()).values()
-        _rate(entry)
-        return entry
+        found = list(json.loads(path.read_text()).values())
+        entries = {"": found[-1]} | ({", its CTC head": found[0]} if len(found) > 1 else {})
+        for entry in entries.values():
+            _rate(entry)
+        return entries
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise UserError(f"{path} holds no scores: evaluate that system again") from error
 

@@ -31,10 +31,20 @@ def test_the_table_has_a_row_for_a_system_and_a_column_for_a_corpus(tmp_path: Pa
         "| --- | --- | --- |",
         "| ctc | 6.25 (5.2 to 7.2) |  |",
         "| lora | 4.00 (3.0 to 5.0) | 12.50 (11.5 to 13.5) |",
+        "| lora, its CTC head | 50.00 (49.0 to 51.0) | 50.00 (49.0 to 51.0) |",
     ]
     assert table in capsys.readouterr().out
     compare(CompareOptions(scores=str(folder), output=str(tmp_path / "other.md")))
     assert (tmp_path / "other.md").read_text() == table
+
+
+def test_the_ctc_head_that_an_llm_was_scored_beside_has_a_row_of_its_own_not_that_of_stage_1(tmp_path: Path) -> None:
+    scored(tmp_path / "scores" / "dev" / "ctc", ctc=0.6)
+    scored(tmp_path / "scores" / "dev" / "guarded", ctc=0.5, llm=0.4)
+    compare(CompareOptions(scores=str(tmp_path / "scores")))
+    rows = [[cell.strip() for cell in row.split("|")] for row in (tmp_path / "scores.md").read_text().splitlines()[2:]]
+    rates = {row[1]: float(row[2].split()[0]) for row in rows}
+    assert rates == {"ctc": 60.0, "guarded": 40.0, "guarded, its CTC head": 50.0}
 
 
 def test_an_llm_that_was_scored_beside_ctc_has_a_line_below_the_table(tmp_path: Path) -> None:
@@ -54,7 +64,7 @@ def test_an_llm_that_was_scored_beside_ctc_has_a_line_below_the_table(tmp_path: 
     beside_ctc("talk", -0.02, utterances=9, llm=12)
     beside_ctc("worse", 0.02, llm=10)
     compare(CompareOptions(scores=str(folder)))
-    assert (tmp_path / "scores.md").read_text().splitlines()[6:] == [
+    assert (tmp_path / "scores.md").read_text().splitlines()[10:] == [
         "",
         "- better on digits, against CTC: -2.00 % (-3.5 to -0.5, significant); 10 texts: 10 llm",
         "- guarded on digits, against CTC: +1.00 % (-0.5 to 2.5, not significant); 7 texts: 2 ctc, 4 llm, 1 silence",
