@@ -23,6 +23,8 @@ from speechllm_pl.storage.progress import progress_bar
 CTC = DecodingOptions(decoder="ctc")
 FALLBACK = "ctc-fallback"
 """Origin of a CTC head's text that was taken because the LLM's was doubted."""
+UNSURE = "ctc-unsure"
+"""Origin of an empty text in the place of what the CTC head heard, but was unsure of."""
 
 
 def recognize_recordings(
@@ -37,6 +39,8 @@ def recognize_recordings(
     world_size: int = 1,
 ) -> Recognized:
     """Recognise cuts of any length with each system; those that cannot be read are skipped.
+
+    The guard concerns the last system alone: beside an LLM, the CTC head's texts are those that it has without a guard.
 
     Args:
         max_duration: seconds of audio in a batch of pieces.
@@ -59,8 +63,8 @@ def recognize_recordings(
         progress_bar("decoding", len(cuts) * (1 + len(others)), unit=" recordings", disable=rank > 0) as bar,
     ):
         for system in (*others, judged):
-            search = options if system == judged else CTC
-            transcriber = Transcriber(recognizer, search, batch_seconds=max_duration, limits=limits)
+            search, doubts = (options, limits) if system == judged else (CTC, None)
+            transcriber = Transcriber(recognizer, search, batch_seconds=max_duration, limits=doubts)
             found[system] = _transcripts(transcriber, cuts, unread, bar)
     read = [cut for cut in cuts if cut.id not in unread]
     batch = RecognizedBatch(
@@ -110,4 +114,5 @@ def _hypothesis(transcript: Transcript) -> Hypothesis:
 
 
 def _origin(piece: Piece) -> str:
-    return FALLBACK if piece.decoded_by == "ctc" and piece.remark else piece.decoded_by
+    with_remark = {"ctc": FALLBACK, "silence": UNSURE}
+    return with_remark.get(piece.decoded_by, piece.decoded_by) if piece.remark else piece.decoded_by

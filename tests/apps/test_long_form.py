@@ -11,7 +11,7 @@ import torch
 from conftest import RATE
 from lhotse import CutSet, Recording, SupervisionSegment
 
-from speechllm_pl.apps.long_form import FALLBACK, recognize_recordings
+from speechllm_pl.apps.long_form import FALLBACK, UNSURE, recognize_recordings
 from speechllm_pl.apps.recognized_cuts import Recognized
 from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.recognition.decoding_options import DecodingOptions
@@ -71,6 +71,23 @@ def test_evaluating_divides_and_doubts_as_transcribing_does(
     assert (FALLBACK in origins) == guarded  # an untrained LLM writes nothing that was heard
     assert entry["unreadable"] == ["gone"]
     assert f"llm, against CTC: {100 * entry['against_ctc']['wer_change']:+.2f} %" in done.out
+
+
+def test_the_guard_leaves_the_ctc_head_that_the_llm_is_compared_with_as_it_is(
+    untrained_llm: Path, recordings: Path
+) -> None:
+    recognizer, cuts = Recognizer.load(untrained_llm), read_cuts(recordings / "test.jsonl.gz")
+    options = DecodingOptions(max_new_tokens=3)
+    plain, guarded = (
+        recognize_recordings(recognizer, cuts, 60.0, options=options, guard=guard) for guard in (False, True)
+    )
+    heard = [each.text for each in plain.hypotheses("ctc")]
+    assert [each.text for each in guarded.hypotheses("ctc")] == heard
+    # An untrained CTC head is unsure of all that it hears: the guard takes nothing from it, and says so.
+    assert any(heard)
+    assert {each.text for each in guarded.hypotheses("llm")} == {""}
+    assert UNSURE in guarded.decoded_by
+    assert guarded.decoded_by.keys() <= {UNSURE, "silence"}
 
 
 @pytest.mark.parametrize("world_size", [2, 5])
