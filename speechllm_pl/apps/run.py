@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 
 from speechllm_pl.apps.main import with_underscores
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.recipes.demo_english import demo_english
-from speechllm_pl.recipes.demo_speech import choices, demo_speech
+from speechllm_pl.recipes import demo_english, demo_speech
 from speechllm_pl.recipes.experiment import Experiment
 from speechllm_pl.recipes.preparation import Preparation
 from speechllm_pl.recipes.programs import Programs
@@ -27,14 +26,14 @@ SHORT = {"root": "data/spoken_numbers_short", "hours": "0.5", "languages": "en",
 EXPERIMENTS = {
     "demo": {"name": "demo", "data": "spoken_numbers"},
     "fsdd": {"name": "fsdd", "data": "fsdd"},
-    "demo-english": {"name": "demo_english", "data": "spoken_english", "llm": "smollm2", "hours": "0.5"},
+    "demo-english": {"data": "spoken_english", "llm": "smollm2", "hours": "0.5"},
     "demo-speech": {"data": "table", "split": "dev"},
     "demo-short": {"name": "demo_short", "data": "spoken_numbers", **SHORT},
     "experiment": {},
 }
 """Targets that are a whole experiment, and the options that they fix."""
-COMPARISONS = ("demo-english", "demo-speech")
-"""Targets of these that end in a table."""
+COMPARISONS = {"demo-english": demo_english.choices, "demo-speech": demo_speech.choices}
+"""Targets of these that end in a table, and their functions of the options that they fix after those given."""
 OF_SUBMISSION = ("run", "program", "sbatch_args", *(field.name for field in fields(Cluster) if field.name != "jobs"))
 """Options that are not passed on to a job."""
 SUBMITTED = (*STAGES, "evaluate", "prepare", "shar")
@@ -165,9 +164,11 @@ def run(arguments: list[str]) -> None:
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     options = _parser().parse_args(arguments[:end])
+    overrides = tuple(with_underscores(arguments[end + 1 :]))
     vars(options).update(EXPERIMENTS.get(options.target, {}))
-    vars(options).update(choices(vars(options)) if options.target == "demo-speech" else {})
-    target = Target(options, tuple(with_underscores(arguments[end + 1 :])))
+    if options.target in COMPARISONS:
+        vars(options).update(COMPARISONS[options.target](vars(options), overrides))
+    target = Target(options, overrides)
     last = Step(f"mkdir -p {LOGS} && {target.submission()}") if options.slurm else target.step
     if options.only_line:
         print(target.programs.with_environment(last))
@@ -175,8 +176,11 @@ def run(arguments: list[str]) -> None:
         for step in unfinished(*last.needs, *last.after) if options.only_needs else unfinished(last):
             print(step.line)
     elif options.target in EXPERIMENTS:
+        finished = not unfinished(last)
         carry_out(last, at_once=options.side_by_side or 2)
-        if options.target not in COMPARISONS:
+        if options.target in COMPARISONS and finished and last.makes:
+            print(f"{last.makes.read_text()}{last.makes} is finished")
+        elif options.target not in COMPARISONS:
             print(f"scores.json, hypotheses.jsonl, transcripts.txt and report.html are in {target.experiment.folder}")
     else:
         carry_out(*last.needs, *last.after, at_once=options.side_by_side or 1)
@@ -233,9 +237,9 @@ class Target:
         """Step of the target, with all steps that it needs."""
         name = self.options.target
         if name == "demo-english":
-            return demo_english(self.experiment).table
+            return demo_english.demo_english(self.experiment).table
         if name == "demo-speech":
-            return demo_speech(self.experiment, self.options.eval_table).table
+            return demo_speech.demo_speech(self.experiment, self.options.eval_table).table
         if name in EXPERIMENTS:
             return self.experiment.report
         if name in STAGES:

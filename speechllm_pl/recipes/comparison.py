@@ -1,13 +1,17 @@
 """Systems compared on corpora as steps: each is trained once, scored on every corpus, and a row of one table."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from speechllm_pl.recipes.experiment import Experiment
+from speechllm_pl.recipes.recipe import digest
 from speechllm_pl.recipes.steps import Step
+
+OF_RUNS = ("root", "size", "encoder", "llm", "augment", "stride", "lora_r", "masking")
+"""Options with which runs are others."""
 
 
 class System(NamedTuple):
@@ -18,6 +22,18 @@ class System(NamedTuple):
     trained: Step
     search: tuple[str, ...] = ()
     """Options of `evaluate`."""
+
+
+def folder_name(
+    name: str, given: Mapping[str, str | None], usual: Mapping[str, str | None], overrides: Sequence[str]
+) -> str:
+    """Name of the folder of a comparison, with a digest of all choices other than the usual ones.
+
+    Other choices thus have runs and scores of their own, and those of an interrupted comparison are never mixed.
+    """
+    chosen = {name: value for name, value in given.items() if name in OF_RUNS and value not in (None, usual.get(name))}
+    other = [*(f"{name}={value}" for name, value in sorted(chosen.items())), *overrides]
+    return f"{name}-{digest(*other)}" if other else name
 
 
 @dataclass(frozen=True)

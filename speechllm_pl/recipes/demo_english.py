@@ -1,6 +1,8 @@
 """`make demo-english`: what LoRA adds to a real LLM; stage 1 once, stage 2 with each rank on it, two corpora."""
 
-from speechllm_pl.recipes.comparison import Comparison, System
+from collections.abc import Mapping, Sequence
+
+from speechllm_pl.recipes.comparison import Comparison, System, folder_name
 from speechllm_pl.recipes.experiment import JOINT, Experiment
 from speechllm_pl.recipes.preparation import SPOKEN_ENGLISH
 
@@ -10,6 +12,11 @@ RECIPE = ("--model.bridge.stride", "2", "--model.lora_alpha", "16", "--trainer.m
 """What stage 2 has other than at size tiny: an LLM of 135 M learns faster than the tiny one, and costs more."""
 SEARCHES = {"greedy": (), "joint": JOINT}
 """Options of the searches for the LLM's text, by the names of their scores."""
+
+
+def choices(given: Mapping[str, str | None], overrides: Sequence[str]) -> dict[str, str]:
+    """Name of the demo's folder, which follows from the options that were given and the arguments for all stages."""
+    return {"name": folder_name("demo_english", given, {"size": "tiny", "llm": "smollm2"}, overrides)}
 
 
 def demo_english(experiment: Experiment) -> Comparison:

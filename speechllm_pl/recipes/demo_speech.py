@@ -1,40 +1,53 @@
 """`make demo-speech`: recorded sentences, a pretrained encoder and a pretrained LLM, scored on dev and other voices."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.recipes.comparison import Comparison, System
+from speechllm_pl.recipes.comparison import Comparison, System, folder_name
 from speechllm_pl.recipes.experiment import JOINT, Experiment
 from speechllm_pl.recipes.recipe import CONF, digest
 
 DEFAULTS = {"encoder": "whisper-tiny-en", "llm": "smollm2", "languages": "en"}
+OF_DATA = ("table", "languages", "size", "vocab", "piece", "prepare_args")
+"""Options with which the prepared data are others."""
 SETTINGS = CONF / "demo_speech"
 """Folder with a configuration file of each stage."""
 SEARCHES = {"llm-greedy": (), "llm-joint": JOINT, "llm-guarded": (*JOINT, "--guard", "true")}
 """Options of the searches for the LLM's text, by the names of their scores."""
 
 
-def choices(given: Mapping[str, str | None]) -> dict[str, str]:
+def choices(given: Mapping[str, str | None], overrides: Sequence[str]) -> dict[str, str]:
     """Options of the demo: those that were given, the defaults for others, and names that follow from them.
+
+    Args:
+        overrides: arguments for both stages, which make other runs.
 
     Raises:
         UserError: there are no recordings.
     """
     recordings = Path(os.environ.get("SPEECHLLM_DATA", "../shared/data"), "cc0-voices", "en")
-    defaults = {"table": str(recordings), **DEFAULTS}
-    chosen = {name: given.get(name) or default for name, default in defaults.items()}
-    if not Path(chosen["table"]).exists():
+    usual = {"table": str(recordings), "size": "tiny", "root": "data/demo_speech", **DEFAULTS}
+    chosen = {name: given.get(name) or usual[name] for name in ("table", *DEFAULTS)}
+    table = Path(chosen["table"])
+    if not table.exists():
         raise UserError(
-            f"TABLE={chosen['table']} does not exist: give a folder or table of transcribed recordings (README, Your"
+            f"TABLE={table} does not exist: give a folder or table of transcribed recordings (README, Your"
             " own data), or the folder that holds cc0-voices/en as SPEECHLLM_DATA"
         )
-    changed = [value for name, value in chosen.items() if value != defaults[name]]
-    name = "-".join(["demo_speech", *([digest(*changed)] if changed else [])])
-    table = "" if chosen["table"] == defaults["table"] else f"-{digest(chosen['table'])}"
-    return {**chosen, "name": name, "root": given.get("root") or f"data/demo_speech{table}"}
+    settings = {**given, **chosen}
+    data = [f"{name}={settings[name]}" for name in OF_DATA if settings.get(name) not in (None, usual.get(name))]
+    data += [] if chosen["table"] == usual["table"] else _contents(table)
+    root = given.get("root") or f"{usual['root']}{'-' if data else ''}{digest(*data) if data else ''}"
+    return {**chosen, "root": root, "name": folder_name("demo_speech", {**settings, "root": root}, usual, overrides)}
+
+
+def _contents(table: Path) -> list[str]:
+    """Names, sizes and times of change of all files in a folder, or of a table."""
+    files = sorted(path for path in table.rglob("*") if path.is_file()) if table.is_dir() else [table]
+    return [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files]
 
 
 def demo_speech(experiment: Experiment, other_voices: str | None) -> Comparison:

@@ -69,7 +69,8 @@ class Experiment:
         trainer = "single" if self.recipe.trainer == "cpu" else self.recipe.trainer
         # On CPUs one process has scored a small test set before a second one has started.
         step = self.programs.evaluate(checkpoints, cuts, str(output), trainer, self.max_wer, search)
-        return replace(step, makes=output / "scores.json", needs=(trained,))
+        made = tuple(each for each in self.before if each.makes == cuts)
+        return replace(step, makes=output / "scores.json", needs=(trained, *made))
 
     @cached_property
     def transcripts(self) -> Step:

@@ -136,7 +136,9 @@ class Preparation:
         folder = self.folder / "other" / name
         options = ["--table", table, "--output", str(folder), "--copy-audio", "--jobs", str(self.jobs)]
         options += ["--only-split", "test", "--max-seconds", "inf", *self._only_language]
-        return self._step("table", options, folder / "test.jsonl.gz")
+        paths = (path for path in (Path(table), *Path(table).rglob("*")) if path.exists())
+        newest = max(paths, key=lambda path: path.stat().st_mtime_ns)
+        return self._step("table", options, folder / "test.jsonl.gz", Step("", newest))
 
     def texts_alone(self, text: str, makes: Path) -> Step:
         """Step that makes a manifest of sentences without audio, as long as the corpus's speakers would take."""

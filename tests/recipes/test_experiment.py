@@ -3,10 +3,13 @@
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 from commands import lines, value
+
+from speechllm_pl.recipes.steps import Step
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,6 +19,16 @@ def in_a_clone_without_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Steps that are finished are left out of an experiment."""
     (tmp_path / "conf").symlink_to(ROOT / "conf")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of the recordings, and no pretrained models."""
+    folder = tmp_path / "shared" / "cc0-voices" / "en"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("SPEECHLLM_DATA", str(tmp_path / "shared"))
+    monkeypatch.setenv("SPEECHLLM_MODELS", str(tmp_path / "models"))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -51,9 +64,7 @@ def test_the_split_that_is_chosen_is_scored_and_reported(speechllm) -> None:
 
 
 def test_demo_english_trains_two_ranks_side_by_side_on_one_encoder_and_scores_each_on_both_corpora(speechllm) -> None:
-    found = [
-        shlex.split(line) for line in lines(speechllm, "demo-english", "--fsdd", "/f", "--", "--seed_everything=2")
-    ]
+    found = [shlex.split(line) for line in lines(speechllm, "demo-english", "--fsdd", "/f")]
     stage_one, *stage_two = [words for words in found if words[1] == "fit"]
     assert value(stage_one, "--run") == "runs/demo_english/pretrain_ctc"
     assert "--trainer.devices" not in stage_one
@@ -64,7 +75,6 @@ def test_demo_english_trains_two_ranks_side_by_side_on_one_encoder_and_scores_ea
         assert value(words, "--trainer.devices") == "1"
         assert ("--model.instruction" in words) == (value(words, "--model.lora_r") == "0")
         assert "conf/llm/smollm2.yaml" in words
-    assert all("--seed_everything=2" in words for words in (stage_one, *stage_two))
     scored = {value(words, "--output"): words for words in found if words[1] == "evaluate"}
     systems = ["ctc", *(f"lora_r{rank}-{search}" for rank in (0, 8) for search in ("greedy", "joint"))]
     assert list(scored) == [
@@ -78,6 +88,51 @@ def test_demo_english_trains_two_ranks_side_by_side_on_one_encoder_and_scores_ea
         assert ("--ctc_weight" in words) == system.endswith("joint")
     assert found[-1] == ["speechllm", "compare", "--scores", "runs/demo_english/scores"]
     assert any("data_prep.smollm2" in words for words in found)
+
+
+def test_other_arguments_are_another_comparison_of_which_nothing_is_finished(
+    speechllm, voices: Path, tmp_path: Path
+) -> None:
+    for target, name in (("demo-english", "demo_english"), ("demo-speech", "demo_speech")):
+
+        def folders(*given: str, target: str = target) -> set[Path]:
+            found = [shlex.split(line) for line in lines(speechllm, target, *given)]
+            fits = [words for words in found if words[1] == "fit"]
+            if "--" in given:
+                assert all(words[-1] == given[-1] for words in fits)
+            runs = [value(words, "--run") for words in fits]
+            scores = [value(words, "--output") for words in found if words[1] == "evaluate"]
+            return {tmp_path / Path(path).parents[0] for path in runs} | {
+                tmp_path / Path(path).parents[2] for path in (*scores, f"{value(found[-1], '--scores')}/a/b")
+            }
+
+        usual, other, rank = folders(), folders("--", "--seed_everything=2"), folders("--lora_r", "64")
+        assert usual == {tmp_path / "runs" / name}
+        assert len(other) == len(rank) == len(usual | other | rank) - 2 == 1
+        assert folders("--", "--seed_everything=2") == other  # goes on where it was stopped
+
+
+def test_the_table_of_a_finished_comparison_is_shown_again(
+    speechllm, voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def finish(step: Step) -> subprocess.Popen:
+        assert step.makes is not None
+        step.makes.parent.mkdir(parents=True, exist_ok=True)
+        step.makes.write_text("the table\n")
+        os.utime(step.makes, (len(made), len(made)))
+        made.append(step.makes)
+        return subprocess.Popen(["true"])
+
+    monkeypatch.setattr("speechllm_pl.recipes.steps._started", finish)
+    os.utime(voices, (0, 0))
+    assert "the table" not in speechllm("run", "demo-speech").out
+    assert made[-1] == Path("runs/demo_speech/scores.md")
+    count = len(made)
+    assert speechllm("run", "demo-speech").out.splitlines() == ["the table", f"{made[-1]} is finished"]
+    speechllm("run", "demo-speech", "--", "--model.lora_r", "64")
+    assert len(made) > count
 
 
 def test_demo_english_goes_on_where_it_was_stopped(speechllm, tmp_path: Path) -> None:
@@ -96,22 +151,11 @@ def test_demo_english_goes_on_where_it_was_stopped(speechllm, tmp_path: Path) ->
     assert len([words for words in found if words[1] == "evaluate"]) == 8
 
 
-@pytest.fixture
-def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in the place of the recordings, and no pretrained models."""
-    folder = tmp_path / "shared" / "cc0-voices" / "en"
-    folder.mkdir(parents=True)
-    monkeypatch.setenv("SPEECHLLM_DATA", str(tmp_path / "shared"))
-    monkeypatch.setenv("SPEECHLLM_MODELS", str(tmp_path / "models"))
-    return folder
-
-
 def test_demo_speech_trains_ctc_then_the_llm_and_scores_its_searches_on_dev_and_other_voices(
     speechllm, voices: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "talks").mkdir()
-    given = ("--eval-table", "talks", "--", "--seed_everything=2")
-    found = [shlex.split(line) for line in lines(speechllm, "demo-speech", *given)]
+    found = [shlex.split(line) for line in lines(speechllm, "demo-speech", "--eval-table", "talks")]
     others, own = [words for words in found if "data_prep.table" in words]
     assert value(own, "--table") == str(voices)
     assert value(own, "--output") == "data/demo_speech"
@@ -128,7 +172,6 @@ def test_demo_speech_trains_ctc_then_the_llm_and_scores_its_searches_on_dev_and_
     for words, stage in zip(fits, ("pretrain_ctc", "finetune"), strict=True):
         assert "conf/encoder/whisper-tiny-en.yaml" in words
         assert value(words, "--config") == f"conf/demo_speech/{stage}.yaml"  # after that of the encoder and the LLM
-        assert words[-1] == "--seed_everything=2"
     assert "conf/llm/smollm2.yaml" in fits[1]
     assert value(fits[1], "--model.encoder_checkpoint") == "runs/demo_speech/pretrain_ctc/checkpoints/best.ckpt"
 
@@ -165,6 +208,39 @@ def test_demo_speech_with_other_parts_has_other_folders(speechllm, voices: Path,
     assert len({usual[1], table[1], encoder[1], folders("--llm", "some/llm")[1]}) == 4
     assert folders("--table", str(voices), "--encoder", "whisper-tiny-en") == usual
     assert folders("--root", "data/here")[0] == "data/here"
+
+
+def test_demo_speech_prepares_recordings_that_were_added(speechllm, voices: Path, tmp_path: Path) -> None:
+    """Those to train on as other data; those to score in the place of the former ones."""
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    for folder in (mine, others):
+        folder.mkdir()
+        (folder / "a.txt").touch()
+
+    def folders() -> tuple[str, str, list[str]]:
+        found = [
+            shlex.split(line) for line in lines(speechllm, "demo-speech", "--table", "mine", "--eval-table", "others")
+        ]
+        prepared = {value(words, "--table"): value(words, "--output") for words in found if "data_prep.table" in words}
+        scored = [value(words, "--output") for words in found if words[1] == "evaluate"]
+        return prepared.get("mine", ""), prepared.get("others", ""), scored
+
+    own, other, scored = folders()
+    assert folders() == (own, other, scored)
+    made = [f"{own}/train.jsonl.gz", f"{own}/tokenizer.model", f"{other}/test.jsonl.gz"]
+    made += [f"{Path(scored[0]).parents[2]}/{stage}/finished.json" for stage in ("pretrain_ctc", "finetune")]
+    for path in (tmp_path / name for name in (*made, *(f"{output}/scores.json" for output in scored))):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert folders() == ("", "", [])
+    (others / "b.txt").touch()
+    _, again, rescored = folders()
+    assert again == other
+    assert rescored == [output for output in scored if Path(output).parts[-2] == Path(other).name]
+    (mine / "b.txt").touch()
+    more, *_, anew = folders()
+    assert more not in ("", own)
+    assert not set(anew) & set(scored)
 
 
 @pytest.mark.parametrize(("option", "variable"), [("--table", "TABLE=gone"), ("--eval-table", "EVAL_TABLE=gone")])
