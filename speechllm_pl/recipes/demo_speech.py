@@ -13,6 +13,8 @@ from speechllm_pl.recipes.recipe import CONF, digest
 DEFAULTS = {"encoder": "whisper-tiny-en", "llm": "smollm2", "languages": "en"}
 OF_DATA = ("table", "languages", "size", "vocab", "piece", "prepare_args")
 """Options with which the prepared data are others."""
+DEV = ("--dev-fraction", "0.1")
+"""Arguments of the preparation that concern rows whose split nothing names."""
 SETTINGS = CONF / "demo_speech"
 """Folder with a configuration file of each stage."""
 SEARCHES = {"llm-greedy": (), "llm-joint": JOINT, "llm-guarded": (*JOINT, "--guard", "true")}
@@ -41,7 +43,8 @@ def choices(given: Mapping[str, str | None], overrides: Sequence[str]) -> dict[s
     data = [f"{name}={settings[name]}" for name in OF_DATA if settings.get(name) not in (None, usual.get(name))]
     data += [] if chosen["table"] == usual["table"] else _contents(table)
     root = given.get("root") or f"{usual['root']}{'-' if data else ''}{digest(*data) if data else ''}"
-    return {**chosen, "root": root, "name": folder_name("demo_speech", {**settings, "root": root}, usual, overrides)}
+    prepared = {"root": root, "prepare_args": " ".join([*DEV, given.get("prepare_args") or ""])}
+    return {**chosen, **prepared, "name": folder_name("demo_speech", {**settings, "root": root}, usual, overrides)}
 
 
 def _contents(table: Path) -> list[str]:

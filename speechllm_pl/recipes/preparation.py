@@ -53,13 +53,17 @@ class Preparation:
 
     @cached_property
     def cuts(self) -> Step:
-        """Step that makes the train, dev and test cuts, train last."""
+        """Step that makes the train, dev and test cuts, train last; of a table without dev it is never finished."""
         makes = self.folder / "train.jsonl.gz"
         if parts := self.parts or (tuple(SPOKEN_ENGLISH) if self.data == "spoken_english" else ()):
             return self._joined(makes, parts)
-        if makes.exists():
-            return Step("", makes)
-        return self._step(*self._program(), makes)
+        dev = self.folder / "dev.jsonl.gz"
+        if self.data == "table" and self.table and makes.exists() and not dev.exists():  # other arguments may give one
+            return self._step(*self._program(), dev)
+        return self._prepared(makes)
+
+    def _prepared(self, makes: Path) -> Step:
+        return Step("", makes) if makes.exists() else self._step(*self._program(), makes)
 
     def _program(self) -> tuple[str, list[str]]:
         """Program of data_prep for the corpus, and its options.
@@ -108,7 +112,8 @@ class Preparation:
             of_its_own = {"table": f"{self.table}/{name}" if self.table else None}
         else:
             raise UserError(f"DATA={self.data} cannot be prepared in parts: leave PARTS out")
-        return replace(self, folder=self.folder / "parts" / name, parts=(), **of_its_own).cuts
+        folder = self.folder / "parts" / name
+        return replace(self, folder=folder, parts=(), **of_its_own)._prepared(folder / "train.jsonl.gz")
 
     def _joined(self, makes: Path, parts: Sequence[str]) -> Step:
         """Step that joins the parts by concatenating their gzip files. Train comes last, as it marks the end."""

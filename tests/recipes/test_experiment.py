@@ -121,6 +121,7 @@ def test_the_table_of_a_finished_comparison_is_shown_again(
         assert step.makes is not None
         step.makes.parent.mkdir(parents=True, exist_ok=True)
         step.makes.write_text("the table\n")
+        (step.makes.parent / "dev.jsonl.gz").touch()
         os.utime(step.makes, (len(made), len(made)))
         made.append(step.makes)
         return subprocess.Popen(["true"])
@@ -159,6 +160,7 @@ def test_demo_speech_trains_ctc_then_the_llm_and_scores_its_searches_on_dev_and_
     others, own = [words for words in found if "data_prep.table" in words]
     assert value(own, "--table") == str(voices)
     assert value(own, "--output") == "data/demo_speech"
+    assert float(value(own, "--dev-fraction")) == 0.1  # where nothing names a split, there is something to validate on
     assert value(own, "--language") == value(others, "--language") == "en"
     assert value(others, "--table") == "talks"
     assert value(others, "--only-split") == "test"
@@ -208,6 +210,8 @@ def test_demo_speech_with_other_parts_has_other_folders(speechllm, voices: Path,
     assert len({usual[1], table[1], encoder[1], folders("--llm", "some/llm")[1]}) == 4
     assert folders("--table", str(voices), "--encoder", "whisper-tiny-en") == usual
     assert folders("--root", "data/here")[0] == "data/here"
+    args = ("--prepare-args", "--dev-fraction 0.05")
+    assert len({usual[0], table[0], folders(*args)[0], folders("--table", "mine.tsv", *args)[0]}) == 4
 
 
 def test_demo_speech_prepares_recordings_that_were_added(speechllm, voices: Path, tmp_path: Path) -> None:
@@ -227,7 +231,8 @@ def test_demo_speech_prepares_recordings_that_were_added(speechllm, voices: Path
 
     own, other, scored = folders()
     assert folders() == (own, other, scored)
-    made = [f"{own}/train.jsonl.gz", f"{own}/tokenizer.model", f"{other}/test.jsonl.gz"]
+    made = [f"{own}/{name}" for name in ("dev.jsonl.gz", "train.jsonl.gz", "tokenizer.model")]
+    made += [f"{other}/test.jsonl.gz"]
     made += [f"{Path(scored[0]).parents[2]}/{stage}/finished.json" for stage in ("pretrain_ctc", "finetune")]
     for path in (tmp_path / name for name in (*made, *(f"{output}/scores.json" for output in scored))):
         path.parent.mkdir(parents=True, exist_ok=True)

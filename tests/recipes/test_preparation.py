@@ -53,6 +53,23 @@ def test_folders_of_a_table_are_parts_of_it(speechllm) -> None:
     assert "DATA=fsdd cannot be prepared in parts" in refused.error()
 
 
+def test_a_table_of_which_nothing_is_dev_is_prepared_again(speechllm, tmp_path: Path) -> None:
+    """With the arguments that the preparation has advised; a part of a corpus may have no dev."""
+    (tmp_path / "parts" / "en").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "parts" / "en"):
+        (folder / "train.jsonl.gz").touch()
+    given = ("--data", "table", "--table", "t", "--root", str(tmp_path))
+    (line,) = lines(speechllm, "data", *given, "--prepare_args=--dev-fraction 0.05")
+    assert "data_prep.table --table t " in line
+    assert line.endswith("--dev-fraction 0.05")
+    assert lines(speechllm, "data", *given, "--parts", "en") == []
+    assert (
+        lines(speechllm, "tokenizer", "--data", "table", "--root", str(tmp_path))[0].split()[2] == "data_prep.tokenizer"
+    )
+    (tmp_path / "dev.jsonl.gz").touch()
+    assert lines(speechllm, "data", *given) == []
+
+
 def test_spoken_english_is_spoken_numbers_and_fsdd_joined(speechllm) -> None:
     given = ("--data", "spoken_english", "--root", "data/new", "--hours", "0.5", "--fsdd", "/my fsdd")
     numbers, fsdd, joined = lines(speechllm, "data", *given)
