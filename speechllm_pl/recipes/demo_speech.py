@@ -10,7 +10,7 @@ from speechllm_pl.recipes.comparison import Comparison, System, folder_name
 from speechllm_pl.recipes.experiment import JOINT, Experiment
 from speechllm_pl.recipes.recipe import CONF, digest
 
-DEFAULTS = {"encoder": "whisper-tiny-en", "llm": "smollm2", "languages": "en", "vocab": "48"}
+DEFAULTS = {"encoder": "whisper-tiny-en", "llm": "smollm2", "languages": "en", "vocab": "48", "augment": "speed"}
 OF_DATA = ("table", "languages", "size", "vocab", "piece", "prepare_args")
 """Options with which the prepared data are others."""
 DEV = ("--dev-fraction", "0.1")
