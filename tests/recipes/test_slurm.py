@@ -183,8 +183,8 @@ def test_the_tasks_of_a_job_run_a_line_that_was_found_once(tmp_path: Path) -> No
     path.mkdir()
     (path / "srun").write_text(
         "#!/bin/sh\nfor word; do case $word in --ntasks=1) one=1 ;; esac; done\n"
-        f'echo "${{one:-2}}" >>"{tmp_path}/tasks"\n'
-        'while [ "$1" != bash ]; do shift; done\nexec "$@"\n'
+        'while [ "${1#--}" != "$1" ]; do shift; done\n'
+        f'echo "${{one:-2}} $1" >>"{tmp_path}/tasks"\nexec "$@"\n'
     )
     (path / "speechllm").write_text(
         f"#!/bin/sh\nprintf '<%s>' \"$@\" >>'{tmp_path}/started'; echo >>'{tmp_path}/started'\n"
@@ -208,7 +208,8 @@ def test_the_tasks_of_a_job_run_a_line_that_was_found_once(tmp_path: Path) -> No
     assert found.startswith(f"<run><finetune><--only_line><--program><'{path}/speechllm'><--><--x><a b>")
     assert found.endswith("<--trainer.devices><2><--trainer.num_nodes><3>")
     assert run == "<fit><a b>"
-    assert (tmp_path / "tasks").read_text().split() == ["1", "1", "2"]
+    once = f"1 {path / 'speechllm'}"  # no shell stands between srun and the program
+    assert (tmp_path / "tasks").read_text().splitlines() == [once, once, "2 env"]
 
 
 def test_gpus_that_the_trainer_would_not_use_are_refused(speechllm) -> None:
