@@ -96,8 +96,13 @@ class SpeechLlmConfig(CtcConfig):
     freeze_bridge: bool = False
     """Keep the bridge and the alignment's blank as they are, without the alignment's loss."""
 
+    simulated_from: Literal["embeddings", "posteriors"] = "embeddings"
+    """What the audio embeddings of a text without audio are simulated from: the LLM's input `embeddings` of its tokens,
+    which needs an `alignment_weight`, or CTC `posteriors`, which become encoder frames (arXiv 2511.03310)."""
+
     simulated_wrong: float = 0.05
-    """Share of the tokens of a text without audio whose simulated audio embeddings are those of another token."""
+    """Share of the tokens of a text without audio whose simulated audio embeddings are those of another token; of CTC
+    posteriors, of one that the head confuses with it, or of none."""
 
     instruction: str = ""
     """Text of the prompt before the audio, which may hold `{language}`."""

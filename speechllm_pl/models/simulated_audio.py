@@ -30,6 +30,11 @@ class RealFrames(NamedTuple):
     blanks: Tensor  # (S, D) frames of no token
     held: Tensor  # (H,) frames that a token lasts
 
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Numbers of frames of tokens and of blanks."""
+        return len(self.along), len(self.blanks)
+
 
 def best_path(audio: Tensor, text: Tensor, table: Tensor, blank: Tensor) -> Tensor:
     """Position in the text of each frame, `(A,)`, and -1 for a blank, along the best CTC path by cosine.
@@ -90,7 +95,7 @@ def simulate(text: Padded, lengths: Tensor, table: Tensor, real: RealFrames, wro
     Returns:
         `(B, A, D)`, zero beyond the lengths.
     """
-    place, lengths = _layout(text, lengths, real.held)  # (B, A) position in the text, -1 for a blank
+    place, lengths = laid_out(text, lengths, real.held)  # (B, A) position in the text, -1 for a blank
     ids = text.values
     stranger = torch.randint_like(ids, len(table))
     ids = torch.where(torch.rand(ids.shape, device=ids.device) < wrong, stranger, ids)
@@ -104,7 +109,7 @@ def simulate(text: Padded, lengths: Tensor, table: Tensor, real: RealFrames, wro
     return Padded(frames * inside[:, :, None], lengths)
 
 
-def _layout(text: Padded, lengths: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+def laid_out(text: Padded, lengths: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
     """Spread tokens over frames: each held for a drawn number of them, blanks divided at random among the gaps.
 
     As in CTC there is at least one blank between equal tokens. Where frames are too few, tokens last one each.

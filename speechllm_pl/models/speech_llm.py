@@ -9,13 +9,15 @@ from torch.nn.functional import pad
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import Columns, assemble, mask_tokens, next_token_labels, pad_tokens
+from speechllm_pl.models import simulated_audio, simulated_posteriors
 from speechllm_pl.models.bridges.protocol import Bridge
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
 from speechllm_pl.models.direct_alignment import DirectAlignment
 from speechllm_pl.models.llm import SpecialTokens, add_lora, embedding_table, most_positions
 from speechllm_pl.models.losses import LossTerm, WeightedTerm, ctc_loss, next_token_loss
-from speechllm_pl.models.simulated_audio import RealFrames, simulate
+from speechllm_pl.models.simulated_audio import RealFrames
+from speechllm_pl.models.simulated_posteriors import RealPosteriors
 
 
 class Audio(NamedTuple):
@@ -44,13 +46,13 @@ class SpeechLLM(nn.Module):
         tokens: the LLM's special tokens.
 
     Attributes:
-        real_frames: what the audio embeddings of texts without audio are drawn from, set from outside.
+        real_audio: what the audio embeddings of texts without audio are drawn from, set from outside.
     """
 
     def __init__(self, config: SpeechLlmConfig, speech: CtcModel, llm: nn.Module, tokens: SpecialTokens):
         super().__init__()
         self.config, self.tokens = config, tokens
-        self.real_frames: RealFrames | None = None
+        self.real_audio: RealFrames | RealPosteriors | None = None
         table = embedding_table(llm)  # (V, D)
         llm_config = cast(Any, llm).config
         self.speech = speech
@@ -102,7 +104,7 @@ class SpeechLLM(nn.Module):
     def seconds_per_embedding(self) -> float:
         return self.projector.stride * self.speech.seconds_per_frame
 
-    def listen_or_simulate(self, waveforms: Padded, text: Padded, simulated: int) -> Audio:
+    def listen_or_simulate(self, waveforms: Padded, text: Padded, targets: Padded | None, simulated: int) -> Audio:
         """Compute the audio embeddings of a batch whose last `simulated` rows are texts without audio.
 
         Encoder frames are those of the other rows. For these rows waveforms have a length alone, which their embeddings
@@ -110,18 +112,34 @@ class SpeechLLM(nn.Module):
         """
         if not simulated:
             return self.listen(waveforms)
-        if self.real_frames is None:
-            raise UserError("texts without audio must be a source of their own in data.train, beside one with audio")
         spoken = len(waveforms.lengths) - simulated
-        lengths = embedding_lengths(self.config, waveforms.lengths[spoken:])
+        classes = targets and Padded(targets.values[spoken:], targets.lengths[spoken:])
         alone = Padded(text.values[spoken:], text.lengths[spoken:])
-        made = simulate(alone, lengths, self.text_embeddings, self.real_frames, self.config.simulated_wrong)
+        made = self.simulate(waveforms.lengths[spoken:], alone, classes)
         if not spoken:
             return Audio(*made, made.values[:0], made.lengths[:0])
         heard = self.listen(Padded(waveforms.values[:spoken], waveforms.lengths[:spoken]))
         longest = max(made.values.shape[1], heard.embeddings.shape[1])
         rows = [pad(part, (0, 0, 0, longest - part.shape[1])) for part in (heard.embeddings, made.values)]
         return heard._replace(embeddings=torch.cat(rows), lengths=torch.cat([heard.lengths, made.lengths]))
+
+    def simulate(self, samples: Tensor, text: Padded, targets: Padded | None) -> Padded:
+        """Simulate audio embeddings of texts.
+
+        Args:
+            samples: `(B,)` numbers of samples that their audio might have.
+            text: LLM tokens of them.
+            targets: CTC classes of them, for CTC posteriors.
+        """
+        real, wrong = self.real_audio, self.config.simulated_wrong
+        if isinstance(real, RealFrames):
+            lengths = embedding_lengths(self.config, samples)
+            return simulated_audio.simulate(text, lengths, self.text_embeddings, real, wrong)
+        if real is None or targets is None:
+            raise UserError("texts without audio must be a source of their own in data.train, beside one with audio")
+        lengths = self.config.encoder.frame_lengths(samples)
+        frames, posteriors = simulated_posteriors.simulate(targets, lengths, real, wrong)
+        return self.projector(frames, posteriors.log())
 
     def losses(
         self, waveforms: Padded, targets: Padded, instruction: Padded, text: Padded, simulated: int = 0
@@ -138,7 +156,7 @@ class SpeechLLM(nn.Module):
         Raises:
             UserError: an utterance takes more positions than the LLM has.
         """
-        audio, next_token = self(waveforms, instruction, text, simulated)
+        audio, next_token = self(waveforms, instruction, text, targets, simulated)
         terms = {"next_token_loss": WeightedTerm(next_token, 1.0)}
         if self.alignment is not None and not self.config.freeze_bridge:
             terms["alignment_loss"] = WeightedTerm(self.alignment_loss(audio, text), self.config.alignment_weight)
@@ -172,14 +190,19 @@ class SpeechLLM(nn.Module):
         ).logits
 
     def forward(
-        self, waveforms: Padded, instruction: Padded, text: Padded, simulated: int = 0
+        self,
+        waveforms: Padded,
+        instruction: Padded,
+        text: Padded,
+        targets: Padded | None = None,
+        simulated: int = 0,
     ) -> tuple[Audio, LossTerm]:
         """Compute the audio embeddings and the next-token loss on text and EOS; arguments as of `losses`.
 
         Raises:
             UserError: an utterance takes more positions than the LLM has.
         """
-        audio = self.listen_or_simulate(waveforms, text, simulated)
+        audio = self.listen_or_simulate(waveforms, text, targets, simulated)
         columns = self.prompt(audio, instruction, text)
         self._refuse_too_long(columns)
         return audio, next_token_loss(self.logits(columns), columns.labels)

@@ -14,8 +14,8 @@ from speechllm_pl.storage.recorded import ENCODER_DIGEST, present_settings, wron
 from speechllm_pl.training.resumption import by_dotted_name
 
 OF_TRAINING = (
-    *("encoder.dropout", "encoder.lr_factor", "spec_augment", "text_masking", "simulated_wrong", "alignment_classes"),
-    *("freeze_encoder", "freeze_bridge", "ctc_weight"),
+    *("encoder.dropout", "encoder.lr_factor", "spec_augment", "text_masking", "alignment_classes", "ctc_weight"),
+    *("freeze_encoder", "freeze_bridge", "simulated_from", "simulated_wrong"),
 )
 OF_FILES = ("tokenizer", "llm", "llm_revision", "llm_digest", "encoder.name", "encoder.revision", ENCODER_DIGEST)
 MAY_DIFFER = (*OF_FILES, *OF_TRAINING)

@@ -1,6 +1,7 @@
 """Measure what simulated audio embeddings are drawn from, in runs of which some training texts have no audio."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -9,12 +10,15 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 from torch import Tensor
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
-from speechllm_pl.models.simulated_audio import measure
+from speechllm_pl.models import simulated_audio, simulated_posteriors
+from speechllm_pl.models.simulated_audio import RealFrames
+from speechllm_pl.models.simulated_posteriors import RealPosteriors
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.training.data_checks import data_of
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
@@ -45,23 +49,22 @@ class MeasureRealFrames(L.Callback):
             return
         model = pl_module.model
         refuse_other_training(model)
-        assert model.alignment is not None
         found, was_training = [], model.training
         model.eval()
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for batch in _some_with_audio(data):
-                found += _audio_and_text(pl_module, move_data_to_device(batch, pl_module.device))
+                found += _heard(pl_module, move_data_to_device(batch, pl_module.device))
         model.train(was_training)
-        model.real_frames = measure(found, model.text_embeddings, model.alignment.blank)
-        if model.real_frames is None:
+        model.real_audio = real = _measured(model, found)
+        if real is None:
             raise UserError(
                 "texts without audio are simulated from utterances that have audio, and none of the training data could"
                 " be measured: give some with audio beside them (data.train)"
             )
-        real = model.real_frames
+        tokens, blanks = real.frames
         rank_zero_info(
-            f"audio embeddings of {len(found)} utterances measured: {len(real.along)} frames of tokens, of which one"
-            f" lasts {len(real.along) / len(real.held):.2f}, and {len(real.blanks)} blanks"
+            f"audio embeddings of {len(found)} utterances measured: {tokens} frames of tokens, of which one lasts"
+            f" {tokens / len(real.held):.2f}, and {blanks} blanks"
         )
 
 
@@ -75,10 +78,11 @@ def refuse_other_training(model: SpeechLLM) -> None:
             "texts without audio have their audio embeddings simulated as those of a trained encoder and bridge: freeze"
             " both (--model.freeze_encoder true --model.freeze_bridge true)"
         )
-    if model.alignment is None:
+    if model.alignment is None and config.simulated_from == "embeddings":
         raise UserError(
             "audio embeddings can be simulated from text where direct alignment has drawn them to the text's: train"
-            " stage 2 with --model.alignment_weight above 0"
+            " stage 2 with --model.alignment_weight above 0, or simulate CTC posteriors (--model.simulated_from"
+            " posteriors)"
         )
 
 
@@ -92,8 +96,25 @@ def _some_with_audio(data: SpeechDataModule) -> Iterator[Batch]:
             yield batch
 
 
-def _audio_and_text(stage: LlmFinetuning, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+def _heard(stage: LlmFinetuning, batch: Batch) -> list[tuple[Tensor, ...]]:
+    """What is measured of each utterance: audio embeddings and LLM tokens, or frames, CTC logits and CTC classes."""
     audio = stage.model.listen(batch.audio)
-    text = pad_tokens(stage.llm_tokenizer.encode(batch.texts), stage.device)
-    heard = [row[:length] for row, length in zip(audio.embeddings, audio.lengths, strict=True)]
-    return list(zip(heard, [row[:length] for row, length in zip(*text, strict=True)], strict=True))
+    if stage.config.simulated_from == "posteriors":
+        logits = Padded(stage.speech.head(audio.encoded), audio.frames)
+        return _rows(Padded(audio.encoded, audio.frames), logits, stage.ctc_targets(batch))
+    return _rows(
+        Padded(audio.embeddings, audio.lengths), pad_tokens(stage.llm_tokenizer.encode(batch.texts), stage.device)
+    )
+
+
+def _rows(*sequences: Padded) -> list[tuple[Tensor, ...]]:
+    """Rows of each, without their padding."""
+    parts = ([row[:length] for row, length in zip(*each, strict=True)] for each in sequences)
+    return list(zip(*parts, strict=True))
+
+
+def _measured(model: SpeechLLM, found: list[Any]) -> RealFrames | RealPosteriors | None:
+    if model.config.simulated_from == "posteriors":
+        return simulated_posteriors.measure(found)
+    assert model.alignment is not None
+    return simulated_audio.measure(found, model.text_embeddings, model.alignment.blank)

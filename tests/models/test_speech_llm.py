@@ -16,6 +16,7 @@ from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import LlmTokenizer, SpecialTokens, load_llm
+from speechllm_pl.models.simulated_posteriors import Deviations, RealPosteriors, simulate
 from speechllm_pl.models.speech_llm import SpeechLLM
 from speechllm_pl.recognition.llm_text import generate
 
@@ -280,3 +281,36 @@ def test_a_longer_stride_gives_proportionally_fewer_embeddings(
         assert audio.lengths.tolist() == [-(-n // stride) for n in audio.frames.tolist()]
         counts.append(int(audio.lengths.sum()))
     assert all(longer > shorter for longer, shorter in pairwise(counts))
+
+
+# texts without audio
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_simulated_posteriors_stand_as_frames_before_the_bridge(
+    llm_folder: Path, small_encoder: ConformerConfig, stride: int
+) -> None:
+    """Of two utterances with audio and two texts, which are as long as their audio would be."""
+    bridge = ProjectorConfig(stride=stride)
+    model = build(load_llm(str(llm_folder)), small_encoder, bridge=bridge, simulated_from="posteriors").eval()
+    waveforms = Padded(audio_batch().values[:4], audio_batch().lengths[:4])
+    classes = [[5, 6], [7], [], [8, 8, 9]]
+    text, targets = tokens(TEXTS[:4]), tokens(classes)
+    with pytest.raises(UserError, match="beside one with audio"):
+        model(waveforms, tokens(INSTRUCTIONS[:4]), text, targets, simulated=2)
+    one_frame = Deviations(torch.tensor([0.9]), torch.zeros(1, model.speech.dim))
+    real = (torch.randn(20, model.speech.dim), torch.eye(20).roll(1, 1), one_frame, one_frame, torch.tensor([1]))
+    model.real_audio = RealPosteriors(*real)
+
+    torch.manual_seed(5)
+    audio, loss = model(waveforms, tokens(INSTRUCTIONS[:4]), text, targets, simulated=2)
+    frames = model.config.encoder.frame_lengths(waveforms.lengths)
+    torch.manual_seed(5)
+    made, _ = simulate(tokens(classes[2:]), frames[2:], model.real_audio, model.config.simulated_wrong)
+    assert audio.lengths.tolist() == [-(-int(number) // stride) for number in frames]
+    heard = model.listen(Padded(waveforms.values[:2], waveforms.lengths[:2]))
+    for row, expected in enumerate([*heard.embeddings, *model.projector(made).values]):
+        length = int(audio.lengths[row])
+        torch.testing.assert_close(audio.embeddings[row, :length], expected[:length], rtol=1e-4, atol=1e-5)
+    assert loss.total.isfinite()
+    assert loss.count == sum(len(row) + 1 for row in TEXTS[:4])

@@ -1,6 +1,8 @@
 """Stage 2 goes on with texts that have no audio: LoRA alone moves, and neither ranks nor a stop change anything."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,13 +12,18 @@ from untrained import save
 
 from data_prep.text_alone import cuts, rates
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
+from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.bridges import ProjectorConfig
+from speechllm_pl.models.config import SpeechLlmConfig
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.recognition.recognizer import Recognizer
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
+from speechllm_pl.training.real_frames import refuse_other_training
 
 SENTENCES = [("en", "two two seven"), ("de", "six five"), ("en", "eight"), ("de", "one three five seven two")]
 STEPS = 6
+POSTERIORS = ("--model.simulated_from", "posteriors")
+BEST = Path("checkpoints", "best.ckpt")
 FROZEN = ("--model.freeze_encoder", "true", "--model.freeze_bridge", "true")
 
 
@@ -67,13 +74,38 @@ def test_batches_have_texts_with_and_without_audio(whole: Path) -> None:
 
 
 def test_lora_alone_moves_and_the_checkpoint_is_an_ordinary_one(whole: Path, stage_two: Path) -> None:
-    before, after = (
-        Recognizer.load(path).model.state_dict() for path in (stage_two, whole / "checkpoints" / "best.ckpt")
-    )
+    before, after = (Recognizer.load(path).model.state_dict() for path in (stage_two, whole / BEST))
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved
     assert all("lora_" in name for name in moved)
     assert {name for name in after if "lora_B" in name} <= moved
+
+
+def test_posteriors_take_the_place_of_embeddings_and_train_the_same(
+    whole: Path, arguments, stage_two: Path, tmp_path: Path
+) -> None:
+    log = finish(arguments(tmp_path, *POSTERIORS, "--trainer.accumulate_grad_batches", 2))
+    assert "audio embeddings of 8 utterances measured" in log
+    before, after = (Recognizer.load(path).model.state_dict() for path in (stage_two, tmp_path / BEST))
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all("lora_" in name for name in moved)
+    first, other = (
+        next(row for row in rows(run) if any(name.startswith("text") for name in row["ids"]))
+        for run in (whole, tmp_path)
+    )
+    assert first["ids"] == other["ids"]
+    assert torch.tensor(other["loss"]).isfinite()
+    assert first["loss"] != pytest.approx(other["loss"], rel=1e-3)
+
+
+def test_posteriors_need_no_direct_alignment() -> None:
+    config = SpeechLlmConfig(llm="any", freeze_encoder=True, freeze_bridge=True, simulated_from="posteriors")
+    refuse_other_training(SimpleNamespace(config=config, alignment=None))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="simulated_from posteriors"):
+        refuse_other_training(
+            SimpleNamespace(config=replace(config, simulated_from="embeddings"), alignment=None)  # pyright: ignore[reportArgumentType]
+        )
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(whole: Path, arguments, tmp_path: Path) -> None:
