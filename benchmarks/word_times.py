@@ -24,7 +24,7 @@ from speechllm_pl.core.padded import Padded
 from speechllm_pl.data.manifest import read_manifest
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.recognizer import Recognizer
-from speechllm_pl.recognition.word_times import Word, loudness_of, word_times
+from speechllm_pl.recognition.word_times import AlignedText, Word, loudness_of
 
 
 def differences(
@@ -42,7 +42,8 @@ def differences(
         return []
     seconds = recognizer.speech.seconds_per_frame
     loudness = loudness_of(samples[0].numpy())
-    words = word_times(logits[0].log_softmax(-1), text, recognizer.tokenizer, seconds, cut.duration, loudness)
+    aligned = AlignedText(logits[0].log_softmax(-1), text, recognizer.tokenizer)
+    words = aligned.words(seconds, cut.duration, loudness)
     return lateness(words, supervision.alignment["word"], gaps)
 
 

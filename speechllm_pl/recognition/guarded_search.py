@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from statistics import fmean
 from typing import NamedTuple
+
+from torch import Tensor
 
 from speechllm_pl.recognition.acceptance import Acceptance
 from speechllm_pl.recognition.ctc_greedy import confidences
@@ -12,7 +13,7 @@ from speechllm_pl.recognition.guard import GuardLimits, objection
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.recognizer import Heard, Recognizer
 from speechllm_pl.recognition.transcript import DecodedBy
-from speechllm_pl.recognition.word_times import word_times
+from speechllm_pl.recognition.word_times import AlignedText
 
 RETRY = DecodingOptions(decoder="beam", ctc_weight=0.5)
 """Search for a text in the place of one that is not believed: of several the one that fits the audio, too."""
@@ -22,6 +23,7 @@ class DecidedText(NamedTuple):
     """Text that was decided on, and how."""
 
     hypothesis: Hypothesis
+    aligned: AlignedText
     decoded_by: DecodedBy
     remark: str = ""
 
@@ -49,7 +51,9 @@ class GuardedSearch:
             language: code of the language, for an instruction that names it.
         """
         sure = confidences(heard.logits, heard.frames).tolist()
-        texts = [self._heard(*found) for found in zip(heard.hypotheses, sure, strict=True)]
+        log_probs = heard.logits.log_softmax(-1).cpu()
+        rows = [row[:count] for row, count in zip(log_probs, heard.frames.tolist(), strict=True)]
+        texts = [self._heard(*found) for found in zip(heard.hypotheses, rows, sure, strict=True)]
         if heard.audio is None:
             return texts
         asked = [i for i, (found, *_) in enumerate(texts) if found.finite and (found.text or not self.limits)]
@@ -62,14 +66,14 @@ class GuardedSearch:
                 self.acceptance += Acceptance.of(written)
             doubted = []
             for i, hypothesis in zip(asked, written, strict=True):
-                why = self._objection(hypothesis, heard, i)
-                if why:
+                aligned = self._aligned(hypothesis, rows[i])
+                if why := self._objection(hypothesis, heard.hypotheses[i], aligned):
                     reasons.setdefault(i, why)
                     doubted.append(i)
                 else:
                     taken = options.accept_entropy is not None and not hypothesis.passes  # without asking the LLM
                     by = "ctc" if taken or hypothesis.by_ctc else decoded_by
-                    texts[i] = DecidedText(hypothesis, by, reasons.get(i, "") or _cut_short(hypothesis))
+                    texts[i] = DecidedText(hypothesis, aligned, by, reasons.get(i, "") or _cut_short(hypothesis))
             asked = doubted
         for i in asked:
             texts[i] = texts[i]._replace(remark=reasons[i])
@@ -80,25 +84,23 @@ class GuardedSearch:
         yield "llm", self.options
         yield "llm-retried", replace(RETRY, max_new_tokens=self.options.max_new_tokens)
 
-    def _heard(self, found: Hypothesis, confidence: float) -> DecidedText:
+    def _heard(self, found: Hypothesis, log_probs: Tensor, confidence: float) -> DecidedText:
         """Text of the CTC head; silence if it heard nothing, or is unsure of it."""
+        remark = ""
         if found.text and self.limits is not None and confidence < self.limits.heard_confidence:
-            return DecidedText(Hypothesis(""), "silence", "the CTC head is unsure of what it heard")
-        return DecidedText(found, "ctc" if found.text else "silence")
+            found, remark = Hypothesis(""), "the CTC head is unsure of what it heard"
+        return DecidedText(found, self._aligned(found, log_probs), "ctc" if found.text else "silence", remark)
 
-    def _objection(self, hypothesis: Hypothesis, heard: Heard, row: int) -> str:
+    def _aligned(self, hypothesis: Hypothesis, log_probs: Tensor) -> AlignedText:
+        return AlignedText(log_probs, hypothesis.text, self.recognizer.tokenizer)
+
+    def _objection(self, hypothesis: Hypothesis, heard: Hypothesis, aligned: AlignedText) -> str:
         if self.limits is None or not hypothesis.finite:
             return ""
         most = self.options.max_new_tokens
         if most is not None and hypothesis.num_tokens >= most and not hypothesis.looped:  # cut short as it was told
             return ""
-        return objection(hypothesis, heard.hypotheses[row], self._confidence(hypothesis, heard, row), self.limits)
-
-    def _confidence(self, hypothesis: Hypothesis, heard: Heard, row: int) -> float:
-        """Mean confidence of a text's words; 1 without words that can be aligned."""
-        log_probs = heard.logits[row, : int(heard.frames[row])].float().log_softmax(-1).cpu()
-        words = word_times(log_probs, hypothesis.text, self.recognizer.tokenizer, 1.0, len(log_probs))
-        return fmean([word.confidence for word in words if word.aligned] or [1.0])
+        return objection(hypothesis, heard, aligned.confidence, self.limits)
 
 
 def _cut_short(hypothesis: Hypothesis) -> str:

@@ -70,10 +70,7 @@ def joined(
     if first and second and first[-1].end_seconds > second[0].start_seconds:  # two alignments, which may differ
         edge = max(first[-1].start_seconds, second[0].start_seconds)
         first[-1] = replace(first[-1], end_seconds=edge)
-        second = [
-            replace(word, start_seconds=max(edge, word.start_seconds), end_seconds=max(edge, word.end_seconds))
-            for word in second
-        ]
+        second = [word.not_before(edge) for word in second]
     return first, second
 
 

@@ -21,7 +21,7 @@ from speechllm_pl.recognition.audio_pieces import MARGIN_SECONDS, QUIET, AudioPi
 from speechllm_pl.recognition.seams import AGREE_SECONDS
 from speechllm_pl.recognition.transcriber import Transcriber
 from speechllm_pl.recognition.transcript import Piece
-from speechllm_pl.recognition.word_times import Word, word_times
+from speechllm_pl.recognition.word_times import AlignedText, Word
 
 HOP_SECONDS = 0.32
 """From one encoding of the running piece to the next."""
@@ -102,11 +102,8 @@ class _Stream:
         name = f"{start:.1f} to {start + seconds_of(end - first):.1f} s"
         log_probs = self._transcriber.log_probs(samples[first:end], name)
         text = recognizer.tokenizer.decode(ctc_collapse(log_probs.argmax(-1).tolist()))
-        found = word_times(log_probs, text, recognizer.tokenizer, seconds_of(per_frame), seconds_of(end - first))
-        words = [
-            replace(word, start_seconds=start + word.start_seconds, end_seconds=start + word.end_seconds)
-            for word in found
-        ]
+        aligned = AlignedText(log_probs, text, recognizer.tokenizer)
+        words = [word.later(start) for word in aligned.words(seconds_of(per_frame), seconds_of(end - first))]
         before, behind = first // per_frame, -(-len(samples) // per_frame) - first // per_frame - len(log_probs)
         blank = F.one_hot(torch.tensor(BLANK), log_probs.shape[1]).float().log()
         around = [blank.expand(count, -1) for count in (before, max(0, behind))]
@@ -190,11 +187,7 @@ class _FinalWords:
 
     def _final(self, words: list[Word]) -> list[Word]:
         if self._last is not None:
-            edge = self._last.end_seconds
-            words = [
-                replace(word, start_seconds=max(edge, word.start_seconds), end_seconds=max(edge, word.end_seconds))
-                for word in words
-            ]
+            words = [word.not_before(self._last.end_seconds) for word in words]
         self._last = words[-1] if words else self._last
         return words
 

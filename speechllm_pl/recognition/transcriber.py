@@ -8,7 +8,7 @@ with transcriber.recognizer.decoding():
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from speechllm_pl.recognition.seams import without_doubled_words
 from speechllm_pl.recognition.silero import SileroPauses
 from speechllm_pl.recognition.speech_check import background_db, no_speech
 from speechllm_pl.recognition.transcript import Piece, Transcript
-from speechllm_pl.recognition.word_times import loudness_of, word_times
+from speechllm_pl.recognition.word_times import loudness_of
 
 MOST_BATCHES = 8
 """Batches that are read ahead and sorted by length. The first is decoded alone, so that its texts are there soon."""
@@ -275,13 +275,12 @@ class Transcriber:
             return
         heard = self.recognizer.heard_in(self._encoded(batch), self.options)
         texts = self.search(heard, language)
-        log_probs = heard.logits.log_softmax(-1).cpu()
-        for part, text, row, frames in zip(batch, texts, log_probs, heard.frames.tolist(), strict=True):
+        for part, text in zip(batch, texts, strict=True):
             part.frames = None
             system = "llm" if text.decoded_by.startswith("llm") else "ctc"
             if problem := not_finite([part.recording.name], [text.hypothesis], system):
                 part.recording.error = UserError(problem)
-            part.result = self._piece(part, text, row[:frames])
+            part.result = self._piece(part, text)
             part.loudness = NOTHING
 
     def _encoded(self, batch: list[_Part]) -> Padded:
@@ -294,16 +293,10 @@ class Transcriber:
         frames = _padded([part.frames for part in batch if part.frames is not None])
         return Padded(frames.values, frames.lengths.to(frames.values.device))
 
-    def _piece(self, part: _Part, text: DecidedText, log_probs: Tensor) -> Piece:
+    def _piece(self, part: _Part, text: DecidedText) -> Piece:
         start, seconds = part.start_seconds, part.end_seconds - part.start_seconds
         per_frame = self.recognizer.speech.seconds_per_frame
-        aligned = word_times(
-            log_probs, text.hypothesis.text, self.recognizer.tokenizer, per_frame, seconds, part.loudness
-        )
-        words = [
-            replace(word, start_seconds=start + word.start_seconds, end_seconds=start + word.end_seconds)
-            for word in aligned
-        ]
+        words = [word.later(start) for word in text.aligned.words(per_frame, seconds, part.loudness)]
         found = text.hypothesis
         return Piece(start, part.end_seconds, found.text, tuple(words), text.decoded_by, text.remark, found.n_best)
 

@@ -7,9 +7,11 @@ tokenizer cannot spell, or that does not fit into the frames, has the times of t
 so.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from math import ceil, exp
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -47,6 +49,15 @@ class Word:
     def middle_seconds(self) -> float:
         return (self.start_seconds + self.end_seconds) / 2
 
+    def later(self, seconds: float) -> "Word":
+        """The same word with its times moved."""
+        return replace(self, start_seconds=self.start_seconds + seconds, end_seconds=self.end_seconds + seconds)
+
+    def not_before(self, seconds: float) -> "Word":
+        """The same word with what lies before a time cut off."""
+        start, end = max(seconds, self.start_seconds), max(seconds, self.end_seconds)
+        return replace(self, start_seconds=start, end_seconds=end)
+
 
 def loudness_of(samples: np.ndarray) -> np.ndarray:
     """Loudness of `(N,)` samples in dB, every `STEP_SECONDS`, over three of these steps."""
@@ -57,39 +68,46 @@ def loudness_of(samples: np.ndarray) -> np.ndarray:
     return 10 * np.log10(np.convolve(np.pad(power, 1, "edge"), np.full(3, 1 / 3), "valid") + 1e-9)
 
 
-def word_times(
-    log_probs: Tensor,
-    text: str,
-    tokenizer: CtcTokenizer,
-    seconds_per_frame: float,
-    seconds: float,
-    loudness: np.ndarray | None = None,
-) -> list[Word]:
-    """Align a text with its audio.
+@dataclass(frozen=True)
+class AlignedText:
+    """A text with its audio, aligned once, when that is first asked.
 
-    Args:
+    Attributes:
         log_probs: `(T, V)` of the CTC head, for the audio's real frames.
         text: words with single spaces between them.
         tokenizer: tokenizer of the CTC classes.
-        seconds_per_frame: from one frame to the next.
-        seconds: length of the audio, which no word exceeds.
-        loudness: of the audio, as `loudness_of` returns it; without it words have the times of their frames.
-
-    Returns:
-        A `Word` for each word of the text, in order.
     """
-    words = text.split()
-    spelled = [_spellable(word, tokenizer) for word in words]
-    spans = _spans(log_probs, spelled)
-    edges = [span and span.edges(seconds_per_frame, seconds) for span in spans]
-    if loudness is not None and len(loudness):
-        edges = _widened(edges, seconds, loudness)
-    return [
-        Word(word, *edge, exp(span.score), aligned=True)
-        if span and edge
-        else Word(word, *_gap(edges, place, seconds), 0.0, aligned=False)
-        for place, (word, span, edge) in enumerate(zip(words, spans, edges, strict=True))
-    ]
+
+    log_probs: Tensor
+    text: str
+    tokenizer: CtcTokenizer
+
+    @cached_property
+    def _spans(self) -> list["_Span | None"]:
+        return _spans(self.log_probs, [_spellable(word, self.tokenizer) for word in self.text.split()])
+
+    @property
+    def confidence(self) -> float:
+        """Mean confidence of the words; 1 without words that can be aligned."""
+        return fmean([exp(span.score) for span in self._spans if span] or [1.0])
+
+    def words(self, seconds_per_frame: float, seconds: float, loudness: np.ndarray | None = None) -> list[Word]:
+        """Return a `Word` for each word of the text, in order.
+
+        Args:
+            seconds_per_frame: from one frame to the next.
+            seconds: length of the audio, which no word exceeds.
+            loudness: of the audio, as `loudness_of` returns it; without it words have the times of their frames.
+        """
+        edges = [span and span.edges(seconds_per_frame, seconds) for span in self._spans]
+        if loudness is not None and len(loudness):
+            edges = _widened(edges, seconds, loudness)
+        return [
+            Word(word, *edge, exp(span.score), aligned=True)
+            if span and edge
+            else Word(word, *_gap(edges, place, seconds), 0.0, aligned=False)
+            for place, (word, span, edge) in enumerate(zip(self.text.split(), self._spans, edges, strict=True))
+        ]
 
 
 @dataclass(frozen=True)

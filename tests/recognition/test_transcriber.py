@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from conftest import RATE, WORDS, speak
 from tone_words import Llm, ToneRecognizer, sentences, with_pauses
 
@@ -415,6 +416,26 @@ def test_of_what_the_ctc_head_is_unsure_nothing_is_written(monkeypatch: pytest.M
     assert transcripts(recognizer, *samples, limits=None)[0].text == "six"
     monkeypatch.setattr(Unsure, "probability", 0.6)
     assert transcripts(recognizer, *samples)[0].text == "six"
+
+
+@pytest.mark.parametrize("limits", [TONES_MAY_BE_WORDS, None])
+def test_a_text_is_aligned_once_for_guard_and_times(monkeypatch: pytest.MonkeyPatch, limits: GuardLimits) -> None:
+    align, aligned = torchaudio.functional.forced_align, []
+
+    def counted(log_probs: torch.Tensor, targets: torch.Tensor, **options) -> tuple[torch.Tensor, torch.Tensor]:
+        aligned.append(targets.numel())
+        return align(log_probs, targets, **options)
+
+    monkeypatch.setattr(torchaudio.functional, "forced_align", counted)
+    texts = sentences(10, 0)
+    found = transcripts(ToneRecognizer(), *map(speak, texts), limits=limits)
+    assert [each.text for each in found] == texts
+    assert sorted(aligned) == sorted(len(text.split()) for text in texts)  # every word is a piece of the tokenizer
+    aligned.clear()
+    others = {"greedy": "eight seven eight seven eight seven", "beam": "seven eight seven eight seven eight"}
+    written = decided(lambda _, options: Hypothesis(others[options.decoder]), limits=limits)
+    assert written[0] == (HEARD if limits else others["greedy"])
+    assert len(aligned) == (3 if limits else 1)  # those that are not believed are aligned for the guard
 
 
 def test_only_doubted_texts_are_asked_for_again() -> None:
