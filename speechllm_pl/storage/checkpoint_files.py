@@ -43,7 +43,7 @@ def link(source: Path, target: Path) -> None:
 
     Hard links take no space; a file system without them gets copies.
     """
-    if target.is_file() and target.samefile(source):  # renaming one name to another of the same file does nothing
+    if _is_linked(source, target):  # renaming would do nothing to a file, and take a folder from those who read it
         return
     temporary = partial_name(target)
     remove(temporary)
@@ -52,6 +52,14 @@ def link(source: Path, target: Path) -> None:
     else:
         _link_or_copy(source, temporary)
     rename(temporary, target)
+
+
+def _is_linked(source: Path, target: Path) -> bool:
+    if not source.is_dir():
+        return target.is_file() and target.samefile(source)
+    names = sorted(os.listdir(source))
+    linked = target.is_dir() and sorted(os.listdir(target)) == names
+    return linked and all(_is_linked(source / name, target / name) for name in names)
 
 
 def _link_or_copy(source: str | Path, target: str | Path) -> None:
