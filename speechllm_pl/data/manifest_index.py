@@ -4,7 +4,6 @@ The index of a large manifest is kept in a folder beside it, from which processe
 """
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import itertools
@@ -12,7 +11,6 @@ import json
 import logging
 import os
 import shutil
-import socket
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from speechllm_pl.core.cut_fields import refuse_repeated
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.languages import UNKNOWN_LANGUAGE
 from speechllm_pl.data.cut_line import Glance, cut_from_line, glance, told
+from speechllm_pl.storage.machine_lock import machine_lock
 from speechllm_pl.storage.progress import progress_bar
 
 VERSION = 4
@@ -121,14 +120,13 @@ def index_beside(path: Path) -> tuple[Path | None, Index]:
     if (found := stored(path)) is not None:
         return found
     beside = _beside(path)
-    try:
-        beside.mkdir(exist_ok=True)
-        lock = (beside / ".lock").open("w")  # it stays: who waits has opened this very file
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError as error:
-        return None, _not_kept(path, error)
-    with lock:
-        return stored(path) or _built(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            beside.mkdir(exist_ok=True)
+            name = stack.enter_context(machine_lock(beside / ".lock"))  # it stays: who waits has opened this very file
+        except OSError as error:
+            return None, _not_kept(path, error)
+        return stored(path) or _built(path, name)
 
 
 def _not_kept(path: Path, error: OSError) -> Index:
@@ -172,8 +170,8 @@ def _mapped(folder: Path, identity: list[int]) -> tuple[Path, Index] | None:
         return None
 
 
-def _built(path: Path) -> tuple[Path, Index]:
-    """Build an index under another name and rename it; return it, or the one of a machine that was faster."""
+def _built(path: Path, name: str) -> tuple[Path, Index]:
+    """Build an index under this hidden name and rename it; return it, or the one of a machine that was faster."""
     beside = _beside(path)
     if any(beside.glob("[!.]*")):
         log.warning(
@@ -181,7 +179,7 @@ def _built(path: Path) -> tuple[Path, Index]:
             path,
             beside,
         )
-    partial = beside / f".{socket.gethostname()}"
+    partial = beside / f".{name}"
     shutil.rmtree(partial, ignore_errors=True)  # what a process that was killed has left
     partial.mkdir()
     try:

@@ -3,11 +3,9 @@
 Texts are tokenised once: the counts of a large manifest are kept beside its index, under the tokenizer's digest.
 """
 
-import fcntl
 import itertools
 import logging
 import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -19,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.cuts import Cuts
 from speechllm_pl.data.mixture import TrainingCuts
+from speechllm_pl.storage.machine_lock import machine_lock
 from speechllm_pl.storage.progress import progress_bar
 
 AT_ONCE = 10_000
@@ -108,19 +107,18 @@ def count_tokens(cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]], diges
     path = folder / f"tokens-{digest}.npy"
     try:
         if not path.exists():
-            with path.with_suffix(".lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = path.with_suffix(".lock")
+            with machine_lock(lock) as name:
                 if not path.exists():
-                    _count_into(path, cuts, tokens)
-                Path(lock.name).unlink(missing_ok=True)
+                    _count_into(path, path.with_name(f".{path.name}.{name}"), cuts, tokens)
+                lock.unlink(missing_ok=True)
         return np.asarray(np.load(path, mmap_mode="r"))
     except OSError as error:
         log.warning("counts of tokens cannot be kept in %s (%s): they are made at every start", folder, error)
         return _counted(cuts, tokens, np.full(len(cuts), TO_DO, np.uint32))
 
 
-def _count_into(path: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}")
+def _count_into(path: Path, partial: Path, cuts: Cuts, tokens: Callable[[Sequence[str]], list[int]]) -> None:
     _go_on_counting(partial, cuts, tokens)
     try:
         os.link(partial, path)

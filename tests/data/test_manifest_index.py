@@ -1,6 +1,7 @@
 """The index that a large manifest keeps: made once, by one process, and mended."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -140,7 +141,7 @@ class TestIndex:
         reads = [context.Event() for _ in range(3)]
         found = context.SimpleQueue()
         index_lines = index_module.index_lines
-        monkeypatch.setattr(index_module.fcntl, "flock", lambda *_: None)
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
         def machine(number: int) -> None:
             def in_turn(*arguments):
@@ -167,6 +168,36 @@ class TestIndex:
         durations = np.array([cut.duration for cut in train_cuts], np.float32).tolist()
         assert outcomes == [(True, True, durations, [])] * 3
         assert {item.name for item in path.with_name(f"{name}.index").glob(".*")} == {".lock"}
+
+    def test_processes_of_a_machine_index_at_once_where_the_file_system_has_no_locks(
+        self, tmp_path: Path, train_lines, train_cuts, name, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = written(tmp_path, train_lines, name)
+        context = multiprocessing.get_context("fork")
+        all_index = context.Barrier(3)
+        index_lines = index_module.index_lines
+
+        def no_lock(*_) -> None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+        def together(*arguments):
+            all_index.wait(60)
+            return index_lines(*arguments)
+
+        monkeypatch.setattr(fcntl, "flock", no_lock)
+        monkeypatch.setattr(index_module, "index_lines", together)
+
+        def process() -> None:
+            cuts = read_manifest(path)
+            os._exit(0 if list(cuts) == train_cuts and cuts.index_folder else 1)
+
+        processes = [context.Process(target=process) for _ in range(3)]
+        for started in processes:
+            started.start()
+        for started in processes:
+            started.join()
+        assert [started.exitcode for started in processes] == [0] * 3
+        assert len(list(path.with_name(f"{name}.index").iterdir())) == 2  # its lock and one index
 
     def test_a_manifest_that_is_replaced_stays_what_it_was_for_those_who_read_it(
         self, tmp_path: Path, train_lines, train_cuts, name

@@ -1,9 +1,12 @@
 """Transcripts are tokenised once, and what a batch takes of the LLM's input is what the prompt builder makes of it."""
 
 import errno
+import fcntl
 import json
 import math
+import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,17 +87,38 @@ def test_a_machine_that_counts_later_leaves_alone_what_another_has_mapped(
 ) -> None:
     """Between machines no lock holds: one counts from beginning to end while the other is at it."""
     cuts, mapped = large(), []
-    monkeypatch.setattr(positions.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
 
     def slow(texts: Sequence[str]) -> list[int]:
         if not mapped:
             with monkeypatch.context() as patch:
-                patch.setattr(positions.socket, "gethostname", lambda: "faster")
+                patch.setattr(socket, "gethostname", lambda: "faster")
                 mapped.append(count_tokens(cuts, Counter(), "x"))
         return Counter()(texts)
 
     assert count_tokens(cuts, slow, "x").tolist() == mapped[0].tolist() == WORDS
     assert not deleted_while_mapped(cuts.index_folder)
+    assert {path.name for path in cuts.index_folder.glob("*tokens*")} == {"tokens-x.npy"}
+
+
+def test_processes_of_a_machine_count_at_once_where_the_file_system_has_no_locks(
+    large: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One counts from beginning to end while the other is at it; the counts are kept."""
+    cuts, other = large(), []
+
+    def no_lock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_lock)
+
+    def slow(texts: Sequence[str]) -> list[int]:
+        if not other:
+            other.append(count_tokens(cuts, Counter(), "x"))
+        return Counter()(texts)
+
+    assert count_tokens(cuts, slow, "x").tolist() == other[0].tolist() == WORDS
+    assert "tokens-x.lock cannot be locked" in caplog.text
     assert {path.name for path in cuts.index_folder.glob("*tokens*")} == {"tokens-x.npy"}
 
 
