@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
+
 from speechllm_pl.models.bridges import ProjectorConfig
 from speechllm_pl.planning.estimate import Gpu, Setup, estimate, needed
 
@@ -33,6 +35,9 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Callable[[Setup], Setup], bool
     def to_model(**settings: Any) -> Callable[[Setup], Setup]:
         return lambda former: replace(former, blueprint=former.blueprint.changed(**settings))
 
+    frozen_llm = setup.llm if setup.llm is not None and not setup.llm.train_llm else None
+    if frozen_llm and frozen_llm.dtype == torch.float32 and setup.autocast == torch.bfloat16:
+        yield "--model.llm_dtype bfloat16 (products are in bf16 anyway)", to_model(llm_dtype="bfloat16"), False
     if not setup.checkpointing:
         yield "--model.activation_checkpointing true (a third more time)", to(checkpointing=True), False
     half = setup.max_duration / 2
@@ -40,7 +45,7 @@ def _changes(setup: Setup) -> Iterator[tuple[str, Callable[[Setup], Setup], bool
     if setup.llm is not None:
         if isinstance(setup.llm.bridge, ProjectorConfig) and setup.llm.bridge.stride < 3:
             yield "--model.bridge.stride 3 (240 ms an embedding)", to_model(bridge=ProjectorConfig(3)), False
-        if setup.quantize == "none" and setup.sharding != "fsdp" and not setup.llm.train_llm:
+        if frozen_llm and setup.quantize == "none" and setup.sharding != "fsdp":
             yield "--model.quantize nf4", to_model(quantize="nf4"), False
     if setup.sharding != "fsdp":
         gpus = max(setup.gpus, 8)

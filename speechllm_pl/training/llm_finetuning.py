@@ -3,17 +3,20 @@
 from dataclasses import replace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import nn
 
 from speechllm_pl.core.audio.units import SAMPLING_RATE
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.prompt import Prompt, pad_tokens
 from speechllm_pl.core.sharding_policy import refuse_quantized_shards
+from speechllm_pl.core.tensor_sizes import GIB, dtype_bytes
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.positions import LlmInput
 from speechllm_pl.models.config import SpeechLlmConfig
@@ -34,6 +37,9 @@ from speechllm_pl.storage.checkpoints import RECORD, newest, read_checkpoint
 from speechllm_pl.storage.pretrained_files import refuse_other_weights, weights_digest
 from speechllm_pl.training.checkpoint_record import check_tokenizer, refuse_other_settings
 from speechllm_pl.training.stage import Stage
+
+FP32_TOLD_FROM = GIB
+"""Bytes of frozen fp32 weights from which it is told that half of them would do."""
 
 
 class LlmFinetuning(Stage):
@@ -144,6 +150,8 @@ class LlmFinetuning(Stage):
                 "ctc_weight 0 while the encoder is trained: the CTC head stays behind, and its drafts and timings get"
                 " worse; give --model.ctc_weight 0.1, or --model.freeze_encoder true"
             )
+        if self._trainer is not None:
+            tell_of_fp32(self.model.llm, self.trainer)
 
     def load_encoder(self) -> None:
         """Start from the encoder and CTC head of a stage-1 run, which a pretrained encoder can do without.
@@ -224,3 +232,13 @@ class LlmFinetuning(Stage):
         commit = revision if revision != self.config.llm_revision else None
         remedy = f", take its commit (--model.llm_revision {commit})" if commit else ""
         refuse_other_weights("LLM", self.config.llm, self.digest, recorded, remedy, warn=rank_zero_warn)
+
+
+def tell_of_fp32(llm: nn.Module, trainer: L.Trainer) -> None:
+    """Warn, where a run begins, of large frozen weights in fp32 whose products are in bf16 anyway."""
+    frozen = dtype_bytes(p for p in llm.parameters() if not p.requires_grad).get(torch.float32, 0)
+    if trainer.ckpt_path is None and trainer.precision == "bf16-mixed" and frozen >= FP32_TOLD_FROM:
+        rank_zero_warn(
+            f"llm_dtype float32: the frozen LLM takes {frozen / GIB:.1f} GiB, and bf16-mixed multiplies in bf16 anyway;"
+            " half of that is enough with --model.llm_dtype bfloat16"
+        )

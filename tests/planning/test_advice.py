@@ -21,6 +21,16 @@ def test_every_remedy_lowers_the_memory_of_a_run_that_fills_it() -> None:
     assert not any("fsdp" in what and "nf4" in what for what in after)
 
 
+def test_a_frozen_llm_in_fp32_is_the_first_thing_to_change_where_products_are_in_bf16() -> None:
+    setup = replace(SETUP, blueprint=BLUEPRINT.changed(llm_dtype="float32"))
+    first = next(remedies(setup))
+    assert first.what.startswith("--model.llm_dtype bfloat16 ")
+    assert estimate(first.setup).memory.weights == estimate(SETUP).memory.weights
+    trained = replace(SETUP, blueprint=setup.blueprint.changed(train_llm=True, lora_r=0))
+    for other in (SETUP, replace(setup, autocast=None), trained):
+        assert not any("llm_dtype" in remedy.what for remedy in remedies(other))
+
+
 def test_what_is_on_already_is_not_advised() -> None:
     best = replace(
         SETUP, blueprint=BLUEPRINT.changed(bridge=ProjectorConfig(3)), checkpointing=True, sharding="fsdp", gpus=8

@@ -2,14 +2,18 @@
 
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
+from torch import nn
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.training import llm_finetuning
 from speechllm_pl.training.llm_finetuning import LlmFinetuning
 
 STALE = "the CTC head stays behind"
@@ -19,8 +23,10 @@ STALE = "the CTC head stays behind"
 def stage_2(
     ctc_tokenizer: CtcTokenizer, llm_folder: Path, small_encoder: ConformerConfig
 ) -> Callable[..., LlmFinetuning]:
-    def build(**options) -> LlmFinetuning:
+    def build(trainer: L.Trainer | None = None, **options) -> LlmFinetuning:
         module = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder, **options)
+        if trainer is not None:
+            module.trainer = trainer
         module.configure_model()
         return module
 
@@ -68,3 +74,30 @@ def test_what_has_no_effect_on_a_frozen_encoder_is_told(
     caplog.set_level("INFO")
     stage_2(freeze_encoder=True)
     assert "spec_augment, encoder.dropout and ctc_weight have no effect" in caplog.text
+
+
+def test_a_large_frozen_llm_in_fp32_is_told_of_where_products_are_in_bf16(
+    stage_2: Callable[..., LlmFinetuning], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LlmFinetuning, "load_encoder", lambda _: None)
+    in_bf16 = L.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False)
+    in_fp32 = L.Trainer(accelerator="cpu", precision="32-true", logger=False)
+    frozen, trained = nn.Linear(512, 1024).requires_grad_(False), nn.Linear(512, 1024)
+
+    def told(llm: nn.Module, trainer: L.Trainer) -> bool:
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            llm_finetuning.tell_of_fp32(llm, trainer)
+        return any("--model.llm_dtype bfloat16" in str(warning.message) for warning in found)
+
+    assert not told(frozen, in_bf16)  # for two MiB
+    monkeypatch.setattr(llm_finetuning, "FP32_TOLD_FROM", 2**20)
+    assert told(frozen, in_bf16)
+    assert not told(frozen, in_fp32)
+    assert not told(trained, in_bf16)
+    assert not told(deepcopy(frozen).bfloat16(), in_bf16)
+    monkeypatch.setattr(llm_finetuning, "FP32_TOLD_FROM", 1)
+    with pytest.warns(UserWarning, match="--model.llm_dtype bfloat16"):
+        stage_2(in_bf16)
+    in_bf16.ckpt_path = "step=1.ckpt"  # of a run that goes on, whose type is that of its checkpoint
+    assert not told(frozen, in_bf16)
