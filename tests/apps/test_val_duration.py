@@ -53,6 +53,18 @@ def test_an_llm_of_unknown_shape_leaves_them_as_in_training(
     assert "someone/unknown" in line
 
 
+def test_an_llm_whose_code_no_plan_can_run_is_trained_all_the_same(
+    config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("aten.nonzero:\nit depends on values")
+
+    monkeypatch.setattr(val_duration, "estimate", refuse)
+    assert val_duration.fitting_val_duration(config("pretrain_ctc")) == 60
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("60 s of audio a batch, as in training: aten.nonzero: it depends on values")
+
+
 def test_what_is_chosen_is_said_by_the_first_rank(
     config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
