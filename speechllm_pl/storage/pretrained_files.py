@@ -17,15 +17,17 @@ def weights_digest(name_or_path: str, revision: str | None = None) -> str:
     Reads the configuration and the first and last MiB of every weight file: enough to detect other weights, and quick
     for a 7B model. Empty if nothing of a hub name is on this machine.
     """
+    folder = Path(name_or_path) if Path(name_or_path).is_dir() else snapshot(name_or_path, revision)
+    if folder is None:
+        return ""
+    kinds = (list(folder.glob(kind)) for kind in ("model*.safetensors", "*.safetensors", "*.bin"))
+    return _digest([*folder.glob("config.json"), *next(filter(None, kinds), [])])  # as transformers chooses
+
+
+def _former_digest(name_or_path: str) -> str:
+    """The digest that earlier versions recorded of a folder: of all weights in it, those that are not loaded too."""
     folder = Path(name_or_path)
-    kinds = [("*.safetensors", "*.bin")]
-    if not folder.is_dir():
-        found = snapshot(name_or_path, revision)
-        if found is None:
-            return ""
-        folder, kinds = found, [("model*.safetensors",), ("*.safetensors",), ("*.bin",)]  # as transformers chooses
-    weights = ([path for pattern in patterns for path in folder.glob(pattern)] for patterns in kinds)
-    return _digest([*folder.glob("config.json"), *next(filter(None, weights), [])])
+    return _digest([path for kind in ("config.json", "*.safetensors", "*.bin") for path in folder.glob(kind)])
 
 
 def refuse_other_weights(
@@ -46,7 +48,7 @@ def refuse_other_weights(
     """
     if not recorded:
         warn(f"the checkpoint does not say which weights its {part} had: {name} is taken on trust")
-    elif found != recorded:
+    elif found != recorded and _former_digest(name) != recorded:
         raise UserError(
             f"{part} {name} is not the one that this checkpoint was trained with (its digest differs):"
             f" put the former one back{remedy}, or give its folder with --{part.lower()}"

@@ -1,5 +1,6 @@
 """An LLM's files: which they are, and whether they are those of the training."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,37 @@ def test_of_large_files_size_and_both_ends_are_read(tmp_path: Path, place: int, 
     assert (weights_digest(str(tmp_path)) != before) == told
     weights.write_bytes(bytes(4 * 2**20))
     assert weights_digest(str(tmp_path)) != before
+
+
+@pytest.mark.parametrize("others", [("pytorch_model.bin",), ("consolidated.safetensors", "training_args.bin")], ids=str)
+def test_a_folder_of_all_files_has_the_digest_of_a_hub_name_for_which_the_needed_ones_were_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: tuple[str, ...]
+) -> None:
+    clone, fetched = tmp_path / "clone", tmp_path / "hub" / "models--someone--llm" / "snapshots" / ("1" * 40)
+    for folder in (clone, fetched):
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model-1.safetensors", "model-2.safetensors"):
+            (folder / name).write_text(f"content of {name}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    before = weights_digest(str(clone))
+    for name in others:
+        (clone / name).write_text(f"content of {name}")
+    assert weights_digest("someone/llm", "1" * 40) == weights_digest(str(clone)) == before != ""
+
+
+def test_what_an_earlier_version_recorded_of_a_folder_with_other_files_is_accepted(tmp_path: Path) -> None:
+    """Then the weights of all kinds counted."""
+    kept = {"config.json": b"{}", "model.safetensors": b"the same", "pytorch_model.bin": b"the same again"}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    recorded = hashlib.sha256(b"".join(f"{name} {len(kept[name])}".encode() + 2 * kept[name] for name in sorted(kept)))
+    found = weights_digest(str(tmp_path))
+    former = recorded.hexdigest()[:16]
+    assert found != former
+    refuse_other_weights("LLM", str(tmp_path), found, former)
+    (tmp_path / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(UserError, match="its digest differs"):
+        refuse_other_weights("LLM", str(tmp_path), weights_digest(str(tmp_path)), former)
 
 
 def test_another_llm_is_refused_with_the_remedies_and_an_unknown_one_is_told() -> None:
