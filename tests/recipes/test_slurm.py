@@ -188,6 +188,7 @@ def test_the_tasks_of_a_job_run_a_line_that_was_found_once(tmp_path: Path) -> No
     )
     (path / "speechllm").write_text(
         f"#!/bin/sh\nprintf '<%s>' \"$@\" >>'{tmp_path}/started'; echo >>'{tmp_path}/started'\n"
+        f'echo "${{HF_HUB_OFFLINE:-0}}" >>"{tmp_path}/offline"\n'
         'case "$*" in *--only_line*) echo \'env STARTED_BY=line speechllm fit "a b"\' ;; esac\n'
     )
     for program in path.iterdir():
@@ -199,9 +200,10 @@ def test_the_tasks_of_a_job_run_a_line_that_was_found_once(tmp_path: Path) -> No
         "SLURM_JOB_NUM_NODES": "3",
     }
     script, program = ROOT / "conf" / "slurm" / "job.sbatch", shlex.quote(f"{path}/speechllm")
+    given = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     subprocess.run(
         ["bash", script, program, "finetune", "--", "--x", "a b"],
-        env={**os.environ, **of_slurm, "PATH": f"{path}:{os.environ['PATH']}"}, check=True,
+        env={**given, **of_slurm, "PATH": f"{path}:{os.environ['PATH']}"}, check=True,
     )  # fmt: skip
     made, found, run = (tmp_path / "started").read_text().splitlines()
     assert made == "<run><finetune><--only_needs><--><--x><a b>"
@@ -210,6 +212,9 @@ def test_the_tasks_of_a_job_run_a_line_that_was_found_once(tmp_path: Path) -> No
     assert run == "<fit><a b>"
     once = f"1 {path / 'speechllm'}"  # no shell stands between srun and the program
     assert (tmp_path / "tasks").read_text().splitlines() == [once, once, "2 env"]
+    fetching, *later = (tmp_path / "offline").read_text().split()
+    assert fetching == "0"
+    assert set(later) == {"1"}  # what was fetched is in the cache
 
 
 def test_gpus_that_the_trainer_would_not_use_are_refused(speechllm) -> None:
