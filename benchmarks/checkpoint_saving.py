@@ -54,11 +54,11 @@ class Timed(LastCheckpoints):
         super().__init__(every_n_steps=1)
         self.seconds: dict[str, list[float]] = {"in the background": [], "waited for": []}
 
-    def save(self, trainer: L.Trainer, wer: float | None = None) -> None:
+    def save(self, trainer: L.Trainer, wer: float | None = None, *, state: bool = True) -> None:
         self.module.writer.wait()  # for the former one, which 15 minutes would have been enough for
         waited = trainer.global_step % 4 in (3, 0)  # one of each pair follows a validation, and writes more
         began = time.perf_counter()
-        super().save(trainer, wer)
+        super().save(trainer, wer, state=state)
         if waited:
             self.module.writer.wait()
         self.seconds["waited for" if waited else "in the background"].append(time.perf_counter() - began)

@@ -46,8 +46,9 @@ class LastCheckpoints(Checkpoint):
 
     A run resumes from the newest. None is saved at a step before a validation, which a resumed run would leave out.
     After each validation the weights alone are saved as well; `best.ckpt` is another name of those with the lowest
-    word error rate. Training continues while files are written: it waits for the disk only if a save is due before
-    the previous one is done, and at the end.
+    word error rate. Within an accumulated step, whose gradients no state holds, the state or a stop waits for its end.
+    Training continues while files are written: it waits for the disk only if a save is due before the previous one is
+    done, and at the end.
 
     Args:
         every_minutes: Minutes between two checkpoints, by the first rank's clock.
@@ -68,6 +69,7 @@ class LastCheckpoints(Checkpoint):
         self.keep_newest = keep_newest
         self.keep_best = keep_best
         self.saved_at = 0
+        self.state_due = False
         self.received = 0
         self.requeued = False
 
@@ -102,7 +104,7 @@ class LastCheckpoints(Checkpoint):
             return
         stop = pl_module.agreed.signal
         due = pl_module.agreed.save or (self.every_n_steps is not None and step % self.every_n_steps == 0)
-        if stop or due or step == trainer.max_steps:
+        if stop or due or self.state_due or step == trainer.max_steps:
             self.save(trainer)
         if stop:
             self._stop(trainer, stop)
@@ -117,8 +119,9 @@ class LastCheckpoints(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Stage) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        self.save(trainer, float(trainer.callback_metrics["val/wer"]))
-        if pl_module.agreed.signal:
+        within_step = trainer.fit_loop.epoch_loop._should_accumulate()
+        self.save(trainer, float(trainer.callback_metrics["val/wer"]), state=not within_step)
+        if pl_module.agreed.signal and not within_step:
             self._stop(trainer, pl_module.agreed.signal)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -141,22 +144,26 @@ class LastCheckpoints(Checkpoint):
                 end.daemon = True
                 end.start()
 
-    def save(self, trainer: L.Trainer, wer: float | None = None) -> None:
+    def save(self, trainer: L.Trainer, wer: float | None = None, *, state: bool = True) -> None:
         """Begin to save the state, and the weights that have this word error rate."""
-        self.saved_at, self.saved_time = trainer.global_step, time.monotonic()
+        self.state_due = not state
+        if state:
+            self.saved_at, self.saved_time = trainer.global_step, time.monotonic()
         weights = None if wer is None else weights_path(self.folder, trainer.global_step, wer)
 
-        def in_background(state: dict[str, Any], path: Path, write: Write) -> None:
-            tidy = trainer.is_global_zero
-            self.module.writer.start(state, partial(self._write, path=path, weights=weights, write=write, tidy=tidy))
+        def in_background(contents: dict[str, Any], path: Path, write: Write) -> None:
+            place, tidy = path if state else None, trainer.is_global_zero
+            finish = partial(self._write, path=place, weights=weights, write=write, tidy=tidy)
+            self.module.writer.start(contents, finish)
 
         path = state_path(self.folder, trainer.global_step)
         trainer.save_checkpoint(path, weights_only=False, storage_options=in_background)
 
-    def _write(self, state: dict[str, Any], path: Path, weights: Path | None, write: Write, tidy: bool) -> None:
+    def _write(self, state: dict[str, Any], path: Path | None, weights: Path | None, write: Write, tidy: bool) -> None:
         if weights is not None:  # first: a run that resumes this state does not validate it again
             write(weights_alone(state), weights)
-        write(state, path)
+        if path is not None:
+            write(state, path)
         if tidy:
             self._tidy()
 

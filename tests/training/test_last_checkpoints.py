@@ -32,23 +32,41 @@ REAL_WRITE = checkpoints.write
 
 
 class Diary(L.Callback):
-    """Weights and optimiser after each step, and something to do then."""
+    """Weights and optimiser after each step, and something to do then; batches after which the run was validated."""
 
     def __init__(self, then: Any = lambda step: None) -> None:
         self.then = then
         self.states: dict[int, Any] = {}
+        self.batches: dict[int, int] = {}  # by the step that they end
+        self.validated: list[int] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self.states[trainer.global_step] = copy.deepcopy((pl_module.state_dict(), trainer.optimizers[0].state_dict()))
+        if trainer.global_step not in self.states:  # or it is a part of the next step
+            self.batches[trainer.global_step] = batches(trainer)
+            self.states[trainer.global_step] = copy.deepcopy(
+                (pl_module.state_dict(), trainer.optimizers[0].state_dict())
+            )
         self.then(trainer.global_step)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.validated.append(batches(trainer))
+
+
+def batches(trainer: L.Trainer) -> int:
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 @pytest.fixture
 def fit(corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path) -> Any:
-    """`fit(last, diary, …)`: five steps of stage 1, validated after every second or never → the run's checkpoints."""
+    """`fit(last, diary, …)`: five steps of stage 1, validated after each two batches or never → its checkpoints."""
 
     def run(
-        last: LastCheckpoints, diary: Diary, validate: bool = False, steps: int = 5, resumed: Path | None = None
+        last: LastCheckpoints,
+        diary: L.Callback,
+        validate: bool = False,
+        steps: int = 5,
+        resumed: Path | None = None,
+        accumulate: int = 1,
     ) -> Path:
         L.seed_everything(0, verbose=False)
         optimizer = partial(torch.optim.AdamW, lr=1e-2)
@@ -58,6 +76,7 @@ def fit(corpus: Path, ctc_tokenizer: CtcTokenizer, tmp_path: Path) -> Any:
             accelerator="cpu",
             devices=1,
             max_steps=steps,
+            accumulate_grad_batches=accumulate,
             limit_val_batches=int(validate),
             val_check_interval=2,
             check_val_every_n_epoch=None,
@@ -154,15 +173,38 @@ def test_the_clock_decides_when_a_state_is_saved(fit: Any, monkeypatch: pytest.M
     saved: list[int] = []
 
     class Noted(LastCheckpoints):
-        def save(self, trainer: L.Trainer, wer: float | None = None) -> None:
+        def save(self, trainer: L.Trainer, wer: float | None = None, *, state: bool = True) -> None:
             saved.append(trainer.global_step)
-            super().save(trainer, wer)
+            super().save(trainer, wer, state=state)
 
     def ten_minutes(step: int) -> None:
         now[0] += 600
 
     fit(Noted(), Diary(ten_minutes), steps=7)
     assert saved == [3, 6, 7]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_run_goes_on_exactly_from_each_state_of_a_validated_one(fit: Any, accumulate: int) -> None:
+    """Of three accumulated batches, every second is followed by a validation; no step loses its first gradients."""
+    whole = Diary()
+    folder = fit(LastCheckpoints(keep_newest=9, keep_best=9), whole, validate=True, accumulate=accumulate)
+    within = set(whole.validated) - set(whole.batches.values())
+    assert bool(within) == (accumulate == 3)
+    validated = {max(step for step, last in whole.batches.items() if last <= batch) for batch in whole.validated}
+    assert {read_checkpoint(path)["global_step"] for path in folder.glob("wer=*")} == validated
+    states = sorted(folder.glob("step=*"))
+    assert len(states) > 2
+    for state in states[:-1]:
+        done = read_checkpoint(state)["global_step"]
+        resumed = Diary()
+        fit(LastCheckpoints(keep_newest=9), resumed, validate=True, accumulate=accumulate, resumed=state)
+        assert resumed.validated == [batch for batch in whole.validated if batch > whole.batches[done]]
+        first, last = resumed.states[done + 1][0], resumed.states[5][0]
+        for name, value in whole.states[done + 1][0].items():
+            assert torch.equal(value, first[name]), (state, name)
+            assert torch.equal(whole.states[5][0][name], last[name]), (state, name)
 
 
 # what is kept
