@@ -17,11 +17,11 @@ from speechllm_pl.data.cuts import read_cuts
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import Draw, EpochBatches
 from speechllm_pl.data.identity import difference, identity, refuse_other_data
-from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, loader, start_server, workers_of_rank
+from speechllm_pl.data.loader import TIMEOUT_SECONDS, Loader, loader, start_server
 from speechllm_pl.data.manifest import Manifest
 from speechllm_pl.data.mixture import HeardCount, Mixture, TrainingCuts, TrainSource, sources_by_name
 from speechllm_pl.data.positions import LlmInput, within_limit
-from speechllm_pl.data.readers import faster_reading, jumping, who_reads
+from speechllm_pl.data.readers import chosen_workers, faster_reading, jumping, who_reads
 from speechllm_pl.data.refused_settings import refuse_impossible
 from speechllm_pl.data.run_position import RunPosition, leave_finished_epoch
 from speechllm_pl.data.sample import balanced_sample
@@ -59,7 +59,7 @@ class SpeechDataModule(L.LightningDataModule):
         shuffle_buffer: Number of utterances of a lane among which batches are shuffled.
         shortest_first_epochs: Number of epochs at the start that go from short utterances to long ones.
         num_workers: Number of processes on each device that read audio ahead. With 0 the training process reads; `auto`
-            takes one for each available CPU but the one that trains, up to eight.
+            takes one for each available CPU but the one that trains, up to eight; of shards as many as divide lanes.
         timeout_seconds: Seconds without a batch from the loader processes after which the run ends and names what they
             are reading.
         seed: Seed of the order of batches, and of everything random about each.
@@ -140,7 +140,7 @@ class SpeechDataModule(L.LightningDataModule):
         if stage == "fit":
             for augmentation in self.augmentations:
                 augmentation.check()
-            rank_zero_info(who_reads(self.num_workers, self.local_ranks))
+            rank_zero_info(who_reads(self.num_workers, self.local_ranks, self.workers))
             if self.num_workers == "auto" and self.workers:  # Lightning knows no CPUs of a SLURM task
                 warnings.filterwarnings("ignore", ".*does not have many workers")
         self._pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -155,11 +155,12 @@ class SpeechDataModule(L.LightningDataModule):
     @property
     def workers(self) -> int:
         """Number of processes that read ahead for this rank."""
-        return self.num_workers if isinstance(self.num_workers, int) else workers_of_rank(self.local_ranks)
+        from_shards = any((self.root / source.cuts).is_dir() for source in self.train.values())
+        return chosen_workers(self.num_workers, self.local_ranks, self._place()[1], self.lanes * from_shards)
 
     def faster_reading(self) -> str:
         """Advice for a run that waits for data."""
-        return faster_reading(self.workers, self.local_ranks)
+        return faster_reading(self.num_workers, self.local_ranks)
 
     @property
     def duration_factor(self) -> float:

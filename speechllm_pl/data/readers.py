@@ -3,10 +3,26 @@
 from speechllm_pl.data.loader import cpus_of_rank, workers_of_rank
 
 
-def who_reads(num_workers: int | str, local_ranks: int) -> str:
-    """The line about it at a run's beginning."""
+def chosen_workers(num_workers: int | str, local_ranks: int, ranks: int, lanes: int) -> int:
+    """Number of processes on each rank.
+
+    Args:
+        num_workers: as it was set. For `auto` so many that each reads lanes of its own, unless that were less than half
+            of those there are CPUs for.
+        local_ranks: ranks on this machine.
+        ranks: ranks on all machines.
+        lanes: lanes of the shards that are read; 0 where none are.
+    """
+    if isinstance(num_workers, int):
+        return num_workers
     most = workers_of_rank(local_ranks)
-    workers = num_workers if isinstance(num_workers, int) else most
+    enough = range(most, max(0, (most - 1) // 2), -1)
+    return next((workers for workers in enough if not lanes % (ranks * workers)), most)
+
+
+def who_reads(num_workers: int | str, local_ranks: int, workers: int) -> str:
+    """The line about it at a run's beginning, where `num_workers` was set and `workers` were chosen."""
+    most = workers_of_rank(local_ranks)
     why = f"data.num_workers {num_workers}; CPUs for each rank: {cpus_of_rank(local_ranks)}"
     if workers:
         return f"loader processes that read ahead on each rank: {workers} ({why})"
@@ -14,10 +30,11 @@ def who_reads(num_workers: int | str, local_ranks: int) -> str:
     return f"no loader process reads ahead, each rank reads its own batches ({why}){advice}"
 
 
-def faster_reading(workers: int, local_ranks: int) -> str:
-    """Advice for a run that waits for data."""
+def faster_reading(num_workers: int | str, local_ranks: int) -> str:
+    """Advice for a run that waits for data, with `num_workers` as it was set."""
     most = workers_of_rank(local_ranks)
-    more = f"--data.num_workers {most} instead of {workers}, " if most > workers else ""
+    fewer = isinstance(num_workers, int) and num_workers < most
+    more = f"--data.num_workers {most} instead of {num_workers}, " if fewer else ""
     return f"try {more}more CPUs for each rank (CPUS= in a SLURM job), or shards instead of files (make shar)"
 
 

@@ -9,6 +9,7 @@ import pytest
 from conftest import SPLITS
 
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.data import readers
 from speechllm_pl.data.datamodule import SpeechDataModule
 
 
@@ -88,6 +89,15 @@ def test_ranks_share_the_sample_in_fit_and_all_of_dev_otherwise(corpus: Path, fn
     assert sample is not None
     assert sorted(ids) == [f"train-{n}" for n in (sample if fn == "fit" else range(8))]
     assert len(sample) == 5
+
+
+@pytest.mark.parametrize(("name", "workers"), [("files.jsonl.gz", 8), ("shar/train", 6)])
+def test_auto_takes_readers_that_divide_the_lanes_of_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, workers: int
+) -> None:
+    monkeypatch.setattr(readers, "workers_of_rank", lambda ranks: 8)
+    (tmp_path / "shar" / "train").mkdir(parents=True)
+    assert SpeechDataModule(str(tmp_path), train=name, lanes=12, num_workers="auto").workers == workers
 
 
 def test_a_sample_of_nothing_is_refused(corpus: Path) -> None:
