@@ -277,7 +277,8 @@ class Target:
             needs.append(making)
         elif recipe.stage == "finetune" and recipe.llm:
             of_hub.append(recipe.llm)
-        if self.options.only_needs and any(not Path(name, "config.json").is_file() for name in of_hub):
+        ranks_wait = self.options.only_needs or self.options.trainer in ("ddp", "fsdp")  # for the first one's download
+        if ranks_wait and any(not Path(name, "config.json").is_file() for name in of_hub):
             needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
         return replace(self.programs.fit(recipe), needs=tuple(needs))
 

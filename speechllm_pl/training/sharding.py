@@ -6,6 +6,7 @@ trained weights (fp32).
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -127,6 +128,8 @@ class ShardedStrategy(ModelParallelStrategy):
             gradients travel between nodes. With `all` they are split over all devices, with a number over groups of
             that many consecutive ones.
         process_group_backend: Backend of torch's process group; torch's choice for the devices by default.
+        timeout: Time for which ranks wait for each other, as `2:00:00`. A large LLM on a slow disk takes the first rank
+            longer to read than the half hour of the default.
         gather_up_to_gib: Size in GiB of the largest model that validation gathers whole on each device, so that ranks
             decode independently. A larger one stays in shards, and all ranks decode in lockstep. By default a share of
             the free memory decides (`gatherable`).
@@ -137,8 +140,9 @@ class ShardedStrategy(ModelParallelStrategy):
         shard_within: ShardWithin = "node",
         process_group_backend: str | None = None,
         gather_up_to_gib: float | None = None,
+        timeout: timedelta = timedelta(minutes=30),
     ):
-        super().__init__(process_group_backend=process_group_backend)
+        super().__init__(process_group_backend=process_group_backend, timeout=timeout)
         self.shard_within: ShardWithin = shard_within
         self.gather_up_to_gib = gather_up_to_gib
         self._groups: DeviceMesh | None = None

@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,14 @@ def test_adapting_to_text_trains_neither_encoder_nor_bridge(parser) -> None:
     assert config.trainer.max_epochs == written["trainer"]["max_epochs"]
     assert config.model.init_args.freeze_encoder
     assert config.model.init_args.freeze_bridge
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_ranks_may_be_given_more_time_to_wait_for_a_large_llm(parser, trainer: str) -> None:
+    longer = ["--trainer.strategy.init_args.timeout", "2:00:00"]
+    strategy = parser.parse_args([*configs("finetune", trainer=trainer), *longer]).fit.trainer.strategy
+    assert strategy.init_args.timeout == timedelta(hours=2)
+    assert ShardedStrategy(timeout=timedelta(hours=2))._timeout == timedelta(hours=2)
 
 
 def check_written(config, written: dict) -> None:

@@ -141,6 +141,7 @@ def test_an_encoder_of_the_hub_is_fetched_before_a_job_starts_its_tasks(
         assert "--model.encoder.name org/name" in line
         assert fetched(target, "--only_needs", "--encoder=whisper-tiny-en")
         assert not fetched(target, "--encoder=org/name")
+        assert fetched(target, "--encoder=org/name", "--trainer=fsdp")
     (tmp_path / "whisper-tiny-en").mkdir()
     (tmp_path / "whisper-tiny-en" / "config.json").touch()
     assert not fetched("pretrain-ctc", "--only_needs", "--encoder=whisper-tiny-en")
@@ -157,6 +158,12 @@ def test_an_llm_of_the_hub_is_fetched_before_a_job_starts_its_tasks(speechllm) -
     for given in (("finetune",), ("pretrain-ctc", "--llm=org/name")):
         assert not [line for line in lines(speechllm, *given, "--only_needs") if " fetch " in line]
     assert not [line for line in lines(speechllm, "finetune", "--llm=org/name") if " fetch " in line]
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_an_llm_of_the_hub_is_fetched_before_ranks_wait_for_the_first_one_to_read_it(speechllm, trainer: str) -> None:
+    printed = lines(speechllm, "finetune", "--llm=org/name", f"--trainer={trainer}")
+    assert [" fetch " in line for line in printed[-2:]] == [True, False]
 
 
 def test_jobs_of_one_run_wait_for_each_other(speechllm) -> None:
