@@ -74,13 +74,13 @@ def test_whispers_encoder_and_smollm2_learn_real_sentences_and_ctc_keeps_the_llm
     others = speechllm_data.resolve() / "long-form"
     scores = run_of(tmp_path, "demo-speech", "demo_speech", f"EVAL_TABLE={others}") / "scores"
     (long_form,) = scores.glob("long-form-*")
-    assert wers(scores / "dev" / "ctc" / "scores.json")["ctc"] <= 0.45
+    assert wers(scores / "dev" / "ctc" / "scores.json")["ctc"] <= 0.43
     for system in ("llm-joint", "llm-guarded"):
         entry = json.loads((scores / "dev" / system / "scores.json").read_text())["llm"]
-        assert entry["average"]["wer"] <= 0.45
-        assert entry["against_ctc"]["confidence_interval"][0] <= 0
+        assert entry["average"]["wer"] <= 0.36
+        assert entry["against_ctc"]["confidence_interval"][1] < 0
     rates = wers(long_form / "llm-guarded" / "scores.json")
-    assert rates["llm"] <= rates["ctc"] + 0.05
+    assert rates["llm"] <= rates["ctc"]
     rows = [json.loads(line) for line in (long_form / "llm-guarded" / "hypotheses.jsonl").read_text().splitlines()]
     for row in rows:  # nothing of two and a half minutes is left out
         assert len(row["hypothesis"].split()) > 0.7 * len(row["reference"].split())
