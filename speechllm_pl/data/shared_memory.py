@@ -3,6 +3,7 @@
 It is an anonymous file, so it needs no room in /dev/shm, of which containers have little.
 """
 
+import functools
 import math
 import mmap
 import os
@@ -71,11 +72,15 @@ def padded(rows: list[np.ndarray]) -> torch.Tensor:
 
 
 def padded_frames(rows: list[torch.Tensor]) -> Padded:
-    """Pad `(T, dim)` frames of any precision on the right, as `padded` does; dim is even."""
+    """Pad `(T, dim)` frames on the right, as `padded` does; dim is even.
+
+    Rows may differ in precision, as devices compute under autocast: all become that which holds each of them.
+    """
     if not rows:
         return Padded(torch.zeros(0, 0, 0), torch.zeros(0, dtype=torch.long))
-    flat = padded([row.flatten().view(torch.float32).numpy() for row in rows])  # bits, whatever they mean
-    frames = flat.view(rows[0].dtype).unflatten(1, (-1, rows[0].shape[1]))
+    widest = functools.reduce(torch.promote_types, (row.dtype for row in rows))
+    flat = padded([row.to(widest).flatten().view(torch.float32).numpy() for row in rows])  # bits, whatever they mean
+    frames = flat.view(widest).unflatten(1, (-1, rows[0].shape[1]))
     return Padded(frames, torch.tensor([len(row) for row in rows]))
 
 

@@ -13,7 +13,7 @@ from speechllm_pl.data.buckets import Buckets
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import EpochBatches, PlannedBatch
 from speechllm_pl.data.manifest import Manifest, read_manifest
-from speechllm_pl.data.shared_memory import padded
+from speechllm_pl.data.shared_memory import padded, padded_frames
 from speechllm_pl.data.utterance import audio_digest
 from speechllm_pl.storage.frame_cache import FrameCache
 
@@ -120,6 +120,21 @@ def test_cached_frames_take_the_place_of_audio(cuts, tmp_path: Path, dtype: torc
         for row, id_ in enumerate(batch.ids):
             assert torch.equal(frames[row, : lengths[row]], kept[id_])
             assert not frames[row, lengths[row] :].any()
+
+
+@pytest.mark.parametrize("in_a_worker", [False, True])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_frames_of_both_precisions_stay_what_they_are(
+    monkeypatch: pytest.MonkeyPatch, in_a_worker: bool, swapped: bool
+) -> None:
+    """As two devices compute them in bf16-mixed."""
+    monkeypatch.setattr("speechllm_pl.data.shared_memory.get_worker_info", lambda: in_a_worker or None)
+    rows = [torch.randn(5, 6).bfloat16(), torch.randn(3, 6)][:: -1 if swapped else 1]
+    frames, lengths = padded_frames(rows)
+    assert lengths.tolist() == [len(row) for row in rows]
+    for found, row in zip(frames, rows, strict=True):
+        assert torch.equal(found[: len(row)], row.float())
+        assert not found[len(row) :].any()
 
 
 def test_a_batch_of_which_no_frames_are_there_is_empty(cuts, tmp_path: Path) -> None:
