@@ -54,7 +54,7 @@ def _contents(table: Path) -> list[str]:
 
 
 def demo_speech(experiment: Experiment, other_voices: str | None) -> Comparison:
-    """Train a CTC head on frozen frames, then the LLM, and compare both.
+    """Train a CTC head on frozen frames, then the LLM, and compare both on dev, on test where there is one, and others.
 
     Args:
         other_voices: further recordings to score, a table or folder as of DATA=table.
@@ -62,7 +62,10 @@ def demo_speech(experiment: Experiment, other_voices: str | None) -> Comparison:
     Raises:
         UserError: they are not there.
     """
-    corpora: dict[str, tuple[Path, tuple[str, ...]]] = {experiment.split: (experiment.cuts, ())}
+    tested = experiment.split != "test" or experiment.cuts.exists()  # a table need not have one
+    splits = ["dev", *([experiment.split] if tested and experiment.split != "dev" else [])]
+    folder = experiment.preparation.folder
+    corpora: dict[str, tuple[Path, tuple[str, ...]]] = {name: (folder / f"{name}.jsonl.gz", ()) for name in splits}
     if other_voices:
         if not Path(other_voices).exists():
             raise UserError(

@@ -121,7 +121,8 @@ def test_the_table_of_a_finished_comparison_is_shown_again(
         assert step.makes is not None
         step.makes.parent.mkdir(parents=True, exist_ok=True)
         step.makes.write_text("the table\n")
-        (step.makes.parent / "dev.jsonl.gz").touch()
+        for split in ("dev", "test"):
+            (step.makes.parent / f"{split}.jsonl.gz").touch()
         os.utime(step.makes, (len(made), len(made)))
         made.append(step.makes)
         return subprocess.Popen(["true"])
@@ -130,6 +131,7 @@ def test_the_table_of_a_finished_comparison_is_shown_again(
     os.utime(voices, (0, 0))
     assert "the table" not in speechllm("run", "demo-speech").out
     assert made[-1] == Path("runs/demo_speech/scores.md")
+    assert Path("runs/demo_speech/scores/test/llm-greedy/scores.json") in made  # of a split that was found on the way
     count = len(made)
     assert speechllm("run", "demo-speech").out.splitlines() == ["the table", f"{made[-1]} is finished"]
     speechllm("run", "demo-speech", "--", "--model.lora_r", "64")
@@ -212,6 +214,22 @@ def test_demo_speech_with_other_parts_has_other_folders(speechllm, voices: Path,
     assert folders("--root", "data/here")[0] == "data/here"
     args = ("--prepare-args", "--dev-fraction 0.05")
     assert len({usual[0], table[0], folders(*args)[0], folders("--table", "mine.tsv", *args)[0]}) == 4
+
+
+def test_demo_speech_scores_test_beside_dev_where_there_is_one_and_the_split_that_is_named(
+    speechllm, voices: Path, tmp_path: Path
+) -> None:
+    def scored(*given: str) -> set[tuple[str, str]]:
+        found = [shlex.split(line) for line in lines(speechllm, "demo-speech", *given)]
+        ends = [words for words in found if words[1] == "evaluate"]
+        return {(Path(value(words, "--output")).parent.name, value(words, "--cuts")) for words in ends}
+
+    dev, test, mine = ((name, f"data/demo_speech/{name}.jsonl.gz") for name in ("dev", "test", "mine"))
+    assert scored() == scored("--split", "dev") == {dev}
+    assert scored("--split", "mine") == {dev, mine}
+    (tmp_path / "data" / "demo_speech").mkdir(parents=True)
+    (tmp_path / test[1]).touch()
+    assert scored() == {dev, test}
 
 
 def test_demo_speech_prepares_recordings_that_were_added(speechllm, voices: Path, tmp_path: Path) -> None:
