@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from speechllm_pl.apps.program_options import CompareOptions
-from speechllm_pl.apps.score_table import comparison_with_ctc
+from speechllm_pl.apps.score_table import FEWEST, comparison_with_ctc
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.storage.whole_file import write_whole
+
+OF_DEV = "- dev has also chosen the checkpoints: rates of other utterances, such as a test set, are likely to be higher"
 
 
 def compare(options: CompareOptions) -> None:
@@ -33,6 +35,7 @@ def compare(options: CompareOptions) -> None:
         for (corpus, system), entry in entries.items()
         for line in comparison_with_ctc(entry)
     ]
+    lines += [OF_DEV] if any(corpus == "dev" for corpus, _ in entries) else []
     table = "\n".join([table, *([""] if lines else []), *lines])
     output = Path(options.output or folder.with_suffix(".md"))
     write_whole(output, f"{table}\n".encode())
@@ -60,9 +63,12 @@ def _entries(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _rate(entry: dict[str, Any]) -> str:
-    """Average WER in per cent with its interval."""
+    """Average WER in per cent, with its interval where there are recordings enough for one."""
+    rate = f"{100 * entry['average']['wer']:.2f}"
+    if sum(counts["utterances"] for counts in entry["languages"].values()) < FEWEST:
+        return rate
     low, high = (100 * bound for bound in entry["average"]["confidence_interval"])
-    return f"{100 * entry['average']['wer']:.2f} ({low:.1f} to {high:.1f})"
+    return f"{rate} ({low:.1f} to {high:.1f})"
 
 
 def comparison_table(rates: dict[tuple[str, ...], str]) -> str:

@@ -10,11 +10,13 @@ from speechllm_pl.apps.program_options import CompareOptions
 from speechllm_pl.core.errors import UserError
 
 
-def scored(folder: Path, **wers: float) -> None:
-    """Write scores of systems with an interval of 1 % to either side."""
+def scored(folder: Path, utterances: tuple[int, ...] = (4, 6), **wers: float) -> None:
+    """Write scores of systems with an interval of 1 % to either side, of so many utterances in each language."""
     folder.mkdir(parents=True)
+    languages = {str(number): {"utterances": count} for number, count in enumerate(utterances)}
     entries = {
-        name: {"average": {"wer": wer, "confidence_interval": [wer - 0.01, wer + 0.01]}} for name, wer in wers.items()
+        name: {"languages": languages, "average": {"wer": wer, "confidence_interval": [wer - 0.01, wer + 0.01]}}
+        for name, wer in wers.items()
     }
     (folder / "scores.json").write_text(json.dumps(entries))
 
@@ -43,8 +45,27 @@ def test_the_ctc_head_that_an_llm_was_scored_beside_has_a_row_of_its_own_not_tha
     scored(tmp_path / "scores" / "dev" / "guarded", ctc=0.5, llm=0.4)
     compare(CompareOptions(scores=str(tmp_path / "scores")))
     rows = [[cell.strip() for cell in row.split("|")] for row in (tmp_path / "scores.md").read_text().splitlines()[2:]]
-    rates = {row[1]: float(row[2].split()[0]) for row in rows}
+    rates = {row[1]: float(row[2].split()[0]) for row in rows if len(row) > 2}
     assert rates == {"ctc": 60.0, "guarded": 40.0, "guarded, its CTC head": 50.0}
+
+
+def test_few_recordings_have_no_interval(tmp_path: Path) -> None:
+    scored(tmp_path / "scores" / "talk" / "ctc", (1,), ctc=0.775)
+    scored(tmp_path / "scores" / "talk" / "llm", (4, 5), ctc=0.775, llm=0.5)
+    compare(CompareOptions(scores=str(tmp_path / "scores")))
+    assert (tmp_path / "scores.md").read_text().splitlines()[2:] == [
+        "| ctc | 77.50 |",
+        "| llm | 50.00 |",
+        "| llm, its CTC head | 77.50 |",
+    ]
+
+
+def test_the_table_says_that_dev_has_chosen_the_checkpoints(tmp_path: Path) -> None:
+    for corpora, told in ((("test",), False), (("dev", "test"), True)):
+        for corpus in corpora:
+            scored(tmp_path / str(told) / corpus / "ctc", ctc=0.6)
+        compare(CompareOptions(scores=str(tmp_path / str(told))))
+        assert ("- dev has also chosen the checkpoints" in (tmp_path / f"{told}.md").read_text()) == told
 
 
 def test_an_llm_that_was_scored_beside_ctc_has_a_line_below_the_table(tmp_path: Path) -> None:
