@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,17 @@ def test_another_encoder_is_given_by_its_name(models: Path) -> None:
     line = " ".join(recipe.fit_arguments)
     assert "--config conf/encoder/pretrained.yaml --model.encoder.name facebook/wav2vec2-base" in line
     assert recipe.run_folder.name.startswith("spoken_numbers-tiny-wav2vec2-base-")
+
+
+@pytest.mark.parametrize(("encoder", "frame_ms"), [("whisper-tiny-en", 40), ("wav2vec2-base-960h", 20), ("a/b", 40)])
+@pytest.mark.parametrize("settings", [(), ("--config", "conf/demo_speech/finetune.yaml")])
+def test_an_llm_has_an_audio_embedding_every_120_ms_with_each_pretrained_encoder(
+    models: Path, encoder: str, frame_ms: int, settings: tuple[str, ...]
+) -> None:
+    words = Recipe("finetune", encoder=encoder, overrides=settings).fit_arguments
+    files = [Path(value) for name, value in pairwise(words) if name == "--config"]
+    bridges = [yaml.safe_load(file.read_text()).get("model", {}).get("init_args", {}).get("bridge") for file in files]
+    assert [each["stride"] for each in bridges if each][-1] * frame_ms == 120
 
 
 def test_stage_2_with_a_pretrained_encoder_takes_stage_1_if_it_was_run(models: Path, elsewhere: Path) -> None:
