@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from speechllm_pl.apps.main import with_underscores
+from docstring_parser import parse_from_object
+
+from speechllm_pl.apps.main import PROGRAMS, with_underscores
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.recipes import demo_english, demo_speech
 from speechllm_pl.recipes.experiment import Experiment
@@ -27,7 +29,7 @@ EXPERIMENTS = {
     "demo": {"name": "demo", "data": "spoken_numbers"},
     "fsdd": {"name": "fsdd", "data": "fsdd"},
     "demo-english": {"data": "spoken_english", "llm": "smollm2", "hours": "0.5"},
-    "demo-speech": {"data": "table"},
+    "demo-speech": {"data": "table", "split": "dev"},
     "demo-short": {"name": "demo_short", "data": "spoken_numbers", **SHORT},
     "experiment": {},
 }
@@ -42,56 +44,30 @@ TARGETS = (
     *(*PREPARING, "prepare", *EXPERIMENTS),
 )
 
-OPTIONS = {
-    "data": "Corpus: a file of conf/data.",
-    "size": "Size of the encoder: a file of conf/size.",
-    "trainer": "Devices and how they share the work: a file of conf/trainer.",
-    "augment": "What is done to the training audio: a file of conf/augment.",
-    "llm": "A file of conf/llm, or a folder or hub name of a causal LM; without it a tiny one is made of the data.",
-    "encoder": "A file of conf/encoder, or a folder or hub name of a pretrained encoder; without it SIZE's conformer.",
-    "root": "Folder of the prepared data; data/DATA without it.",
-    "stride": "Encoder frames in an audio embedding, each of 80 ms with the conformer.",
-    "lora_r": "Rank of LoRA; 0 is none.",
-    "masking": "Share of the text tokens that are hidden in training.",
-    "run": "Run folder; without it, it is named after the settings.",
-    "ckpt": "Checkpoint to begin with, evaluate or transcribe with; evaluate takes several, with commas.",
-    "text": "Sentences without audio to adapt stage 2 to: a file with one a line, or language<TAB>sentence.",
-    "text_share": "Share of them in an epoch of the adaptation; the rest has audio.",
-    "ctc_run": "Run folder of stage 1, where it has a name of its own.",
+KINDS = (Recipe, Experiment, Preparation, Cluster)
+"""What a target is made of. Their fields are options, and the docstrings of these the help, the first of each name."""
+NO_OPTIONS = (
+    *("stage", "overrides", "recipe", "preparation", "programs", "folder", "settings", "before", "arguments"),
+)
+"""Fields that follow from the target and from other options."""
+TYPES = {field.name: field.type for kind in KINDS for field in fields(kind) if field.name not in NO_OPTIONS}
+NUMERIC = [name for name, kind in TYPES.items() if kind in (int, int | None)]
+TOLD = {param.arg_name: param.description or "" for kind in reversed(KINDS) for param in parse_from_object(kind).params}
+OPTIONS = {name: TOLD[name] for name in TYPES if name not in NUMERIC} | {
     "llm_run": "Run folder of stage 2, where it has a name of its own.",
-    "split": "Cuts that are evaluated: SPLIT.jsonl.gz of the data.",
-    "max_wer": "Fail when a system's average WER is above this fraction.",
     "output": "Where scores or a report are written.",
     "name": "Name of the experiment, whose folder is runs/NAME.",
-    "table": "Folder or table of DATA=table.",
     "eval_table": "Recordings of other voices that demo-speech scores besides: a table, or a folder with texts.",
-    "corpus": "Folder in which a published corpus was unpacked.",
-    "fsdd": "Folder of the Free Spoken Digit Dataset.",
-    "hours": "Hours of speech that spoken_numbers synthesises.",
-    "languages": "Languages to prepare.",
-    "parts": "Languages, or sub-folders of the table, that are prepared each by itself and then joined.",
-    "vocab": "Pieces of the CTC tokenizer.",
-    "piece": "Letters of its longest piece.",
-    "codec": "Codec in Shar: opus or flac.",
     "prepare_args": "Further arguments of the program that prepares the corpus, in one word.",
     "program": "How `speechllm` is started, in one word; as this one was started without it.",
-    "gpus": "GPUs of a node, as 8 or a100:8; 0 for a job on CPUs.",
-    "partition": "Partition of SLURM.",
-    "account": "Account of SLURM.",
-    "time": "Time limit of a job.",
-    "mem": "Memory of a node; without it training asks for what the plan says.",
     "array": "Tasks of the array that packs Shar.",
     "sbatch_args": "Further options of sbatch, in one word.",
 }
 OF_WORDS = ("languages", "parts", "prepare_args", "program", "sbatch_args")
 """Options that are split into words as a shell does."""
-NUMBERS = {
-    "jobs": "Processes that prepare data.",
+NUMBERS = {name: TOLD[name] for name in NUMERIC} | {
     "part": "Prepare this part alone, counted from 1.",
     "side_by_side": "Steps that may run at the same time.",
-    "nodes": "Nodes of a job.",
-    "tasks": "Tasks of a node without GPUs.",
-    "cpus": "CPUs of a task.",
 }
 SWITCHES = {
     "dry_run": "Print the lines and run nothing.",
@@ -102,10 +78,7 @@ SWITCHES = {
 UNLIMITED = 999
 """Steps side by side without a number, as `make -j` gives it."""
 DEFAULTS: dict[str, Any] = {"name": "demo", "array": "0-7"} | {
-    field.name: field.default
-    for kind in (Recipe, Preparation, Experiment, Cluster)
-    for field in fields(kind)
-    if isinstance(field.default, str | int)
+    field.name: field.default for kind in KINDS for field in fields(kind) if isinstance(field.default, str | int)
 }
 
 
@@ -137,7 +110,7 @@ def _quoted(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="speechllm run",
-        description=(run.__doc__ or "").splitlines()[0],
+        description=PROGRAMS["run"],
         epilog="What follows -- is passed on as is: `speechllm run finetune --data fsdd -- --model.bridge.stride 2`.",
         allow_abbrev=False,
     )
@@ -154,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> None:
-    """Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.
+    """Print the command lines of a target, and run them.
 
     Args:
         arguments: see `--help`; those after `--` are passed on.
@@ -176,9 +149,6 @@ def run(arguments: list[str]) -> None:
         for step in unfinished(*last.needs, *last.after) if options.only_needs else unfinished(last):
             print(step.line)
     elif options.target in EXPERIMENTS:
-        if options.target == "demo-speech":  # what is scored depends on the splits that the recordings have
-            carry_out(target.preparation.cuts)
-            last = target.step
         finished = not unfinished(last)
         carry_out(last, at_once=options.side_by_side or 2)
         if options.target in COMPARISONS and finished and last.makes:
@@ -280,8 +250,7 @@ class Target:
             needs.append(making)
         elif recipe.stage == "finetune" and recipe.llm:
             of_hub.append(recipe.llm)
-        ranks_wait = self.options.only_needs or self.options.trainer in ("ddp", "fsdp")  # for the first one's download
-        if ranks_wait and any(not Path(name, "config.json").is_file() for name in of_hub):
+        if self.options.only_needs and any(not Path(name, "config.json").is_file() for name in of_hub):
             needs.append(self.programs.speechllm("fetch", *recipe.fit_arguments))
         return replace(self.programs.fit(recipe), needs=tuple(needs))
 

@@ -26,8 +26,9 @@ class Experiment:
     preparation: Preparation
     programs: Programs
     max_wer: str | None = None
+    """Fail when a system's average WER is above this fraction."""
     split: str = "test"
-    """Cuts that are scored and shown in the report."""
+    """Cuts that are evaluated, and shown in a report: SPLIT.jsonl.gz of the data."""
     settings: Path | None = None
     """Folder with a configuration file of each stage, which comes before the overrides alone."""
     before: tuple[Step, ...] = ()

@@ -26,7 +26,7 @@ SMOLLM2 = Path("data/llms/smollm2")
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings of a corpus from which its preparation follows."""
+    """Settings of a corpus from which its preparation follows. Fields' docstrings are the help of `speechllm run`."""
 
     programs: Programs
     data: str
@@ -35,15 +35,25 @@ class Preparation:
     size: str = "tiny"
     """Decides the size of the tokenizer's vocabulary."""
     table: str | None = None
+    """Folder or table of DATA=table."""
     corpus: str | None = None
+    """Folder in which a published corpus was unpacked."""
     fsdd: str | None = None
+    """Folder of the Free Spoken Digit Dataset."""
     hours: str = "3"
+    """Hours of speech that spoken_numbers synthesises."""
     languages: str | None = None
+    """Languages to prepare."""
     parts: tuple[str, ...] = ()
+    """Languages, or sub-folders of the table, that are prepared each by itself and then joined."""
     vocab: str | None = None
+    """Pieces of the CTC tokenizer."""
     piece: str | None = None
+    """Letters of its longest piece."""
     codec: str = "opus"
+    """Codec in Shar: opus or flac."""
     jobs: int = 2
+    """Processes that prepare data."""
     arguments: tuple[str, ...] = ()
     """Further arguments of the program that prepares the corpus."""
 

@@ -22,41 +22,46 @@ BEST = Path("checkpoints", "best.ckpt")
 
 @dataclass(frozen=True)
 class Recipe:
-    """Recipe for a run of one stage. Settings that are None are left to the configuration files."""
+    """Recipe for a run of one stage. Settings that are None are left to the configuration files.
+
+    Fields' docstrings are the help of `speechllm run`.
+    """
 
     stage: Stage
     data: str = "spoken_numbers"
-    """A file of conf/data."""
+    """Corpus: a file of conf/data."""
     size: str = "tiny"
-    """A file of conf/size, and of conf/<stage> where the stage differs at this size."""
+    """Size of the encoder: a file of conf/size, and of conf/<stage> where the stage differs at this size."""
     trainer: str = "cpu"
-    """A file of conf/trainer."""
+    """Devices and how they share the work: a file of conf/trainer."""
     augment: str | None = None
-    """A file of conf/augment."""
+    """What is done to the training audio: a file of conf/augment."""
     root: str | None = None
-    """Folder of the prepared data; data/<data> when None."""
+    """Folder of the prepared data; data/DATA without it."""
     llm: str | None = None
-    """A file of conf/llm, or a folder or hub name; the tiny LLM of the data when None."""
+    """A file of conf/llm, or a folder or hub name of a causal LM; without it a tiny one is made of the data."""
     encoder: str | None = None
-    """A file of conf/encoder, or a folder or hub name of a pretrained encoder; the conformer of the size when None."""
+    """A file of conf/encoder, or a folder or hub name of a pretrained encoder; without it SIZE's conformer."""
     stride: str | None = None
-    """Encoder frames in an audio embedding, in stage 2."""
+    """Encoder frames in an audio embedding of stage 2, each of 80 ms with the conformer."""
     lora_r: str | None = None
-    """Rank of LoRA, in stage 2."""
+    """Rank of LoRA in stage 2; 0 is none."""
     masking: str | None = None
-    """Share of the text tokens that are hidden, in stage 2."""
+    """Share of the text tokens that are hidden in the training of stage 2."""
     overrides: tuple[str, ...] = ()
     """Arguments of `speechllm fit` that come last."""
     run: str | None = None
-    """Run folder; named after the settings when None."""
+    """Run folder; without it, it is named after the settings."""
     ckpt: str | None = None
-    """Checkpoint to begin with: of stage 1 its state, of stage 2 its encoder (the best of stage 1 when None)."""
+    """Checkpoint to begin with, of stage 1 its state, of stage 2 its encoder (the best of stage 1 without it); or to
+    evaluate or transcribe with, several to evaluate with commas."""
     ctc_run: str | None = None
-    """Run folder of stage 1; named after the settings when None."""
+    """Run folder of stage 1, where it has a name of its own."""
     text: str | None = None
-    """File of sentences without audio that stage 2 is adapted to; `ckpt` is one of stage 2 then."""
+    """Sentences without audio that stage 2, of which ckpt is one then, is adapted to: a file with one a line, or
+    language<TAB>sentence."""
     text_share: str = "0.9"
-    """Share of an epoch that they get; the rest has audio."""
+    """Share of them in an epoch of the adaptation; the rest has audio."""
 
     def __post_init__(self) -> None:
         if not CONF.is_dir():

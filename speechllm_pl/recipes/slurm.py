@@ -15,19 +15,26 @@ BEFORE_THE_LIMIT = "--signal=SIGUSR1@90"
 
 @dataclass(frozen=True)
 class Cluster:
-    """Resources of a job. `gpus` are per node, as `8` or `a100:8`; `tasks` are per node without GPUs."""
+    """Resources of a job. Fields' docstrings are the help of `speechllm run`."""
 
     nodes: int = 1
+    """Nodes of a job."""
     gpus: str = "1"
+    """GPUs of a node, as 8 or a100:8; 0 for a job on CPUs."""
     tasks: int = 1
+    """Tasks of a node without GPUs."""
     cpus: int | None = None
-    """CPUs of a task; when None, 8 with a GPU and 1 without."""
+    """CPUs of a task; without it 8 with a GPU and 1 without."""
     jobs: int = 2
     """CPUs of a task that prepares data."""
     partition: str | None = None
+    """Partition of SLURM."""
     account: str | None = None
+    """Account of SLURM."""
     time: str | None = None
+    """Time limit of a job."""
     mem: str | None = None
+    """Memory of a node; without it training asks for what the plan says."""
     arguments: tuple[str, ...] = ()
     """Further options of sbatch, which win."""
 
