@@ -74,8 +74,18 @@ class LastCheckpoints(Checkpoint):
         self.requeued = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Watch the parent before models are built: if the first rank fails, the others would wait for its weights."""
+        """Watch the parent before models are built: if the first rank fails, the others would wait for its weights.
+
+        Raises:
+            UserError: ranks would resume different states.
+        """
         exit_with_parent()
+        first = trainer.strategy.broadcast(trainer.ckpt_path)
+        if not trainer.strategy.reduce_boolean_decision(first == trainer.ckpt_path):
+            raise UserError(
+                f"rank 0 resumes {first} and rank {trainer.global_rank} {trainer.ckpt_path}, but all must resume one"
+                " state: run the same command again when every node lists the same files (NFS can be a minute behind)"
+            )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")

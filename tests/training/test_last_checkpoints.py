@@ -3,6 +3,7 @@
 import copy
 import os
 import threading
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from ranks import in_ranks
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
@@ -288,6 +290,27 @@ def test_a_second_name_outlives_the_first(
         remove(source)
         assert within.read_text() == content
         assert os.listdir(tmp_path) == ["best.ckpt"]
+
+
+def resume(rank: int, ranks: int) -> None:
+    os.environ["LOCAL_RANK"] = str(rank)  # so Lightning does not start the others
+    trainer = L.Trainer(accelerator="cpu", devices=ranks, strategy="ddp", logger=False)
+    trainer.strategy.setup_environment()
+    for paths, told in (
+        (("a.ckpt", "a.ckpt"), ""),
+        (("a.ckpt", "b.ckpt"), "rank 0 resumes a.ckpt and rank 1 b.ckpt"),
+        (("a.ckpt", None), "rank 0 resumes a.ckpt and rank 1 None"),
+        ((None, "a.ckpt"), "rank 0 resumes None and rank 1 a.ckpt"),
+        ((None, None), ""),
+    ):
+        trainer.ckpt_path = paths[rank]
+        with pytest.raises(UserError, match=told if rank else "rank 0 resumes") if told else nullcontext():
+            LastCheckpoints().setup(trainer, L.LightningModule(), "fit")
+
+
+def test_ranks_that_would_resume_different_states_end_together(tmp_path: Path) -> None:
+    """As after a listing of the folder that lags behind on one node."""
+    in_ranks(resume, 2, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["keep_newest", "keep_best"])
