@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 import threading
 from contextlib import nullcontext
 from functools import partial
@@ -15,7 +16,7 @@ import torch
 from ranks import in_ranks
 
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
-from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.errors import Stopped, UserError
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.optim.schedules import OneCycle
@@ -207,6 +208,22 @@ def test_a_run_goes_on_exactly_from_each_state_of_a_validated_one(fit: Any, accu
         for name, value in whole.states[done + 1][0].items():
             assert torch.equal(value, first[name]), (state, name)
             assert torch.equal(whole.states[5][0][name], last[name]), (state, name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_stop_within_an_accumulated_step_waits_for_its_end(fit: Any, tmp_path: Path) -> None:
+    """The signal comes with the second of three batches, which is followed by a validation."""
+
+    class Signal(Diary):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *_: Any) -> None:
+            if batches(trainer) == 2:
+                pl_module.stop_signal = signal.SIGTERM
+
+    diary = Signal()
+    with pytest.raises(Stopped):
+        fit(LastCheckpoints(), diary, validate=True, accumulate=3)
+    assert diary.validated == [2]
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step=*")] == ["step=00000001.ckpt"]
 
 
 # what is kept
