@@ -1,5 +1,7 @@
 """Which positions of a padded batch are real. Padding never leaks: every operation over time asks here."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -17,3 +19,10 @@ def halved(lengths: Tensor) -> Tensor:
 def stacked(lengths: Tensor, stride: int) -> Tensor:
     """Lengths after stacking every `stride` frames; a last incomplete stack counts: ceil(length / stride)."""
     return (lengths + stride - 1) // stride
+
+
+def convolved(lengths: Tensor, kernels: Iterable[int], strides: Iterable[int], padding: int = 0) -> Tensor:
+    """Lengths after convolutions with `padding` on either side; the shortest is one."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        lengths = ((lengths + 2 * padding - kernel) // stride + 1).clamp(min=1)
+    return lengths

@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from speechllm_pl.core.character_tokenizer import restored
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.own_vocabulary import restored
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.core.prompt import Prompt, pad_tokens
 from speechllm_pl.models.config import DESCRIPTIONS, CtcConfig, SpeechLlmConfig

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from speechllm_pl.core.character_tokenizer import restored
 from speechllm_pl.core.ctc_tokenizer import CtcTokenizer
 from speechllm_pl.core.errors import UserError
+from speechllm_pl.core.own_vocabulary import restored
 from speechllm_pl.storage.checkpoints import RECORD, STAGES
 from speechllm_pl.storage.digests import damaged
 from speechllm_pl.storage.recorded import ENCODER_DIGEST, present_settings, wrong_optimizer_state, wrong_progress

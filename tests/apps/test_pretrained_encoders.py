@@ -21,8 +21,16 @@ PLAIN = (  # nothing at random, and a schedule that does not know when the run w
 ALL_WAYS = ("whisper", "wav2vec2-ctc")
 """Families of which `make test` trains LoRA and the whole, too."""
 
+IN_TEST_LONG = ("wav2vec2-bert", "wav2vec2-bert-ctc", "granite")
+"""Families with which `make test-long` alone runs commands: to these they are as others, but for their frames."""
 
-@pytest.fixture(scope="module", params=SAVED)
+
+def marks(family: str, adapt: str = "frozen") -> tuple[pytest.MarkDecorator, ...]:
+    in_test = family not in IN_TEST_LONG and (adapt == "frozen" or family in ALL_WAYS)
+    return () if in_test else (pytest.mark.long,)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(family, marks=marks(family)) for family in SAVED])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return SAVED[request.param](tmp_path_factory.mktemp(request.param))
 
@@ -56,7 +64,7 @@ def transcribed(speechllm, corpus: Path, checkpoint: Path, *more: object) -> lis
 @pytest.mark.parametrize(
     ("folder", "adapt"),
     [
-        pytest.param(family, adapt, marks=() if adapt == "frozen" or family in ALL_WAYS else pytest.mark.long)
+        pytest.param(family, adapt, marks=marks(family, adapt))
         for family in SAVED
         for adapt in ("frozen", "lora", "all")
     ],

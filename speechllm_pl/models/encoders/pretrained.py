@@ -21,6 +21,8 @@ from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.ctc import CtcHead, CtcModel, EncoderConfig
 from speechllm_pl.models.encoders.conformer import ConformerBlock, ConformerConfig, Rotary
 from speechllm_pl.models.encoders.family import Family, shape_of
+from speechllm_pl.models.encoders.granite import Granite
+from speechllm_pl.models.encoders.spectral import Parakeet, Wav2Vec2Bert
 from speechllm_pl.models.encoders.waveform import Waveform, Wavlm
 from speechllm_pl.models.encoders.whisper import Whisper
 from speechllm_pl.models.features import SpecAugment, SpecAugmentConfig
@@ -32,6 +34,13 @@ FAMILIES: dict[str, type[Family]] = {
     "wav2vec2": Waveform,
     "hubert": Waveform,
     "wavlm": Wavlm,
+    "wav2vec2-bert": Wav2Vec2Bert,
+    "parakeet_ctc": Parakeet,
+    "parakeet_tdt": Parakeet,
+    "parakeet_rnnt": Parakeet,
+    "parakeet_encoder": Parakeet,
+    "granite_speech": Granite,
+    "granite_speech_encoder": Granite,
 }
 """Families by the `model_type` of a configuration."""
 

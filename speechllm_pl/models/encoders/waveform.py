@@ -14,34 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from speechllm_pl.core.audio.units import SAMPLING_RATE
-from speechllm_pl.core.character_tokenizer import CharacterTokenizer
 from speechllm_pl.core.errors import UserError
-from speechllm_pl.core.masks import length_mask
+from speechllm_pl.core.masks import convolved, length_mask
 from speechllm_pl.core.padded import Padded
-from speechllm_pl.models.ctc import CtcHead
 from speechllm_pl.models.encoders.family import Family, read_model, shape_of
+from speechllm_pl.models.encoders.real_frames import RealFramesNorm
 from speechllm_pl.models.hugging_face import from_pretrained
 
 LEAST_SAMPLES = 400
 """Samples of the shortest input: what one frame sees."""
-
-
-class RealFramesNorm(nn.GroupNorm):
-    """Group norm with a group for each channel, over the real frames of `(B, C, T)`; set `frames` before.
-
-    Attributes:
-        frames: `(B,)` real frames.
-    """
-
-    frames: Tensor
-
-    def forward(self, input: Tensor) -> Tensor:
-        mask = length_mask(self.frames, input.shape[2])[:, None, :]
-        count = self.frames[:, None, None]
-        mean = (input * mask).sum(2, keepdim=True) / count
-        centred = (input - mean) * mask
-        variance = centred.square().sum(2, keepdim=True) / count
-        return centred * (variance + self.eps).rsqrt() * self.weight[:, None] + self.bias[:, None]
 
 
 class Waveform(Family):
@@ -57,7 +38,7 @@ class Waveform(Family):
         auto_class = transformers.AutoModelForCTC if with_head else transformers.AutoModel
         model = read_model(auto_class, name, revision)
         self.encoder = model.base_model if with_head else model
-        self._own = (model.lm_head, shape.pad_token_id) if with_head else None
+        self.own_head = (model.lm_head, shape.pad_token_id) if with_head else None
         self.dim = shape.hidden_size
         self.seconds_per_frame = math.prod(shape.conv_stride) / SAMPLING_RATE
         extractor = from_pretrained("encoder", transformers.AutoFeatureExtractor, name, revision=revision)
@@ -71,24 +52,7 @@ class Waveform(Family):
 
     @staticmethod
     def frame_lengths(shape: Any, samples: Tensor) -> Tensor:
-        return _convolved(samples, shape.conv_kernel, shape.conv_stride)
-
-    @staticmethod
-    def tokenizer(name: str, revision: str | None) -> CharacterTokenizer:
-        found = from_pretrained("encoder", transformers.AutoTokenizer, name, revision=revision)
-        delimiter = getattr(found, "word_delimiter_token", None) or " "
-        return CharacterTokenizer.of_vocabulary(found.get_vocab(), found.pad_token, delimiter, found.unk_token)
-
-    def take_head(self) -> CtcHead | None:
-        if self._own is None:
-            return None
-        (linear, blank), self._own = self._own, None
-        head = CtcHead(linear.in_features, linear.out_features)
-        order = [blank, *(number for number in range(linear.out_features) if number != blank)]
-        with torch.no_grad():
-            head.weight.copy_(linear.weight[order])
-            head.bias.copy_(linear.bias[order])
-        return head
+        return convolved(samples, shape.conv_kernel, shape.conv_stride)
 
     def trainable(self) -> list[nn.Parameter]:
         fixed = {id(parameter) for parameter in self.encoder.feature_extractor.parameters()}
@@ -101,10 +65,10 @@ class Waveform(Family):
             samples = _normalised(samples, lengths)
         norm = getattr(self.encoder.feature_extractor.conv_layers[0], "layer_norm", None)
         if isinstance(norm, RealFramesNorm):
-            norm.frames = _convolved(lengths, shape.conv_kernel[:1], shape.conv_stride[:1])
+            norm.frames = convolved(lengths, shape.conv_kernel[:1], shape.conv_stride[:1])
         with torch.no_grad():
             features = self.encoder.feature_extractor(samples).transpose(1, 2)  # (B, T, channels)
-        frames = _convolved(lengths, shape.conv_kernel, shape.conv_stride)
+        frames = convolved(lengths, shape.conv_kernel, shape.conv_stride)
         mask = length_mask(frames, features.shape[1])
         projected = self.encoder.feature_projection(features)
         projected = projected[0] if isinstance(projected, tuple) else projected
@@ -123,13 +87,6 @@ class Wavlm(Waveform):
 
     def lora_layers(self) -> list[str]:
         return ["feed_forward.intermediate_dense", "feed_forward.output_dense"]
-
-
-def _convolved(lengths: Tensor, kernels: list[int], strides: list[int]) -> Tensor:
-    """Lengths after convolutions without padding; the shortest is one."""
-    for kernel, stride in zip(kernels, strides, strict=True):
-        lengths = ((lengths - kernel) // stride + 1).clamp(min=1)
-    return lengths
 
 
 def _normalised(samples: Tensor, lengths: Tensor) -> Tensor:
