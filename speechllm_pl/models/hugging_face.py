@@ -36,7 +36,8 @@ def from_pretrained(part: str, auto_class: Any, name_or_path: str, **arguments: 
     missing_folder = name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1  # no hub name
     if missing_folder and not Path(name_or_path).is_dir():
         raise UserError(
-            f"{part} folder {name_or_path} does not exist: give a Hugging Face folder or name with {ASKED_FOR[part]}"
+            f"{part} folder {name_or_path} does not exist: give a Hugging Face folder or name with {ASKED_FOR[part]},"
+            f" or, to a program that loads a checkpoint, with --{part.lower()}"
         )
     # torch lists its constructors when a default device is first asked for. While transformers loads, it replaces one
     # of them, which would be missing from that list ever after.

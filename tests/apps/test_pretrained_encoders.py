@@ -122,6 +122,7 @@ def test_other_weights_are_refused_and_a_moved_folder_is_given(
     recordings = corpus / "test-0.wav"
     message = speechllm("transcribe", "--checkpoint", run, recordings).error()
     assert f"encoder folder {begun} does not exist" in message
+    assert " --encoder" in message
     assert transcribed(speechllm, corpus, run, "--encoder", tmp_path / "moved") == found
     weights = tmp_path / "moved" / "model.safetensors"
     content = bytearray(weights.read_bytes())
