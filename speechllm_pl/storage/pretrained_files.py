@@ -11,17 +11,20 @@ from huggingface_hub import try_to_load_from_cache
 from speechllm_pl.core.errors import UserError
 
 
-def weights_digest(name_or_path: str, revision: str | None = None) -> str:
+def weights_digest(name_or_path: str, revision: str | None = None, *, whole: bool = False) -> str:
     """Short digest of the weights and configuration of a local folder, or of a hub name that was loaded before.
 
-    Reads the configuration and the first and last MiB of every weight file: enough to detect other weights, and quick
-    for a 7B model. Empty if nothing of a hub name is on this machine.
+    Reads the configuration and the first and last MiB of every weight file: enough to detect most other weights, and
+    quick for a 7B model. Empty if nothing of a hub name is on this machine.
+
+    Args:
+        whole: read the files to their ends, as fine-tuning may have changed nothing but layers in the middle.
     """
     folder = Path(name_or_path) if Path(name_or_path).is_dir() else snapshot(name_or_path, revision)
     if folder is None:
         return ""
     kinds = (list(folder.glob(kind)) for kind in ("model*.safetensors", "*.safetensors", "*.bin"))
-    return _digest([*folder.glob("config.json"), *next(filter(None, kinds), [])])  # as transformers chooses
+    return _digest([*folder.glob("config.json"), *next(filter(None, kinds), [])], whole)  # as transformers chooses
 
 
 def _former_digest(name_or_path: str) -> str:
@@ -61,12 +64,15 @@ def snapshot(name: str, revision: str | None) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _digest(paths: list[Path]) -> str:
+def _digest(paths: list[Path], whole: bool = False) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:
+            if whole:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+                continue
             digest.update(file.read(2**20))
             file.seek(max(0, size - 2**20))
             digest.update(file.read())

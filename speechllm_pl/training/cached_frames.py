@@ -37,7 +37,8 @@ class CacheFrames(L.Callback):
         data = data_of(trainer)
         if data is None or data.frames_folder is None:
             return
-        digest = trainer.strategy.broadcast(pl_module.speech.frozen_digest)  # other ranks may not have read weights
+        digest = pl_module.speech.frozen_digest if trainer.is_global_zero else ""  # others need not read the weights
+        digest = trainer.strategy.broadcast(digest)
         refuse_changing_frames(digest, data)
         frames = FrameCache(data.frames_folder / f"{digest}-{trainer.precision}")
         pl_module.begin_decoding()  # with a whole copy of the encoder, where there is room for it
@@ -57,7 +58,9 @@ def refuse_changing_frames(digest: str, data: SpeechDataModule) -> None:
             " give one (ENCODER=) with --model.encoder.adapt frozen"
         )
     if data.mixture.cuts.texts_alone().any():
-        raise UserError("texts without audio have no frames: leave data.cache_frames out")
+        raise UserError(
+            "texts without audio have no frames: set data.cache_frames to false (--data.cache_frames false)"
+        )
 
 
 def _add_missing(trainer: L.Trainer, stage: Stage, data: SpeechDataModule, frames: FrameCache) -> int:

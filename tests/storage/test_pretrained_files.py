@@ -36,14 +36,17 @@ def test_the_configuration_and_every_file_of_weights_count_and_nothing_else(tmp_
 
 
 @pytest.mark.parametrize(("place", "told"), [(0, True), (2**20 + 5, False), (3 * 2**20 - 1, True)])
-def test_of_large_files_size_and_both_ends_are_read(tmp_path: Path, place: int, told: bool) -> None:
+def test_of_large_files_size_and_both_ends_are_read_and_the_middle_if_it_is_asked_for(
+    tmp_path: Path, place: int, told: bool
+) -> None:
     weights = tmp_path / "model.safetensors"
     content = bytearray(3 * 2**20)
     weights.write_bytes(content)
-    before = weights_digest(str(tmp_path))
+    before, of_all = weights_digest(str(tmp_path)), weights_digest(str(tmp_path), whole=True)
     content[place] = 1
     weights.write_bytes(content)
     assert (weights_digest(str(tmp_path)) != before) == told
+    assert weights_digest(str(tmp_path), whole=True) != of_all
     weights.write_bytes(bytes(4 * 2**20))
     assert weights_digest(str(tmp_path)) != before
 

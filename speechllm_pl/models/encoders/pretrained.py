@@ -188,7 +188,8 @@ class PretrainedCtc(CtcModel):
     def frozen_digest(self) -> str:
         if self.config.adapt != "frozen":
             return ""
-        told = FRAMES_VERSION, self.digest, self.pretrained.normalises
+        weights = weights_digest(self.config.name, self.config.revision, whole=True)
+        told = FRAMES_VERSION, weights, self.pretrained.normalises
         return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def is_saved(self, name: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from random_encoders import SAVED
+from safetensors.torch import load_file, save_file
 from test_whisper import noise
 
 from speechllm_pl.core.errors import UserError
@@ -115,6 +116,18 @@ def test_frozen_frames_are_known_by_their_weights_and_features(folder: Path, tmp
     content[-2] ^= 1
     (moved / "model.safetensors").write_bytes(content)
     assert build(moved).frozen_digest != model.frozen_digest
+
+
+def test_frozen_frames_of_another_layer_in_the_middle_of_the_weights_are_others(tmp_path: Path) -> None:
+    folder = SAVED["whisper"](tmp_path / "whisper")
+    weights = load_file(folder / "model.safetensors")
+    (middle, *_) = [name for name in weights if name.endswith("layers.0.fc1.weight") and "encoder" in name]
+    far = {name: torch.zeros(2**20).half() for name in ("a", "z")}  # two MiB on either side
+    digests = set()
+    for change in (0.0, 1.0):
+        save_file({**weights, **far, middle: weights[middle] + change}, folder / "model.safetensors", {"format": "pt"})
+        digests.add(build(folder).frozen_digest)
+    assert len(digests) == 2
 
 
 def test_modes_are_right_from_the_beginning(folder: Path) -> None:
