@@ -42,7 +42,16 @@ class CharacterTokenizer(CtcTokenizer):
     def of_vocabulary(
         cls, vocabulary: Mapping[str, int], blank: str, delimiter: str, unknown: str
     ) -> "CharacterTokenizer":
-        """Tokenizer of a vocabulary in which the blank may have any place."""
+        """Tokenizer of a vocabulary in which the blank may have any place.
+
+        Raises:
+            UserError: its numbers have gaps, so that a class of the head has no name.
+        """
+        if missing := set(range(len(vocabulary))) - set(vocabulary.values()):
+            raise UserError(
+                f"the encoder's vocabulary of {len(vocabulary)} has no entry for class {min(missing)} of its CTC head:"
+                " set model.encoder.head to new"
+            )
         pieces = [blank, *(piece for piece in sorted(vocabulary, key=vocabulary.__getitem__) if piece != blank)]
         content = {"pieces": pieces, "delimiter": delimiter, "unknown": unknown}
         return cls(json.dumps(content, ensure_ascii=False).encode())

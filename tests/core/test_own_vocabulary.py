@@ -74,3 +74,8 @@ def test_subwords_are_restored_from_their_bytes_and_another_file_is_refused(subw
     assert again.encode("ab é") == subwords.encode("ab é")
     with pytest.raises(UserError, match="is not a vocabulary of subwords"):
         restored(b'{"subwords": 3}')
+
+
+def test_a_vocabulary_with_a_gap_is_refused() -> None:
+    with pytest.raises(UserError, match=r"no entry for class 3 of its CTC head: set model\.encoder\.head to new"):
+        CharacterTokenizer.of_vocabulary({"<pad>": 0, "<unk>": 1, "a": 2, "b": 4}, "<pad>", "|", "<unk>")
