@@ -55,7 +55,8 @@ def plan(options: PlanOptions, config: Any) -> None:
         return
     found = estimate(setup)
     workers = data_workers(config, options.cpus_per_task)
-    host = host_memory(setup, found, workers=workers, on_cpu=config.trainer.accelerator == "cpu")
+    on_cpu = config.trainer.accelerator == "cpu"
+    host = host_memory(setup, found, workers=workers, on_cpu=on_cpu, evaluation=options.evaluation)
     if options.host_memory:
         print(f"{ceil(host.total / GIB)}G")
         return

@@ -316,6 +316,9 @@ class PlanOptions:
     host_memory: bool = False
     """Print only the value of --mem for sbatch, if it is known."""
 
+    evaluation: bool = False
+    """Let that be the memory of evaluating what the configuration trains."""
+
     tokens_per_second: float = 5.0
     """Tokens of text in a second of speech."""
 
@@ -325,6 +328,8 @@ class PlanOptions:
         for name in ("gpus", "gpus_per_node"):
             if (number := getattr(self, name)) is not None and number < 1:
                 raise UserError(f"--{name} {number}: give at least 1")
+        if self.evaluation and not self.host_memory:
+            raise UserError("evaluation has no effect without host_memory: give both")
 
 
 @dataclass(frozen=True, kw_only=True)

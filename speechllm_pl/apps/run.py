@@ -266,13 +266,17 @@ class Target:
         making = self.preparation.texts_alone(self.options.text, recipe.texts_alone)
         return replace(self.programs.fit(recipe), needs=(making,), after=(self.preparation.tokenizer,))
 
-    def _evaluation(self) -> Step:
+    @property
+    def _evaluated(self) -> list[Path]:
+        """Checkpoints that are evaluated."""
         stages = [self.recipe(stage).best for stage in STAGES.values()]
-        checkpoints = [Path(name) for name in (self.options.ckpt or "").split(",") if name]
-        checkpoints = checkpoints or [path for path in stages if path.exists()] or stages[:1]
+        given = [Path(name) for name in (self.options.ckpt or "").split(",") if name]
+        return given or [path for path in stages if path.exists()] or stages[:1]
+
+    def _evaluation(self) -> Step:
         cuts = self.recipe("finetune").folder / f"{self.options.split}.jsonl.gz"
         given = (self.options.output, self.options.trainer, self.options.max_wer)
-        return self.programs.evaluate(checkpoints, cuts, *given, overrides=self.overrides)
+        return self.programs.evaluate(self._evaluated, cuts, *given, overrides=self.overrides)
 
     def _transcription(self) -> Step:
         checkpoint = self.options.ckpt or str(self.recipe("finetune").best)
@@ -302,7 +306,9 @@ class Target:
             plan = self.programs.speechllm("plan", *recipe.fit_arguments).line
             return cluster.training(run, plan, self._job(name, "--run", run))
         if name == "evaluate":
-            return cluster.evaluation(self._job(name))
+            config = self._evaluated[-1].resolve().parent.parent / "config.yaml"  # of the larger model's run
+            plan = self.programs.speechllm("plan", "--config", str(config)).line if config.is_file() else None
+            return cluster.evaluation(plan, self._job(name))
         if name == "prepare" and parts:
             self.preparation.part(parts[0])  # refused where the corpus has none
             return cluster.parts(len(parts), self._job("data"), self._job(name))

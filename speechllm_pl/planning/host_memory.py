@@ -1,4 +1,4 @@
-"""Host memory of a training job on each node, the amount to request from sbatch with `--mem`."""
+"""Host memory of a job on each node, the amount to request from sbatch with `--mem`."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from speechllm_pl.core.tensor_sizes import GIB
 from speechllm_pl.planning.estimate import Plan, Setup, needed
 
 PROCESS = 4 * GIB
-"""Allowance for a training process: Python, torch, the libraries of CUDA, pinned buffers."""
+"""Allowance for a process: Python, torch, the libraries of CUDA, pinned buffers."""
 LOADER = GIB
 """Allowance for a process that reads ahead, with its finished batches."""
 
@@ -19,7 +19,7 @@ class HostMemory:
         reading: whole copies of the model while it is read: one, by the first rank for all, but one for each rank that
             packs NF4.
         saving: the trained weights and the optimiser's state, while a checkpoint is written.
-        processes: training processes.
+        processes: processes that train or evaluate.
         loaders: processes that read ahead.
         devices: on a CPU, what would take a GPU's memory.
     """
@@ -35,23 +35,24 @@ class HostMemory:
         return max(self.reading, self.saving) + self.processes + self.loaders + self.devices
 
 
-def host_memory(setup: Setup, plan: Plan, *, workers: int, on_cpu: bool) -> HostMemory:
+def host_memory(setup: Setup, plan: Plan, *, workers: int, on_cpu: bool, evaluation: bool = False) -> HostMemory:
     """Estimate the host memory of a plan.
 
     Args:
         plan: plan of `setup`.
-        workers: processes that read ahead for each training process.
-        on_cpu: whether the model is trained on the CPU.
+        workers: processes that read ahead for each process.
+        on_cpu: whether the model is on the CPU.
+        evaluation: whether it is evaluated, each process reading it for itself, one after the other, and not trained.
     """
     processes = min(setup.gpus, setup.gpus_per_node)
-    copies = processes if setup.quantize != "none" else 1
-    parameters = plan.parameters
-    whole = sum(parameters.frozen_bytes.values()) + sum(parameters.trained_bytes.values())
-    saved = sum(parameters.trained_bytes.values()) + plan.memory.optimizer * setup.shards
+    trained = sum(plan.parameters.trained_bytes.values())
+    whole = sum(plan.parameters.frozen_bytes.values()) + trained
+    copies = processes if setup.quantize != "none" and not evaluation else 1
+    on_device = whole + plan.validation.decoding if evaluation else plan.memory.total
     return HostMemory(
         reading=copies * whole,
-        saving=saved,
+        saving=0 if evaluation else trained + plan.memory.optimizer * setup.shards,
         processes=processes * PROCESS,
         loaders=processes * workers * LOADER,
-        devices=processes * needed(plan.memory.total) if on_cpu else 0,
+        devices=processes * needed(on_device) if on_cpu else 0,
     )

@@ -34,7 +34,7 @@ class Cluster:
     time: str | None = None
     """Time limit of a job."""
     mem: str | None = None
-    """Memory of a node; without it training asks for what the plan says."""
+    """Memory of a node; without it jobs that train or evaluate ask for what the plan says."""
     arguments: tuple[str, ...] = ()
     """Further options of sbatch, which win."""
 
@@ -96,17 +96,29 @@ class Cluster:
                 is given.
             job: the command and arguments of `speechllm run`.
         """
-        options = ["--dependency=singleton", *self.on_devices, BEFORE_THE_LIMIT]
+        return self._planned(run, ["--dependency=singleton", *self.on_devices, BEFORE_THE_LIMIT], job, plan)
+
+    def evaluation(self, plan: str | None, job: Sequence[str]) -> str:
+        """Format the line for an evaluation. It starts anew when requeued, so it gets no signal before the limit.
+
+        Args:
+            plan: as of `training`, of the training of what is evaluated; None if that is not known here. Where it
+                fails the job asks for no memory: a run of an older version can be evaluated, too.
+        """
+        if plan is None:
+            return self.sbatch("evaluate", self.on_devices, job)
+        device = ["cpu", "--data.num_workers", "0"] if self.gpus == "0" else ["cuda", "--data.num_workers", "auto"]
+        asked = shlex.join(["--evaluation", "--trainer.accelerator", *device])
+        return self._planned("evaluate", self.on_devices, job, f"{plan} {asked}", otherwise=" || true")
+
+    def _planned(self, name: str, options: Sequence[str], job: Sequence[str], plan: str, otherwise: str = "") -> str:
+        """Format the line for a job that asks for the memory that a plan prints."""
         if self.mem:
-            return self.sbatch(run, options, job)
-        line = self.sbatch(run, options, job, "${memory:+--mem=${memory}}")
+            return self.sbatch(name, options, job)
+        line = self.sbatch(name, options, job, "${memory:+--mem=${memory}}")
         of_cluster = ["--trainer.devices", self.tasks_per_node, "--trainer.num_nodes", self.nodes]
         asked = [*of_cluster, "--cpus_per_task", self.cpus_per_task, "--host_memory"]
-        return f"memory=$({plan} {shlex.join(map(str, asked))}) && {line}"
-
-    def evaluation(self, job: Sequence[str]) -> str:
-        """Format the line for an evaluation. It starts anew when requeued, so it gets no signal before the limit."""
-        return self.sbatch("evaluate", self.on_devices, job)
+        return f"memory=$({plan} {shlex.join(map(str, asked))}{otherwise}) && {line}"
 
     def preparation(
         self, name: str, job: Sequence[str], array: str | None = None, options: Sequence[str] = (), expanded: str = ""

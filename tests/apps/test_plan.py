@@ -59,6 +59,15 @@ def test_a_jobs_memory_is_printed_alone_for_sbatch(speechllm: Callable) -> None:
     for cpus, expected in ((4, 4 * 8 + 3 * 8 + 1), (1, 4 * 8 + 1), (16, 4 * 8 + 8 * 8 + 1)):
         done = speechllm("plan", *given, "--host_memory", "--cpus_per_task", cpus)
         assert done.out == f"{expected}G\n"  # and less than a GiB for the tiny model
+        assert speechllm("plan", *given, "--host_memory", "--cpus_per_task", cpus, "--evaluation").out == done.out
+
+
+def test_an_evaluations_memory_is_less_than_that_of_training_on_cpus(speechllm: Callable) -> None:
+    given = ("--config", "conf/pretrain_ctc.yaml", *REST, "--trainer.devices", 8, "--trainer.accelerator", "cpu")
+    training = speechllm("plan", *given, "--host_memory").out
+    evaluation = speechllm("plan", *given, "--host_memory", "--evaluation").out
+    assert 8 * 4 < int(evaluation.removesuffix("G\n")) < int(training.removesuffix("G\n"))
+    assert "give both" in speechllm("plan", *given, "--evaluation").error()
 
 
 @pytest.mark.parametrize(("option", "value"), [("--model.llm", "data/later/llm"), ("--trainer.precision", "bf16-true")])

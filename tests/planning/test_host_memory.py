@@ -22,6 +22,17 @@ def test_a_node_needs_a_copy_of_the_model_and_room_for_its_processes() -> None:
     assert on_cpu.total - one.total == pytest.approx(8 * needed(plan.memory.total))
 
 
+def test_an_evaluation_reads_one_model_after_the_other_and_saves_none() -> None:
+    setup = replace(SETUP, sharding="ddp", gpus=8, gpus_per_node=8)
+    plan = estimate(setup)
+    training = host_memory(setup, plan, workers=2, on_cpu=False)
+    evaluation = host_memory(quantized(setup), plan, workers=2, on_cpu=False, evaluation=True)
+    assert training.saving > 0
+    assert evaluation == replace(training, saving=0)
+    on_cpu = host_memory(setup, plan, workers=0, on_cpu=True, evaluation=True)
+    assert on_cpu.devices == pytest.approx(8 * needed(training.reading + plan.validation.decoding))
+
+
 def test_reading_and_saving_are_not_at_one_time() -> None:
     reads = HostMemory(reading=5, saving=3, processes=2, loaders=1, devices=0)
     assert reads.total == 8

@@ -100,6 +100,31 @@ def test_a_training_job_asks_for_the_memory_that_the_plan_says(speechllm, target
     assert [word for word in words if word.startswith("--mem")] == ["--mem=100G"]
 
 
+@pytest.mark.parametrize(
+    ("given", "device"),
+    [
+        (["--gpus=8", "--nodes=2"], "--trainer.accelerator cuda --data.num_workers auto --trainer.devices 8"),
+        (["--gpus=0", "--tasks=3"], "--trainer.accelerator cpu --data.num_workers 0 --trainer.devices 3"),
+    ],
+)
+def test_an_evaluation_asks_for_the_memory_that_the_plan_of_the_run_says(
+    speechllm, tmp_path: Path, given: list[str], device: str
+) -> None:
+    checkpoints = [tmp_path / stage / "checkpoints" / "best.ckpt" for stage in ("one", "two")]
+    ckpt = f"--ckpt={','.join(map(str, checkpoints))}"
+    assert not [word for word in submission(speechllm, "evaluate", ckpt, *given) if "mem" in word]
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "config.yaml").touch()
+    (line,) = lines(speechllm, "evaluate", "--slurm", ckpt, *given)
+    _, planned, submitted = line.split(" && ")
+    planned = planned.removeprefix("memory=$(").removesuffix(" || true)")
+    assert planned.startswith(f"speechllm plan --config {tmp_path / 'two' / 'config.yaml'} --evaluation {device} ")
+    assert planned.endswith(" --host_memory")
+    assert "${memory:+--mem=${memory}}" in shlex.split(submitted)
+    words = submission(speechllm, "evaluate", ckpt, *given, "--mem=100G")
+    assert [word for word in words if "mem" in word] == ["--mem=100G"]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_stage_two_is_submitted_before_its_llm_is_made(tmp_path: Path, llm_folder: Path, there: bool) -> None:
     """The job makes it; until then nobody knows what memory it takes."""
