@@ -63,7 +63,8 @@ def test_a_jobs_memory_is_printed_alone_for_sbatch(speechllm: Callable) -> None:
 
 
 def test_an_evaluations_memory_is_less_than_that_of_training_on_cpus(speechllm: Callable) -> None:
-    given = ("--config", "conf/pretrain_ctc.yaml", *REST, "--trainer.devices", 8, "--trainer.accelerator", "cpu")
+    of_paper = ("--config", "conf/pretrain_ctc.yaml", *REST[:2], *REST[4:])  # a tiny model's is lost in rounding
+    given = (*of_paper, "--trainer.devices", 8, "--trainer.accelerator", "cpu")
     training = speechllm("plan", *given, "--host_memory").out
     evaluation = speechllm("plan", *given, "--host_memory", "--evaluation").out
     assert 8 * 4 < int(evaluation.removesuffix("G\n")) < int(training.removesuffix("G\n"))
