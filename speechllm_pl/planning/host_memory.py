@@ -17,7 +17,7 @@ class HostMemory:
 
     Attributes:
         reading: whole copies of the model while it is read: one, by the first rank for all, but one for each rank that
-            packs NF4.
+            packs NF4. A state that is resumed is mapped, and takes memory that the kernel can take back.
         saving: the trained weights and the optimiser's state, while a checkpoint is written.
         processes: processes that train or evaluate.
         loaders: processes that read ahead.

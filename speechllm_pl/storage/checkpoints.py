@@ -61,14 +61,15 @@ def read_checkpoint(path: str | Path, stage: str | None = None, *, optimizer: bo
     Args:
         path: a file, a folder of shards, whose tensors are joined here, a consolidated folder, or a run's folder.
         stage: `ctc` or `llm`, if only that stage is accepted.
-        optimizer: whether to read the optimiser's state, which is twice as large as the weights.
+        optimizer: whether to read the optimiser's state, which is twice as large as the weights. A file's tensors are
+            then left in it, mapped: all ranks of a node that resume a run share one copy in the page cache.
 
     Raises:
         UserError: missing, unreadable, damaged or edited, not ours, of the wrong stage, or with weights that are not
             finite.
     """
     path = of_run(path)
-    checkpoint = read_record(path)
+    checkpoint = read_record(path, mapped=optimizer)
     if stage is not None and checkpoint[RECORD]["stage"] != stage:
         found = STAGES[checkpoint[RECORD]["stage"]]
         raise UserError(f"checkpoint {path} is of {found}, but one of {STAGES[stage]} is needed here")
@@ -89,8 +90,11 @@ def of_run(path: str | Path) -> Path:
     return best if best.exists() else Path(path)
 
 
-def read_record(path: str | Path) -> dict[str, Any]:
+def read_record(path: str | Path, *, mapped: bool = True) -> dict[str, Any]:
     """Read a checkpoint as `read_checkpoint` does, but a folder without the tensors of model and optimiser.
+
+    Args:
+        mapped: leave a file's tensors in it until they are used, which must be before another node may delete it.
 
     Raises:
         UserError: missing, unreadable, damaged or edited, or not ours.
@@ -105,7 +109,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
             checkpoint = read_consolidated(path)
         else:
             record_file = path / RECORD_FILE if path.is_dir() else path
-            checkpoint = torch.load(record_file, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(record_file, map_location="cpu", weights_only=True, mmap=mapped)
         if problem := wrong_record(checkpoint):
             raise UserError(damaged(path, problem))
         if path.is_dir() and not is_consolidated(path):

@@ -202,7 +202,7 @@ class ShardedStrategy(ModelParallelStrategy):
         path = Path(self.broadcast(str(checkpoint_path)))
         module = cast(Any, self.lightning_module)
         shards = path.is_dir() and not is_consolidated(path)
-        checkpoint = read_record(path) if shards else read_checkpoint(path)
+        checkpoint = read_record(path) if shards else read_checkpoint(path, optimizer=True)
         module.on_load_checkpoint(checkpoint)  # before anything is overwritten
         for optimizer in self.optimizers:  # its state exists after its first step only
             get_optimizer_state_dict(module, _plain(optimizer))

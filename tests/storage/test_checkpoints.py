@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from conftest import save_llm_tokenizer
@@ -68,6 +69,16 @@ def llm_file(ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, wide_l
         ctc_tokenizer, llm=str(wide_llm), encoder=small_encoder, alignment_weight=0.5, instruction="{language}"
     )
     return save(module, tmp_path / "llm.ckpt")
+
+
+def file_of(tensor: torch.Tensor) -> str:
+    """Path of the file in whose mapping the tensor's values lie; empty if there is none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, _, *path = line.split(maxsplit=5)
+        start, end = (int(place, 16) for place in span.split("-"))
+        if start <= tensor.data_ptr() < end:
+            return "".join(path)
+    return ""
 
 
 # what is saved
@@ -300,6 +311,27 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_no_partial_file(tmp_path
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["last.ckpt"]
     assert torch.equal(read_checkpoint(path)["state_dict"]["weights"], torch.arange(5))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
+def test_ranks_that_resume_a_run_share_the_pages_of_its_file_and_who_keeps_it_has_a_copy(
+    ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, tmp_path: Path
+) -> None:
+    module = CtcPretraining(ctc_tokenizer, encoder=small_encoder)
+    module.configure_model()
+    means = {"state": {0: {"exp_avg": torch.ones(10_000)}}, "param_groups": [{"lr": 1.0, "params": [0]}]}
+    checkpoint = {
+        "state_dict": module.state_dict(), "optimizer_states": [means], "pytorch-lightning_version": L.__version__
+    }  # fmt: skip
+    module.on_save_checkpoint(checkpoint)
+    AtomicCheckpointIO().save_checkpoint(checkpoint, tmp_path / "a.ckpt")
+    resumed = AtomicCheckpointIO().load_checkpoint(tmp_path / "a.ckpt")
+    average = resumed["optimizer_states"][0]["state"][0]["exp_avg"]
+    assert {file_of(tensor) for tensor in (average, *resumed["state_dict"].values())} == {str(tmp_path / "a.ckpt")}
+    average.zero_()  # is no change of the file
+    kept = read_checkpoint(tmp_path / "a.ckpt")
+    assert str(tmp_path / "a.ckpt") not in {file_of(tensor) for tensor in kept["state_dict"].values()}
+    assert bool((kept["optimizer_states"][0]["state"][0]["exp_avg"] == 1).all())
 
 
 def test_an_interrupted_write_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ def test_no_flipped_bit_passes_for_what_was_saved(form: str, request: pytest.Fix
         content = file.read_bytes()
         flipped(file, chance.randrange(len(content)))
         try:
-            found = read_checkpoint(path)["state_dict"]
+            found = read_checkpoint(path, optimizer=number % 4 < 2)["state_dict"]  # mapped, and not
         except UserError:
             refused += 1
         else:
