@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: list[str]) -> None:
-    """Print the command lines of a target, and run them.
+    """Prepare data, train, evaluate or run a whole experiment: print the plain command lines, and run them.
 
     Args:
         arguments: see `--help`; those after `--` are passed on.

@@ -82,7 +82,7 @@ def test_ranks_share_the_sample_in_fit_and_all_of_dev_otherwise(corpus: Path, fn
     ids: list[str] = []
     for rank in range(3):
         data = SpeechDataModule(str(corpus), dev="train.jsonl.gz", max_duration=1.5, val_utterances=5)
-        place = {"global_rank": rank, "world_size": 3}
+        place = {"global_rank": rank, "world_size": 3, "num_devices": 3}
         data.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn), **place)  # type: ignore[assignment]
         ids += [id_ for batch in data.val_dataloader() for id_ in batch.ids]
     sample = SpeechDataModule(str(corpus), dev="train.jsonl.gz", val_utterances=5).dev_sample

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -257,6 +258,8 @@ def test_demo_speech_prepares_recordings_that_were_added(speechllm, voices: Path
         path.touch()
     assert folders() == ("", "", [])
     (others / "b.txt").touch()
+    later = time.time() + 1  # file systems tell times apart by milliseconds
+    os.utime(others / "b.txt", (later, later))
     _, again, rescored = folders()
     assert again == other
     assert rescored == [output for output in scored if Path(output).parts[-2] == Path(other).name]
