@@ -47,11 +47,7 @@ class CharacterTokenizer(CtcTokenizer):
         Raises:
             UserError: its numbers have gaps, so that a class of the head has no name.
         """
-        if missing := set(range(len(vocabulary))) - set(vocabulary.values()):
-            raise UserError(
-                f"the encoder's vocabulary of {len(vocabulary)} has no entry for class {min(missing)} of its CTC head:"
-                " set model.encoder.head to new"
-            )
+        _refuse_gaps(vocabulary)
         pieces = [blank, *(piece for piece in sorted(vocabulary, key=vocabulary.__getitem__) if piece != blank)]
         content = {"pieces": pieces, "delimiter": delimiter, "unknown": unknown}
         return cls(json.dumps(content, ensure_ascii=False).encode())
@@ -117,7 +113,12 @@ class SubwordTokenizer(CtcTokenizer):
 
     @classmethod
     def of_tokenizer(cls, subwords: str, blank: str, unknown: str) -> "SubwordTokenizer":
-        """Tokenizer of the content of a tokenizer.json, in which the blank may have any place."""
+        """Tokenizer of the content of a tokenizer.json, in which the blank may have any place.
+
+        Raises:
+            UserError: its numbers have gaps, so that a class of the head has no name.
+        """
+        _refuse_gaps(Tokenizer.from_str(subwords).get_vocab())
         content = {"subwords": subwords, "blank": blank, "unknown": unknown}
         return cls(json.dumps(content, ensure_ascii=False).encode())
 
@@ -144,6 +145,16 @@ class SubwordTokenizer(CtcTokenizer):
             raise ValueError("a blank has no text: apply ctc_collapse to the path first")
         text = self._subwords.decode([self._ids[int(label)] for label in ids if label != self._unk])
         return " ".join((text.lower() if self._case is str.upper else text).split())
+
+
+def _refuse_gaps(vocabulary: Mapping[str, int]) -> None:
+    """Raise a UserError where a class below the highest has no entry: those after it would be taken for others."""
+    numbers = set(vocabulary.values())
+    if missing := set(range(max(numbers))) - numbers:
+        raise UserError(
+            f"the encoder's vocabulary of {len(vocabulary)} has no entry for class {min(missing)} of its CTC head:"
+            " set model.encoder.head to new"
+        )
 
 
 def _case(letters: Iterable[str]) -> Callable[[str], str]:

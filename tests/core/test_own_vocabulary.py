@@ -79,3 +79,9 @@ def test_subwords_are_restored_from_their_bytes_and_another_file_is_refused(subw
 def test_a_vocabulary_with_a_gap_is_refused() -> None:
     with pytest.raises(UserError, match=r"no entry for class 3 of its CTC head: set model\.encoder\.head to new"):
         CharacterTokenizer.of_vocabulary({"<pad>": 0, "<unk>": 1, "a": 2, "b": 4}, "<pad>", "|", "<unk>")
+
+
+def test_subwords_with_a_gap_are_refused() -> None:
+    gapped = models.BPE({"<unk>": 0, "<pad>": 1, "a": 2, "b": 4}, [], unk_token="<unk>")
+    with pytest.raises(UserError, match=r"no entry for class 3 of its CTC head"):
+        SubwordTokenizer.of_tokenizer(Tokenizer(gapped).to_str(), "<pad>", "<unk>")

@@ -15,8 +15,8 @@ from transformers.models.granite_speech.modeling_granite_speech import GraniteSp
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE, WINDOW
 from speechllm_pl.core.masks import length_mask
 from speechllm_pl.core.padded import Padded
+from speechllm_pl.models.encoders.masked_layers import RealFramesConv, store_statistics
 from speechllm_pl.models.encoders.mel_features import GraniteFeatures
-from speechllm_pl.models.encoders.real_frames import RealFramesConv, store_statistics
 from speechllm_pl.models.encoders.spectral import Spectral
 
 transformers.AutoModel.register(

@@ -16,8 +16,8 @@ from speechllm_pl.core.masks import convolved, length_mask
 from speechllm_pl.core.own_vocabulary import SubwordTokenizer
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.encoders.family import Family, read_model, shape_of
+from speechllm_pl.models.encoders.masked_layers import RealFramesConv, store_statistics
 from speechllm_pl.models.encoders.mel_features import PREEMPHASIS, KaldiFeatures, MelFeatures, NemoFeatures
-from speechllm_pl.models.encoders.real_frames import RealFramesConv, store_statistics
 from speechllm_pl.models.hugging_face import from_pretrained
 
 

@@ -18,7 +18,7 @@ from speechllm_pl.core.errors import UserError
 from speechllm_pl.core.masks import convolved, length_mask
 from speechllm_pl.core.padded import Padded
 from speechllm_pl.models.encoders.family import Family, read_model, shape_of
-from speechllm_pl.models.encoders.real_frames import RealFramesNorm
+from speechllm_pl.models.encoders.masked_layers import RealFramesNorm
 from speechllm_pl.models.hugging_face import from_pretrained
 
 LEAST_SAMPLES = 400
