@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 
 from speechllm_pl.core.audio.units import FFT, HOP, SAMPLING_RATE
 from speechllm_pl.core.padded import Padded
-from speechllm_pl.core.tensor_sizes import tensor_bytes
 from speechllm_pl.models.adjustments import checkpoint_activations, replace_tensors
 from speechllm_pl.models.config import CtcConfig, SpeechLlmConfig
 from speechllm_pl.models.ctc import CtcModel
@@ -30,6 +29,7 @@ from speechllm_pl.models.losses import WeightedTerm, weighted_sum
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM, embedding_lengths
 from speechllm_pl.planning.gpu_kernels import GpuKernels
 from speechllm_pl.planning.live_bytes import LiveBytes
+from speechllm_pl.recognition.draft_scorer import LlmDraftScorer
 from speechllm_pl.recognition.text_end import EXTRA_TOKENS, TOKENS_PER_SECOND
 
 ACTIVATIONS, LOGITS, GRADIENTS = "activations", "logits", "gradients"
@@ -164,8 +164,8 @@ def decoding_bytes(
 ) -> int:
     """Bytes that recognising a batch takes beside the weights; arguments as for `step_cost`.
 
-    The peak while the audio is heard, or that of the LLM's pass over the prompt and its cache after the longest text
-    that `generate` allows, if that is more.
+    The peak while the audio is heard, or that of the LLM's passes over drafts as long as the texts, up to the longest
+    text that `generate` allows, if that is more.
     """
     model = meta_model(blueprint).eval()
     columns = audio_columns(blueprint, shape)
@@ -183,17 +183,28 @@ def decoding_bytes(
                 model.speech.head(audio.encoded)
                 heard = live.at_peak[ACTIVATIONS]
                 live.at_peak.clear()
-                cache = _prefill(model, audio, batch)
-        return max(heard, live.at_peak[ACTIVATIONS] + tensor_bytes(cache) * text // cache[0].shape[-2])
+                _write_drafts(model, audio, batch, text)
+        return max(heard, live.at_peak[ACTIVATIONS])
 
 
-def _prefill(model: SpeechLLM, audio: Audio, batch: "SilentBatch") -> list[Tensor]:
-    """Begin to decode; return the LLM's cache, each layer's keys and values `(B, heads, columns, width)`."""
-    columns = model.prompt(audio, batch.no_text)
-    llm = cast(Any, model.llm)
-    embeddings = columns.embeddings.to(llm.dtype)
-    found = llm(inputs_embeds=embeddings, attention_mask=columns.mask, use_cache=True, logits_to_keep=1)
-    return [tensor for layer in found.past_key_values.layers for tensor in (layer.keys, layer.values)]
+def _write_drafts(model: SpeechLLM, audio: Audio, batch: "SilentBatch", most: int) -> None:
+    """Check drafts as `speculative` does: before any text is written, and behind a text of nearly `most` tokens."""
+    scorer = LlmDraftScorer(model, model.prompt(audio, batch.no_text))
+    count, tokens = batch.text.values.shape
+    _check(scorer, [[]] * count, tokens)
+    written = max(tokens, most - tokens - 1)
+    scorer.accept([written] * count)
+    for layer in cast(Any, scorer.cache).layers:  # as if as much had been written in passes between
+        columns = layer.keys.shape[-2] + written - tokens
+        layer.keys, layer.values = (
+            old.new_empty(*old.shape[:-2], columns, old.shape[-1]) for old in (layer.keys, layer.values)
+        )
+    _check(scorer, [[1]] * count, tokens)
+
+
+def _check(scorer: LlmDraftScorer, last: list[list[int]], tokens: int) -> None:
+    logits = scorer.score(last, [[1] * tokens] * len(last))  # (B, K + 1, V), in fp32
+    (logits - logits.amax(-1, keepdim=True)).exp_()  # what logsumexp makes
 
 
 def _mark_gradients_and_logits(model: nn.Module, live: LiveBytes) -> None:

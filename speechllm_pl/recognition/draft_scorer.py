@@ -43,6 +43,9 @@ class DraftScorer(Protocol):
 class LlmDraftScorer:
     """Scores drafts behind a batch of prompts.
 
+    Attributes:
+        cache: keys and values of the prompt, of what was written, and of what was offered last.
+
     Args:
         model: model of stage 2 in evaluation mode, whose LLM attends to all of its cache (`sees_everything`).
         prompt: columns of the prompt up to BOS.
@@ -54,7 +57,7 @@ class LlmDraftScorer:
         self._embed = self._llm.get_input_embeddings()
         self._filter = token_filter or suppression(self._llm)
         self._limit = model.most_positions
-        self._cache = DynamicCache()
+        self.cache = DynamicCache()
         self._unread: Tensor | None = prompt.embeddings  # (B, P, D), whose last column is BOS
         self._mask = prompt.mask  # (B, C) of the cache's columns
         self._offered = 0  # columns at the cache's end that are not accepted yet
@@ -76,7 +79,7 @@ class LlmDraftScorer:
             inputs_embeds=embeddings.to(self._llm.dtype),
             attention_mask=self._mask,
             position_ids=positions,
-            past_key_values=self._cache,
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=kept,
         ).logits.float()
@@ -88,7 +91,7 @@ class LlmDraftScorer:
         accepted = torch.arange(most, device=device) < torch.tensor(counts, device=device)[:, None]
         self._mask = torch.cat([self._mask[:, : self._mask.shape[1] - self._offered], accepted.long()], 1)
         if most < self._offered:
-            self._cache.crop(most - self._offered)  # so many columns fewer
+            self.cache.crop(most - self._offered)  # so many columns fewer
 
     def keep(self, rows: Sequence[int]) -> None:
         if len(rows) == len(self._mask) or not rows:
@@ -96,7 +99,7 @@ class LlmDraftScorer:
         places = torch.tensor(rows, device=self._mask.device)
         self._mask = self._mask[places]
         if self._unread is None:
-            self._cache.batch_select_indices(places)
+            self.cache.batch_select_indices(places)
         else:
             self._unread = self._unread[places]
 

@@ -72,8 +72,9 @@ def speculative(
     under_way = [row for row in rows if not row.end.ended]
     while under_way:
         offers = [row.offer() for row in under_way]
-        logits = scorer.score([row.tokens[-1:] for row in under_way], offers)
-        scorer.accept(_verify(under_way, offers, logits, accept_probability))
+        last = [row.tokens[-1:] for row in under_way]
+        # Without a name of their own the logits are gone before those of the next pass.
+        scorer.accept(_verify(under_way, offers, scorer.score(last, offers), accept_probability))
         scorer.keep([place for place, row in enumerate(under_way) if not row.end.ended])
         under_way = [row for row in under_way if not row.end.ended]
     return rows

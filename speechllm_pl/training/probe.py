@@ -1,4 +1,4 @@
-"""Test before the first step whether memory suffices for the largest batch of every bucket."""
+"""Test before the first step whether memory suffices for the largest batches of training and validation."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import move_data_to_device, rank_zero_info
 from speechllm_pl.core.audio.units import seconds_of
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.data.batch import Batch
+from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.data.dataset import SpeechDataset
 from speechllm_pl.data.epoch_plan import PlannedBatch
 from speechllm_pl.models.losses import weighted_sum
@@ -17,9 +18,10 @@ from speechllm_pl.training.stage import Stage
 
 
 class LargestBatches(L.Callback):
-    """Tries each bucket's largest batch once, forward and backward, so that no run fails for memory in its tenth hour.
+    """Tries each bucket's largest batch once, forward and backward, and recognises the largest of dev.
 
-    Memory for the optimiser's state is reserved meanwhile. Results do not change: every step draws from its own seed.
+    So no run fails for memory in its tenth hour. What lasts between steps is reserved meanwhile. Results do not change:
+    every step draws from its own seed.
 
     Args:
         on_cpu: Try the batches on a CPU too, where a lack of memory is not an error but kills the process.
@@ -29,7 +31,7 @@ class LargestBatches(L.Callback):
         self.on_cpu = on_cpu
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Stage) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Try the batches, forward and backward.
+        """Try the batches.
 
         Raises:
             UserError: a batch does not fit; the message names it and the largest duration that did.
@@ -56,6 +58,37 @@ class LargestBatches(L.Callback):
             fitted = max(fitted, seconds)
         del reserve
         rank_zero_info(f"the largest batch of every bucket fits: up to {fitted:.1f} s of audio with padding")
+        if trainer.limit_val_batches:
+            reserve = torch.empty(3 * trained, device=pl_module.device)  # and the gradients of the last step
+            self._decode(trainer, pl_module, data)
+            del reserve
+
+    def _decode(self, trainer: L.Trainer, module: Stage, data: SpeechDataModule) -> None:
+        """Recognise dev's largest batch, which a run would meet after hours, or at its end.
+
+        Raises:
+            UserError: it does not fit.
+        """
+        cuts, buckets = data.cuts("dev"), data.buckets("dev")
+        largest = max(buckets.largest_batches(), key=lambda batch: len(batch) * float(cuts.durations[batch].max()))
+        batch = move_data_to_device(SpeechDataset(cuts)[PlannedBatch(largest, seed=0)], module.device)
+        seconds = seconds_of(batch.waveforms.numel())
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        try:
+            module.begin_decoding()
+            with torch.no_grad(), trainer.precision_plugin.forward_context():
+                if batch.ids:
+                    module.transcribe(batch)
+            module.end_decoding()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"a batch of {len(largest)} utterances of dev, {seconds:.0f} s with padding, does not fit the memory of"
+                f" {module.device}: lower data.val_max_duration (--data.val_max_duration {seconds / 2:.0f})"
+            ) from error
+        for part, training in modes.items():
+            part.training = training
+        rank_zero_info(f"the largest batch of dev fits: {seconds:.1f} s of audio with padding")
 
     def _try(self, trainer: L.Trainer, module: Stage, batch: Any) -> None:
         if not batch.ids:

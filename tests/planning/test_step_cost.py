@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
+from typing import cast
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from speechllm_pl.planning.step_cost import (
     silence,
     step_cost,
 )
+from speechllm_pl.recognition.draft_scorer import LlmDraftScorer
+from speechllm_pl.recognition.speculative import speculative
 
 LLM = LlamaConfig(hidden_size=128, intermediate_size=352, num_hidden_layers=6, num_attention_heads=4, vocab_size=500)
 CONFIG = SpeechLlmConfig(
@@ -91,6 +94,29 @@ def test_decoding_on_fake_tensors_takes_what_a_real_one_takes(
     found = decoding_bytes(blueprint, SHAPE, autocast=None, kernels="cpu")
     assert found == pytest.approx(profiled_peak(decode), rel=0.25)
     assert found < 0.7 * step_cost(blueprint, SHAPE, autocast=None, kernels="cpu").bytes
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_logits_of_drafts_count_where_the_vocabulary_is_large(
+    dtype: str, profiled_peak: Callable[[Callable], int]
+) -> None:
+    """Drafts as long as the texts, and their end, of an LLM that believes none of them."""
+    llm = LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, vocab_size=50_000
+    )
+    blueprint = replace(BLUEPRINT, llm=llm).changed(llm_dtype=dtype)
+    model = cast(SpeechLLM, blueprint.build().eval())
+    batch = silence(SHAPE)
+
+    @torch.no_grad()
+    def decode() -> None:
+        with sdpa_kernel(SDPBackend.MATH):
+            scorer = LlmDraftScorer(model, model.prompt(model.listen(batch.waveforms), batch.no_text))
+            speculative(scorer, [[1] * (SHAPE.tokens - 1)] * 2, caps=[40, 40], eos_id=1)
+
+    found = decoding_bytes(blueprint, SHAPE, autocast=None, kernels="cpu")
+    assert found >= 2 * (SHAPE.tokens + 1) * 50_000 * (4 + 4)
+    assert found == pytest.approx(profiled_peak(decode), rel=0.1)
 
 
 def test_logits_are_told_apart_and_are_most_of_the_memory_at_a_large_vocabulary() -> None:

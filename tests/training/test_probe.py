@@ -1,4 +1,4 @@
-"""The largest batch of every bucket is tried before training, and what does not fit is told."""
+"""The largest batches are tried before training, and what does not fit is told."""
 
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,21 @@ from speechllm_pl.training.probe import LargestBatches
 
 
 class Limited(CtcPretraining):
-    """Has memory for so many seconds of padded audio."""
+    """Has memory for so many seconds of padded audio in training, and for so many in decoding."""
 
-    def __init__(self, *arguments: Any, limit: float, **more: Any):
+    def __init__(self, *arguments: Any, limit: float, val_limit: float = 99, **more: Any):
         super().__init__(*arguments, **more)
-        self.limit = limit
+        self.limit, self.val_limit = limit, val_limit
         self.tried: list[float] = []
+        self.decoded: list[float] = []
+
+    def transcribe(self, batch: Batch) -> Any:
+        assert not self.model.training
+        assert not torch.is_grad_enabled()
+        self.decoded.append(batch.waveforms.numel() / 16_000)
+        if self.decoded[-1] > self.val_limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().transcribe(batch)
 
     def loss_terms(self, batch: Batch) -> Any:
         seconds = batch.waveforms.numel() / 16_000
@@ -34,10 +43,23 @@ class Limited(CtcPretraining):
         return super().loss_terms(batch)
 
 
-def probed(corpus: Path, tokenizer: CtcTokenizer, limit: float, **options: Any) -> Limited:
-    module = Limited(tokenizer, encoder=ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64), limit=limit)
+def probed(
+    corpus: Path,
+    tokenizer: CtcTokenizer,
+    limit: float,
+    val_limit: float = 99,
+    limit_val_batches: float = 1.0,
+    frozen: bool = False,
+    **options: Any,
+) -> Limited:
+    encoder = ConformerConfig(dim=32, num_blocks=1, num_heads=2, ffn_dim=64)
+    module = Limited(tokenizer, encoder=encoder, limit=limit, val_limit=val_limit)
     module.configure_model()
-    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    if frozen:
+        module.model.layers.eval()
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, limit_val_batches=limit_val_batches
+    )
     trainer.datamodule = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3, **options)  # type: ignore[attr-defined]
     LargestBatches(on_cpu=True).on_fit_start(trainer, module)
     return module
@@ -66,6 +88,26 @@ def test_what_does_not_fit_is_told_with_what_does(corpus: Path, ctc_tokenizer: C
     tried = sorted(probed(corpus, ctc_tokenizer, limit=99).tried)
     with pytest.raises(UserError, match=r"does not fit the memory of cpu; .*--data.max_duration"):
         probed(corpus, ctc_tokenizer, limit=tried[-1] - 0.05)
+
+
+def test_the_largest_batch_of_dev_is_recognised_once(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    module = probed(corpus, ctc_tokenizer, limit=99, val_max_duration=1.5)
+    batches = SpeechDataModule(str(corpus), max_duration=1.5, num_buckets=3).val_dataloader()
+    (decoded,) = module.decoded
+    assert decoded == max(batch.waveforms.numel() / 16_000 for batch in batches)
+    assert decoded <= 1.5 < max(module.tried)
+    assert all(part.training for part in module.modules())
+    with pytest.raises(UserError, match=r"utterances of dev, .* does not fit .*--data.val_max_duration"):
+        probed(corpus, ctc_tokenizer, limit=99, val_limit=decoded - 0.05, val_max_duration=1.5)
+    assert not probed(corpus, ctc_tokenizer, limit=99, limit_val_batches=0).decoded
+
+
+def test_parts_in_evaluation_mode_stay_so(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    """Such as a frozen LLM, whose dropout is off."""
+    module = probed(corpus, ctc_tokenizer, limit=99, frozen=True)
+    assert module.decoded
+    assert module.model.training
+    assert not any(part.training for part in module.model.layers.modules())
 
 
 def test_other_models_and_processors_are_left_alone(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
