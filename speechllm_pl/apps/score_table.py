@@ -51,6 +51,7 @@ def unread_share(entry: dict[str, Any]) -> str:
 def _how(entry: dict[str, Any]) -> str:
     """Search of an LLM's texts, as `beam, CTC weight 0.3, 7.5 passes of the LLM an utterance`."""
     weight = f", CTC weight {entry['ctc_weight']:g}" if entry["ctc_weight"] else ""
+    weight += f", with {entry['ctc_candidates']} texts of CTC" if entry.get("ctc_candidates") else ""
     relaxed = {name: entry.get(name) for name in ("accept_entropy", "accept_probability")}
     limits = "".join(f", {name} {limit:g}" for name, limit in relaxed.items() if limit is not None)
     return f"{entry['decoder']}{weight}{limits}, {entry['llm_passes']:.1f} passes of the LLM an utterance"

@@ -68,7 +68,8 @@ def _decoder(pieces: tuple[str, ...], num_beams: int, ngram: str | None, ngram_w
         from flashlight.lib.text.dictionary import Dictionary
     except ImportError as error:
         raise UserError(
-            "decoder ctc-beam needs flashlight-text: pip install -e '.[ngram]', or choose another decoder"
+            "CTC's beam search needs flashlight-text: pip install -e '.[ngram]', or leave out --decoder ctc-beam and"
+            " --ctc_candidates"
         ) from error
     if ngram is None:
         lm = decoder.ZeroLM()

@@ -43,6 +43,10 @@ class DecodingOptions:
     """Share of the CTC head's score in the choice among the texts of `beam`, or between that of `speculative` and its
     draft; CTC's own text is always among them. A good value is 0.3."""
 
+    ctc_candidates: int = 0
+    """Number of texts of CTC's prefix beam search that are ranked with those of `beam`, by both scores: they spell
+    words that the LLM would not have proposed. 16 to 64 help; the LLM reads each."""
+
     ngram: str | None = None
     """File of an n-gram model of CTC pieces for `ctc-beam`, as `python -m data_prep.ngram` makes it (ARPA, KenLM)."""
 
@@ -95,6 +99,13 @@ class DecodingOptions:
             raise UserError(
                 f"ctc_weight chooses among texts of beam or speculative: {self.decoder} finds only one: give"
                 " --decoder beam"
+            )
+        if self.ctc_candidates < 0:
+            raise UserError(f"ctc_candidates {self.ctc_candidates} is no number of texts: give 0 or more")
+        if self.ctc_candidates and not (self.decoder == "beam" and self.ctc_weight):
+            raise UserError(
+                "ctc_candidates join the texts of beam, and are ranked by both scores: give --decoder beam"
+                " --ctc_weight 0.3"
             )
         if self.ngram is not None and self.decoder != "ctc-beam":
             raise UserError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from speechllm_pl.core.padded import Padded
-from speechllm_pl.core.prompt import Columns
+from speechllm_pl.core.prompt import Columns, pad_tokens
 from speechllm_pl.models.llm import LlmTokenizer
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
 from speechllm_pl.recognition.decoding_options import DecodingOptions
@@ -20,6 +20,12 @@ from speechllm_pl.recognition.scorer import LlmScorer
 from speechllm_pl.recognition.speculative import speculative
 from speechllm_pl.recognition.text_end import TextEnds, lowered, token_caps
 
+TEXTS_AT_ONCE = 32
+"""Number of given texts that are scored together: their logits take memory."""
+
+PASSES_OF_TEXTS = 2
+"""Forward passes of the LLM in which given texts are scored: over the prompts, then over the texts."""
+
 
 @torch.no_grad()
 def generate(
@@ -29,14 +35,15 @@ def generate(
     tokenizer: LlmTokenizer,
     options: DecodingOptions = DecodingOptions(),  # noqa: B008 (frozen)
     all_ended: Callable[[bool], bool] = bool,
-    drafts: Sequence[str] | None = None,
+    drafts: Sequence[Sequence[str]] | None = None,
 ) -> list[Hypothesis]:
     """Return one hypothesis per utterance from a batch of audio embeddings; texts that are cut short are marked.
 
     Args:
         all_ended: receives whether all texts of this batch have ended, and returns whether to stop. Only for greedy
             search.
-        drafts: guess at each text, for speculative search.
+        drafts: guesses at each text, the best one first: speculative search checks that one; with a `ctc_weight` all
+            become alternatives to what beam search finds.
     """
     prompt = model.prompt(audio, instruction)
     caps = token_caps(audio.frames * model.speech.seconds_per_frame)
@@ -47,16 +54,12 @@ def generate(
     columns = prompt.mask.shape[1] + int(caps.sum())  # with rejected ones of other rows
     if options.decoder == "speculative" and drafts is not None:
         if sees_everything(model.llm, columns):
-            return _with_drafts(model, prompt, caps, tokenizer, options, drafts)
+            return _with_drafts(model, prompt, caps, tokenizer, options, [best for best, *_ in drafts])
         warnings.warn("the LLM's attention window is too short for drafts: it decodes greedily", stacklevel=2)
     if options.decoder == "beam":
         found = _by_beams(model, prompt, caps, tokenizer, options.num_beams)
         if options.ctc_weight and drafts is not None:
-            scored = _scored(model, prompt, caps, tokenizer, drafts)
-            found = [
-                _with_alternative(replace(each, passes=each.passes + 1), draft)
-                for each, draft in zip(found, scored, strict=True)
-            ]
+            found = _with_alternatives(found, _scored(model, prompt, caps, tokenizer, drafts))
         return found
     return _greedily(model, prompt, caps, tokenizer, all_ended)
 
@@ -113,40 +116,64 @@ def _with_drafts(
     ]
     if options.ctc_weight:
         scored = [
-            _draft(*each) for each in zip(drafts, guesses, (row.draft_log_probability for row in rows), strict=True)
+            [] if row.draft_log_probability is None else [_drafted(draft, guess, row.draft_log_probability)]
+            for draft, guess, row in zip(drafts, guesses, rows, strict=True)
         ]
-        found = [_with_alternative(each, draft) for each, draft in zip(found, scored, strict=True)]
+        found = _with_alternatives(found, scored)
     return found
 
 
-def _draft(text: str, tokens: Sequence[int], log_probability: float | None) -> Hypothesis | None:
-    if log_probability is None:
-        return None
+def _drafted(text: str, tokens: Sequence[int], log_probability: float) -> Hypothesis:
     return Hypothesis(text, log_probability=log_probability, num_tokens=len(tokens) + 1, by_ctc=True)
 
 
-def _with_alternative(found: Hypothesis, other: Hypothesis | None) -> Hypothesis:
-    """Add a text to the alternatives, unless it is among them."""
-    texts = found.alternatives or (found,)
-    if other is not None and other.text not in [each.text for each in texts]:
-        texts = (*texts, other)
-    return replace(found, alternatives=texts)
+def _with_alternatives(found: Sequence[Hypothesis], others: Sequence[Sequence[Hypothesis]]) -> list[Hypothesis]:
+    """Add scored texts to the alternatives of each row, unless they are among them, and their passes to its own."""
+    joined = []
+    for each, texts in zip(found, others, strict=True):
+        own = each.alternatives or (each,)
+        known = {text.text for text in own}
+        new = {text.text: text for text in texts if text.text not in known}
+        passes = each.passes + sum(text.passes for text in texts)
+        joined.append(replace(each, alternatives=(*own, *new.values()), passes=passes))
+    return joined
 
 
 def _scored(
-    model: SpeechLLM, prompt: Columns, caps: Tensor, tokenizer: LlmTokenizer, texts: Sequence[str]
-) -> list[Hypothesis | None]:
-    """Score given texts in one pass of the LLM; None where a text is longer than the cap."""
-    tokens = tokenizer.encode(texts)
-    offers = [
-        [*each, model.tokens.eos] if len(each) < cap else [] for each, cap in zip(tokens, caps.tolist(), strict=True)
+    model: SpeechLLM, prompt: Columns, caps: Tensor, tokenizer: LlmTokenizer, texts: Sequence[Sequence[str]]
+) -> list[list[Hypothesis]]:
+    """Score given texts of each row, but for those longer than its cap; the first one of a row counts its passes."""
+    found: list[list[Hypothesis]] = [[] for _ in texts]
+    flat = [
+        (row, text, tokens)
+        for row, (own, cap) in enumerate(zip(texts, caps.tolist(), strict=True))
+        for text, tokens in zip(own, tokenizer.encode(own), strict=True)
+        if len(tokens) < cap
     ]
-    log_probabilities = LlmDraftScorer(model, prompt).score([[]] * len(offers), offers).log_softmax(-1)  # (B, K + 1, V)
-    scored = []
-    for text, offer, row in zip(texts, offers, log_probabilities, strict=True):
-        total = row[range(len(offer)), offer].sum().item() if offer else None
-        scored.append(_draft(text, offer[:-1], total))
-    return scored
+    for start in range(0, len(flat), TEXTS_AT_ONCE):
+        chunk = flat[start : start + TEXTS_AT_ONCE]
+        rows = sorted({row for row, _, _ in chunk})
+        places = torch.tensor(rows, device=caps.device)
+        offers = [[*tokens, model.tokens.eos] for _, _, tokens in chunk]
+        scorer = LlmDraftScorer(model, Columns(*(part[places] for part in prompt)))
+        scores = _read_at_once(scorer, [rows.index(row) for row, _, _ in chunk], offers)
+        for (row, text, tokens), score in zip(chunk, scores, strict=True):
+            passes = 0 if found[row] else PASSES_OF_TEXTS  # the same whatever the chunks are
+            found[row].append(replace(_drafted(text, tokens, score), passes=passes))
+    return found
+
+
+def _read_at_once(scorer: LlmDraftScorer, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[float]:
+    """Log-probabilities of texts, each behind one of the scorer's rows: the prompts are read once, then the texts."""
+    empty: list[list[int]] = [[]]
+    after_bos = scorer.score(empty * (max(rows) + 1), empty * (max(rows) + 1))  # (R, 1, V)
+    scorer.keep(rows)
+    within = scorer.score(empty * len(texts), texts)[:, :-1]  # (N, K - 1, V)
+    ids, lengths = pad_tokens(texts, within.device)
+    first = after_bos[list(rows), 0].log_softmax(-1).gather(1, ids[:, :1])  # (N, 1)
+    later = within.gather(2, ids[:, 1:, None])[:, :, 0] - within.logsumexp(-1)  # (N, K - 1)
+    inside = torch.arange(1, ids.shape[1], device=ids.device) < lengths[:, None]
+    return (first[:, 0] + later.masked_fill(~inside, 0.0).sum(1)).tolist()
 
 
 def _by_beams(

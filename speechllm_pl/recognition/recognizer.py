@@ -311,13 +311,22 @@ class Recognizer:
                 self.llm_tokenizer,
                 options,
                 all_ended,
-                drafts=[each.text for each in part.hypotheses],
+                drafts=self._guesses(part, options),
             )
             if options.ctc_weight:
                 found = jointly_ranked(found, part.logits, part.frames, self.tokenizer, options.ctc_weight)
             for row, hypothesis in zip(doubtful, found, strict=True):
                 written[row] = hypothesis
         return written
+
+    def _guesses(self, heard: Heard, options: DecodingOptions) -> list[list[str]]:
+        """Texts of the CTC head for each utterance: the greedy one, then those of its prefix beam search if asked."""
+        guesses = [[each.text] for each in heard.hypotheses]
+        if options.ctc_candidates:
+            beams = ctc_beam_search(heard.logits, heard.frames, self.tokenizer, options.ctc_candidates)
+            for texts, found in zip(guesses, beams, strict=True):
+                texts += [each.text for each in found.alternatives if each.text != texts[0]]
+        return guesses
 
 
 def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "", encoder_digest: str = "") -> Recognizer:

@@ -226,6 +226,8 @@ def test_transcribe_finds_the_same_texts_with_drafts(speechllm, checkpoint: Path
         ),
         (("--ctc-weight", "0.3"), "ctc_weight chooses among texts of beam or speculative: greedy finds only one"),
         (("--decoder", "beam", "--ctc-weight", "3"), "ctc_weight 3 is a share: give 0 to 1"),
+        (("--decoder", "beam", "--ctc-candidates", "4"), "ctc_candidates join the texts of beam, and are ranked"),
+        (("--ctc-candidates", "-1"), "ctc_candidates -1 is no number of texts: give 0 or more"),
         (("--decoder", "beam", "--num-beams", "0"), "num_beams 0 follows no text: give 1 or more"),
         (("--ngram", "5.arpa"), "ngram is of decoder ctc-beam, and has no effect on greedy"),
         (("--decoder", "ctc-beam", "--ngram", "5.arpa"), "ngram 5.arpa does not exist"),

@@ -136,6 +136,7 @@ def test_the_table_has_rates_of_all_systems_side_by_side_and_what_they_count() -
         "llm_passes": 7.25,
         "decoder": "beam",
         "ctc_weight": 0.3,
+        "ctc_candidates": 16,
     }
     head, _, german, english, average, ctc, llm, *_ = score_table(scores).splitlines()
     assert ("ctc WER %" in head, "llm WER %" in head) == (True, True)
@@ -145,7 +146,7 @@ def test_the_table_has_rates_of_all_systems_side_by_side_and_what_they_count() -
         "ctc: 0 substitutions, 1 deletions, 0 insertions in 6 words of 2 utterances; 3 truncated"
         "; 1 of 3 recordings (33.3 %) not read"
     )
-    how = "beam, CTC weight 0.3, 7.2 passes of the LLM an utterance"
+    how = "beam, CTC weight 0.3, with 16 texts of CTC, 7.2 passes of the LLM an utterance"
     assert llm.endswith(f"; real-time factor 0.250, RTFx 4.5 (2 x cpu, 32-true); {how}")
 
 

@@ -25,6 +25,7 @@ MODES = {
     "drafts and CTC": {"decoder": "speculative", "ctc_weight": 0.5},
     "beams": {"decoder": "beam", "num_beams": 3},
     "beams and CTC": {"decoder": "beam", "num_beams": 3, "ctc_weight": 0.5},
+    "beams and CTC's": {"decoder": "beam", "num_beams": 3, "ctc_weight": 0.5, "ctc_candidates": 40},
     "CTC": {"decoder": "ctc"},
 }
 
@@ -59,6 +60,8 @@ def median_entropy(recognizer: Recognizer) -> float:
 @pytest.mark.parametrize("mode", MODES)
 def test_neither_batch_nor_order_changes_a_text(recognizer: Recognizer, mode: str) -> None:
     given: dict[str, Any] = dict(MODES[mode])
+    if "ctc_candidates" in given:
+        pytest.importorskip("flashlight.lib.text.decoder", reason="needs flashlight-text: pip install -e '.[ngram]'")
     if "accept_entropy" in given:
         given["accept_entropy"] = median_entropy(recognizer)
     options = DecodingOptions(**given)
@@ -74,3 +77,15 @@ def test_neither_batch_nor_order_changes_a_text(recognizer: Recognizer, mode: st
             assert [getattr(each, score) for each in found] == pytest.approx(expected, abs=1e-3)
     if mode == "CTC where it is sure":
         assert {bool(each.passes) for each in alone} == {False, True}
+
+
+def test_texts_of_ctcs_beams_are_chosen_where_ctc_finds_them_likelier(recognizer: Recognizer) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder", reason="needs flashlight-text: pip install -e '.[ngram]'")
+    of_ctc = heard(recognizer, RECORDINGS, DecodingOptions("ctc-beam", num_beams=40))
+    options = DecodingOptions("beam", num_beams=2, ctc_weight=1.0, max_new_tokens=12)
+    without = heard(recognizer, RECORDINGS, options)
+    found = heard(recognizer, RECORDINGS, replace(options, ctc_candidates=40))
+    assert [each.text for each in without] != [each.text for each in found]
+    for each, beams in zip(found, of_ctc, strict=True):
+        assert {text.text for text in beams.alternatives} <= {text.text for text in each.alternatives}
+        assert each.ctc_log_probability == max(text.ctc_log_probability for text in each.alternatives)

@@ -15,6 +15,7 @@ from speechllm_pl.core.prompt import pad_tokens
 from speechllm_pl.models.encoders.conformer import ConformerConfig
 from speechllm_pl.models.llm import merged_lora
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
+from speechllm_pl.recognition import llm_text
 from speechllm_pl.recognition.decoding_options import DecodingOptions
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.llm_text import generate
@@ -77,7 +78,7 @@ def written(
     model: SpeechLLM, audio: Audio, instruction: Padded, drafts: list[list[int]], **options
 ) -> list[Hypothesis]:
     how = DecodingOptions("speculative", **options)
-    return generate(model, audio, instruction, Plain(), how, drafts=[Plain.decode(draft) for draft in drafts])  # type: ignore[arg-type]
+    return generate(model, audio, instruction, Plain(), how, drafts=[[Plain.decode(draft)] for draft in drafts])  # type: ignore[arg-type]
 
 
 def greedy(model: SpeechLLM, audio: Audio, instruction: Padded) -> list[Hypothesis]:
@@ -175,19 +176,47 @@ def test_the_draft_is_an_alternative_with_the_score_of_reading_it_at_once(model:
     plain = DecodingOptions(decoder, num_beams=2 if decoder == "beam" else 4)
     options = replace(plain, ctc_weight=0.3)
     texts = [Plain.decode(draft) for draft in drafts]
-    together = generate(model, audio, instruction, Plain(), options, drafts=texts)  # type: ignore[arg-type]
-    without = generate(model, audio, instruction, Plain(), plain, drafts=texts)  # type: ignore[arg-type]
+    together = generate(model, audio, instruction, Plain(), options, drafts=[[text] for text in texts])  # type: ignore[arg-type]
+    without = generate(model, audio, instruction, Plain(), plain, drafts=[[text] for text in texts])  # type: ignore[arg-type]
     assert together == without
-    reads_drafts = decoder == "beam"  # in a pass of its own, while the other's first pass does
-    assert [found.passes - reads_drafts for found in together] == [found.passes for found in without]
-    answers = pad_tokens([[*draft[:8], model.tokens.eos] for draft in drafts])
-    logits = model.logits(model.prompt(audio, instruction, answers)).float().log_softmax(-1)
+    more = [found.passes - alone.passes for found, alone in zip(together, without, strict=True)]
+    of_drafts = 2 if decoder == "beam" else 0  # over prompts and texts, while the other's first pass does
+    assert more == [of_drafts, of_drafts, 0, of_drafts, of_drafts]
+    scores = read_at_once(model, audio, instruction, [draft[:8] for draft in drafts])
     for row, (found, draft) in enumerate(zip(together, drafts, strict=True)):
         assert found.alternatives[0] == found
-        scores = {each.text: each.log_probability for each in found.alternatives}
+        found_scores = {each.text: each.log_probability for each in found.alternatives}
         if len(draft) > 100:  # longer than its audio can be
-            assert texts[row] not in scores
+            assert texts[row] not in found_scores
             continue
-        labels = [*draft, model.tokens.eos]
-        expected = sum(logits[row, place, label].item() for place, label in enumerate(labels))
-        assert scores[texts[row]] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+        assert found_scores[texts[row]] == pytest.approx(scores[row], rel=1e-3, abs=1e-3)
+
+
+def read_at_once(model: SpeechLLM, audio: Audio, instruction: Padded, texts: list[list[int]]) -> list[float]:
+    """Log-probability of each row's text and its end, in one pass without a cache."""
+    answers = [[*text, model.tokens.eos] for text in texts]
+    logits = model.logits(model.prompt(audio, instruction, pad_tokens(answers))).float().log_softmax(-1)
+    return [
+        sum(logits[row, place, label].item() for place, label in enumerate(answer))
+        for row, answer in enumerate(answers)
+    ]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+@torch.no_grad()
+def test_several_drafts_of_a_row_are_read_behind_its_own_audio(model: SpeechLLM, at_once: int, monkeypatch) -> None:
+    monkeypatch.setattr(llm_text, "TEXTS_AT_ONCE", at_once)
+    audio, instruction = batch(model, FRAMES)
+    drafts = [[[3, 4, 5], [6], [6, 3, 3, 4]], [[]], [[7] * 200, [5, 5]], [[9], []], [[4, 3, 4, 3, 8], [8], [9, 9]]]
+    options = DecodingOptions("beam", num_beams=2, ctc_weight=0.3, ctc_candidates=2)
+    texts = [[Plain.decode(draft) for draft in own] for own in drafts]
+    together = generate(model, audio, instruction, Plain(), options, drafts=texts)  # type: ignore[arg-type]
+    for place in range(3):
+        chosen = [own[min(place, len(own) - 1)] for own in drafts]
+        scores = read_at_once(model, audio, instruction, [draft[:8] for draft in chosen])
+        for found, draft, score in zip(together, chosen, scores, strict=True):
+            of_texts = {each.text: each.log_probability for each in found.alternatives}
+            if len(draft) > 100:
+                assert Plain.decode(draft) not in of_texts
+            else:
+                assert of_texts[Plain.decode(draft)] == pytest.approx(score, rel=1e-3, abs=1e-3)
