@@ -45,12 +45,7 @@ def generate(
         drafts: guesses at each text, the best one first: speculative search checks that one; with a `ctc_weight` all
             become alternatives to what beam search finds.
     """
-    prompt = model.prompt(audio, instruction)
-    caps = token_caps(audio.frames * model.speech.seconds_per_frame)
-    if options.max_new_tokens is not None:
-        caps = caps.clamp(max=options.max_new_tokens)
-    if model.most_positions is not None:
-        caps = lowered(caps, prompt.mask.sum(1), model.most_positions)
+    prompt, caps = _asked(model, audio, instruction, options)
     columns = prompt.mask.shape[1] + int(caps.sum())  # with rejected ones of other rows
     if options.decoder == "speculative" and drafts is not None:
         if sees_everything(model.llm, columns):
@@ -62,6 +57,32 @@ def generate(
             found = _with_alternatives(found, _scored(model, prompt, caps, tokenizer, drafts))
         return found
     return _greedily(model, prompt, caps, tokenizer, all_ended)
+
+
+@torch.no_grad()
+def with_texts(
+    model: SpeechLLM,
+    audio: Audio,
+    instruction: Padded,
+    tokenizer: LlmTokenizer,
+    options: DecodingOptions,
+    found: Sequence[Hypothesis],
+    texts: Sequence[Sequence[str]],
+) -> list[Hypothesis]:
+    """Add given texts, several for each utterance, to the alternatives; other arguments as of `generate`."""
+    prompt, caps = _asked(model, audio, instruction, options)
+    return _with_alternatives(found, _scored(model, prompt, caps, tokenizer, texts))
+
+
+def _asked(model: SpeechLLM, audio: Audio, instruction: Padded, options: DecodingOptions) -> tuple[Columns, Tensor]:
+    """The prompts of a batch, and the largest number of tokens of each text, `(B,)`."""
+    prompt = model.prompt(audio, instruction)
+    caps = token_caps(audio.frames * model.speech.seconds_per_frame)
+    if options.max_new_tokens is not None:
+        caps = caps.clamp(max=options.max_new_tokens)
+    if model.most_positions is not None:
+        caps = lowered(caps, prompt.mask.sum(1), model.most_positions)
+    return prompt, caps
 
 
 def _greedily(

@@ -36,7 +36,8 @@ from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
 from speechllm_pl.recognition.joint import jointly_ranked
-from speechllm_pl.recognition.llm_text import generate
+from speechllm_pl.recognition.llm_text import generate, with_texts
+from speechllm_pl.recognition.recombination import recombined
 from speechllm_pl.storage.checkpoints import RECORD, read_checkpoint
 from speechllm_pl.storage.digests import damaged
 from speechllm_pl.storage.pretrained_files import refuse_other_weights, weights_digest
@@ -304,17 +305,15 @@ class Recognizer:
         if doubtful:
             part = heard.rows(doubtful)
             assert part.audio is not None
-            found = generate(
-                self.model,
-                part.audio,
-                self.instruction([languages[row] for row in doubtful]),
-                self.llm_tokenizer,
-                options,
-                all_ended,
-                drafts=self._guesses(part, options),
-            )
+            asked = self.model, part.audio, self.instruction([languages[row] for row in doubtful]), self.llm_tokenizer
+            found = generate(*asked, options, all_ended, drafts=self._guesses(part, options))
             if options.ctc_weight:
-                found = jointly_ranked(found, part.logits, part.frames, self.tokenizer, options.ctc_weight)
+                by_ctc = part.logits, part.frames, self.tokenizer, options.ctc_weight
+                found = jointly_ranked(found, *by_ctc)
+                if options.ctc_candidates:
+                    texts = [[text.text for text in each.alternatives] for each in found]
+                    new = [recombined(each, options.ctc_candidates) for each in texts]
+                    found = jointly_ranked(with_texts(*asked, options, found, new), *by_ctc)
             for row, hypothesis in zip(doubtful, found, strict=True):
                 written[row] = hypothesis
         return written
