@@ -17,7 +17,7 @@ DEV = ("--dev-fraction", "0.1")
 """Arguments of the preparation that concern rows whose split nothing names."""
 SETTINGS = CONF / "demo_speech"
 """Folder with a configuration file of each stage."""
-CANDIDATES = (*JOINT, "--num_beams", "8", "--ctc_candidates", "64")
+CANDIDATES = (*JOINT, "--num_beams", "8", "--ctc_candidates", "16")
 """Joint decoding, which also ranks texts of the CTC head: training has few of the words that are said elsewhere."""
 SEARCHES = {"llm-greedy": (), "llm-joint": CANDIDATES, "llm-guarded": (*CANDIDATES, "--guard", "true")}
 """Options of the searches for the LLM's text, by the names of their scores."""

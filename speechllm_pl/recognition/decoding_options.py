@@ -45,7 +45,7 @@ class DecodingOptions:
 
     ctc_candidates: int = 0
     """Number of texts of CTC's prefix beam search that are ranked with those of `beam`, by both scores: they spell
-    words that the LLM would not have proposed. Then as many texts that combine the best ones. 16 to 64 help; the LLM
+    words that the LLM would not have proposed. Then as many texts that combine the best ones. 16 are a good number; the LLM
     reads each."""
 
     ngram: str | None = None
