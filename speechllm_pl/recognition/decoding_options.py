@@ -45,8 +45,8 @@ class DecodingOptions:
 
     ctc_candidates: int = 0
     """Number of texts of CTC's prefix beam search that are ranked with those of `beam`, by both scores: they spell
-    words that the LLM would not have proposed. Then as many texts that combine the best ones. 16 are a good number; the LLM
-    reads each."""
+    words that the LLM would not have proposed. Then as many texts that combine the best ones. The LLM reads each; 16
+    are a good number."""
 
     ngram: str | None = None
     """File of an n-gram model of CTC pieces for `ctc-beam`, as `python -m data_prep.ngram` makes it (ARPA, KenLM)."""
