@@ -46,17 +46,17 @@ def jointly_ranked(
 
     Characters that the CTC head does not know are left out of its score.
     """
-    most = max(len(hypothesis.alternatives) for hypothesis in found)
-    heard = []  # by rank: (B,)
-    for rank in range(most):
-        texts = [each.alternatives[rank].text if rank < len(each.alternatives) else "" for each in found]
-        heard.append(ctc_log_likelihoods(logits, frames, [_spelled(tokenizer, text) for text in texts]).tolist())
+    heard = []  # by row: one for each alternative
+    for row, each in enumerate(found):
+        texts = [_spelled(tokenizer, alternative.text) for alternative in each.alternatives]
+        own = logits[row : row + 1].expand(len(texts), -1, -1), frames[row : row + 1].expand(len(texts))
+        heard.append(ctc_log_likelihoods(*own, texts).tolist() if texts else [])
     chosen = []
     for row, hypothesis in enumerate(found):
         if not (hypothesis.finite and hypothesis.alternatives):
             chosen.append(hypothesis)
             continue
-        scored = [replace(each, ctc_log_probability=heard[k][row]) for k, each in enumerate(hypothesis.alternatives)]
+        scored = [replace(each, ctc_log_probability=heard[row][k]) for k, each in enumerate(hypothesis.alternatives)]
         ranked = sorted(scored, key=lambda each: -each.joint_log_probability(weight))
         cost = {"passes": hypothesis.passes, "drafted": hypothesis.drafted}
         chosen.append(replace(ranked[0], alternatives=tuple(ranked), **cost))

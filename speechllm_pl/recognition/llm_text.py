@@ -1,8 +1,10 @@
 """Text from an LLM that has heard a batch: prompt, search and hypotheses."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from math import isfinite
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,11 +22,23 @@ from speechllm_pl.recognition.scorer import LlmScorer
 from speechllm_pl.recognition.speculative import speculative
 from speechllm_pl.recognition.text_end import TextEnds, lowered, token_caps
 
-TEXTS_AT_ONCE = 32
-"""Number of given texts that are scored together: their logits take memory."""
+TEXTS_AT_ONCE = 16
+"""Largest number of given texts that are scored together: each has a copy of its prompt's cache."""
+
+LOGITS_AT_ONCE = 1 << 27
+"""Largest number of their logits, unless one text alone has more: 512 MiB in fp32."""
 
 PASSES_OF_TEXTS = 2
-"""Forward passes of the LLM in which given texts are scored: over the prompts, then over the texts."""
+"""Forward passes of the LLM in which given texts are scored, over the prompts and over the texts, however many parts
+they are divided into."""
+
+
+class Given(NamedTuple):
+    """Text to be scored, of a row of the batch."""
+
+    row: int
+    text: str
+    tokens: list[int]
 
 
 @torch.no_grad()
@@ -69,9 +83,14 @@ def with_texts(
     found: Sequence[Hypothesis],
     texts: Sequence[Sequence[str]],
 ) -> list[Hypothesis]:
-    """Add given texts, several for each utterance, to the alternatives; other arguments as of `generate`."""
+    """Add given texts, several for each utterance, to the alternatives; other arguments as of `generate`.
+
+    They count as found by the CTC head where the best text is.
+    """
     prompt, caps = _asked(model, audio, instruction, options)
-    return _with_alternatives(found, _scored(model, prompt, caps, tokenizer, texts))
+    scored = _scored(model, prompt, caps, tokenizer, texts)
+    origins = [[replace(text, by_ctc=best.by_ctc) for text in own] for best, own in zip(found, scored, strict=True)]
+    return _with_alternatives(found, origins)
 
 
 def _asked(model: SpeechLLM, audio: Audio, instruction: Padded, options: DecodingOptions) -> tuple[Columns, Tensor]:
@@ -166,22 +185,35 @@ def _scored(
     """Score given texts of each row, but for those longer than its cap; the first one of a row counts its passes."""
     found: list[list[Hypothesis]] = [[] for _ in texts]
     flat = [
-        (row, text, tokens)
+        Given(row, text, tokens)
         for row, (own, cap) in enumerate(zip(texts, caps.tolist(), strict=True))
         for text, tokens in zip(own, tokenizer.encode(own), strict=True)
         if len(tokens) < cap
     ]
-    for start in range(0, len(flat), TEXTS_AT_ONCE):
-        chunk = flat[start : start + TEXTS_AT_ONCE]
-        rows = sorted({row for row, _, _ in chunk})
+    for chunk in _chunks(flat, LOGITS_AT_ONCE // model.text_embeddings.shape[0]):
+        rows = sorted({each.row for each in chunk})
         places = torch.tensor(rows, device=caps.device)
-        offers = [[*tokens, model.tokens.eos] for _, _, tokens in chunk]
+        offers = [[*each.tokens, model.tokens.eos] for each in chunk]
         scorer = LlmDraftScorer(model, Columns(*(part[places] for part in prompt)))
-        scores = _read_at_once(scorer, [rows.index(row) for row, _, _ in chunk], offers)
-        for (row, text, tokens), score in zip(chunk, scores, strict=True):
-            passes = 0 if found[row] else PASSES_OF_TEXTS  # the same whatever the chunks are
-            found[row].append(replace(_drafted(text, tokens, score), passes=passes))
+        scores = _read_at_once(scorer, [rows.index(each.row) for each in chunk], offers)
+        for each, score in zip(chunk, scores, strict=True):
+            if isfinite(score):  # else the LLM forbids it
+                passes = 0 if found[each.row] else PASSES_OF_TEXTS
+                found[each.row].append(replace(_drafted(each.text, each.tokens, score), passes=passes))
     return found
+
+
+def _chunks(texts: Sequence[Given], most: int) -> Iterator[list[Given]]:
+    """Divide texts, in their order, so that a part has at most `most` tokens with padding, or one text."""
+    chunk: list[Given] = []
+    for text in texts:
+        longest = max(len(each.tokens) for each in (*chunk, text)) + 1
+        if chunk and (len(chunk) == TEXTS_AT_ONCE or longest * (len(chunk) + 1) > most):
+            yield chunk
+            chunk = []
+        chunk.append(text)
+    if chunk:
+        yield chunk
 
 
 def _read_at_once(scorer: LlmDraftScorer, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> list[float]:

@@ -16,6 +16,12 @@ from speechllm_pl.models.losses import weighted_sum
 from speechllm_pl.training.data_checks import data_of
 from speechllm_pl.training.stage import Stage
 
+TOKENS = 64
+"""Length up to which an LLM's texts are written: the memory is that of drafts and logits of the first pass."""
+
+LOCKSTEP_TOKENS = 8
+"""The same where all ranks gather the LLM's layers for each token, and no draft is checked."""
+
 
 class LargestBatches(L.Callback):
     """Tries each bucket's largest batch once, forward and backward, and recognises the largest of dev.
@@ -56,39 +62,40 @@ class LargestBatches(L.Callback):
                     f" (--data.max_duration {max(fitted, seconds / 2):.0f}), or see `speechllm plan`"
                 ) from error
             fitted = max(fitted, seconds)
-        del reserve
         rank_zero_info(f"the largest batch of every bucket fits: up to {fitted:.1f} s of audio with padding")
         if trainer.limit_val_batches:
-            reserve = torch.empty(3 * trained, device=pl_module.device)  # and the gradients of the last step
             self._decode(trainer, pl_module, data)
-            del reserve
+        del reserve
 
     def _decode(self, trainer: L.Trainer, module: Stage, data: SpeechDataModule) -> None:
-        """Recognise dev's largest batch, which a run would meet after hours, or at its end.
+        """Recognise dev's largest batch and that of its longest utterances, which a run would meet after hours.
 
         Raises:
-            UserError: it does not fit.
+            UserError: one does not fit.
         """
         cuts, buckets = data.cuts("dev"), data.buckets("dev")
-        largest = max(buckets.largest_batches(), key=lambda batch: len(batch) * float(cuts.durations[batch].max()))
-        batch = move_data_to_device(SpeechDataset(cuts)[PlannedBatch(largest, seed=0)], module.device)
-        seconds = seconds_of(batch.waveforms.numel())
+        *_, longest = batches = buckets.largest_batches()
+        largest = max(batches, key=lambda batch: len(batch) * float(cuts.durations[batch].max()))
         modes = {part: part.training for part in module.modules()}
         module.eval()
-        try:
-            module.begin_decoding()
-            with torch.no_grad(), trainer.precision_plugin.forward_context():
-                if batch.ids:
-                    module.transcribe(batch)
-            module.end_decoding()
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"a batch of {len(largest)} utterances of dev, {seconds:.0f} s with padding, does not fit the memory of"
-                f" {module.device}: lower data.val_max_duration (--data.val_max_duration {seconds / 2:.0f})"
-            ) from error
+        module.begin_decoding()
+        for indices in (longest, largest) if largest is not longest else (longest,):
+            batch = move_data_to_device(SpeechDataset(cuts)[PlannedBatch(indices, seed=0)], module.device)
+            try:
+                with torch.no_grad(), trainer.precision_plugin.forward_context():
+                    module.recognized(batch, max_new_tokens=LOCKSTEP_TOKENS if module.in_lockstep else TOKENS)
+            except torch.OutOfMemoryError as error:
+                seconds = seconds_of(batch.waveforms.numel())
+                remedy = f"lower data.val_max_duration (--data.val_max_duration {seconds / 2:.0f})"
+                remedy = remedy if len(indices) > 1 else f"divide or remove cut {batch.ids[0]}"
+                raise UserError(
+                    f"a batch of {len(indices)} utterances of dev, {seconds:.0f} s with padding, does not fit the"
+                    f" memory of {module.device}: {remedy}"
+                ) from error
+        module.end_decoding()
         for part, training in modes.items():
             part.training = training
-        rank_zero_info(f"the largest batch of dev fits: {seconds:.1f} s of audio with padding")
+        rank_zero_info(f"the largest batches of dev fit: up to {float(cuts.durations[longest].max()):.1f} s long")
 
     def _try(self, trainer: L.Trainer, module: Stage, batch: Any) -> None:
         if not batch.ids:

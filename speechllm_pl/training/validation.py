@@ -51,7 +51,7 @@ class Validated(Placed):
         Raises:
             UserError: a text is meaningless, as its logits are not finite.
         """
-        found = self._recognized(batch)
+        found = self.recognized(batch)
         for system, hypotheses in found.items():
             if problem := not_finite(batch.ids, hypotheses, system):
                 raise UserError(problem)
@@ -87,14 +87,15 @@ class Validated(Placed):
     def on_predict_epoch_end(self) -> None:
         self.end_decoding()
 
-    def transcribe(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+    def transcribe(self, batch: Batch, max_new_tokens: int | None = None) -> dict[str, list[Hypothesis]]:
         """Return one hypothesis per utterance from each of `systems`: the texts of greedy search."""
-        options = DecodingOptions("greedy" if self.in_lockstep else "speculative")  # drafts differ in their passes
+        decoder = "greedy" if self.in_lockstep else "speculative"  # drafts differ in their passes
+        options = DecodingOptions(decoder, max_new_tokens=max_new_tokens)
         return self.recognizer.transcribe(*batch.audio, batch.languages, options, self.all_ended)
 
     def score_batch(self, batch: Batch) -> dict[str, list[Hypothesis]]:
         """Recognise a batch, and add its errors to those of `pooled_rates`."""
-        found = self._recognized(batch)
+        found = self.recognized(batch)
         for system, hypotheses in found.items():
             texts = [hypothesis.text for hypothesis in hypotheses]
             self._rates_of(system).update(score(batch.ids, batch.languages, batch.texts, texts))
@@ -103,12 +104,12 @@ class Validated(Placed):
                 log.warning(problem)  # and each word counts as wrong: a long run survives a bad recording
         return found
 
-    def _recognized(self, batch: Batch) -> dict[str, list[Hypothesis]]:
+    def recognized(self, batch: Batch, max_new_tokens: int | None = None) -> dict[str, list[Hypothesis]]:
         """Hypotheses of `transcribe` for a batch; none if it is empty or cannot be read."""
         if batch.ids:
-            return self.transcribe(batch)
+            return self.transcribe(batch, max_new_tokens)
         if self.in_lockstep:  # the others wait for this rank's share of their forward passes
-            self.transcribe(silence(batch, self.speech.dim, self.device))
+            self.transcribe(silence(batch, self.speech.dim, self.device), max_new_tokens)
         return {}
 
     def _rates_of(self, system: str) -> PooledErrorRates:

@@ -202,10 +202,13 @@ def read_at_once(model: SpeechLLM, audio: Audio, instruction: Padded, texts: lis
     ]
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 32])
+@pytest.mark.parametrize(("texts_at_once", "logits_at_once"), [(1, 10**9), (3, 10**9), (32, 1), (32, 100), (32, 10**9)])
 @torch.no_grad()
-def test_several_drafts_of_a_row_are_read_behind_its_own_audio(model: SpeechLLM, at_once: int, monkeypatch) -> None:
-    monkeypatch.setattr(llm_text, "TEXTS_AT_ONCE", at_once)
+def test_several_drafts_of_a_row_are_read_behind_its_own_audio(
+    model: SpeechLLM, texts_at_once: int, logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm_text, "TEXTS_AT_ONCE", texts_at_once)
+    monkeypatch.setattr(llm_text, "LOGITS_AT_ONCE", logits_at_once)
     audio, instruction = batch(model, FRAMES)
     drafts = [[[3, 4, 5], [6], [6, 3, 3, 4]], [[]], [[7] * 200, [5, 5]], [[9], []], [[4, 3, 4, 3, 8], [8], [9, 9]]]
     options = DecodingOptions("beam", num_beams=2, ctc_weight=0.3, ctc_candidates=2)

@@ -208,7 +208,7 @@ def _in_lockstep(rank: int, ranks: int, tokenizer: str, llm: str) -> None:
     assert module.in_lockstep
     with torch.no_grad():
         for shares in batches:
-            found = module._recognized(shares[rank])
+            found = module.recognized(shares[rank])
             assert found == (whole.transcribe(shares[rank]) if shares[rank].ids else {})
     module._release()
     assert all(isinstance(p, DTensor) for p in module.model.parameters())

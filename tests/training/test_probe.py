@@ -27,13 +27,13 @@ class Limited(CtcPretraining):
         self.tried: list[float] = []
         self.decoded: list[float] = []
 
-    def transcribe(self, batch: Batch) -> Any:
+    def transcribe(self, batch: Batch, max_new_tokens: int | None = None) -> Any:
         assert not self.model.training
         assert not torch.is_grad_enabled()
         self.decoded.append(batch.waveforms.numel() / 16_000)
         if self.decoded[-1] > self.val_limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().transcribe(batch)
+        return super().transcribe(batch, max_new_tokens)
 
     def loss_terms(self, batch: Batch) -> Any:
         seconds = batch.waveforms.numel() / 16_000
@@ -90,15 +90,21 @@ def test_what_does_not_fit_is_told_with_what_does(corpus: Path, ctc_tokenizer: C
         probed(corpus, ctc_tokenizer, limit=tried[-1] - 0.05)
 
 
-def test_the_largest_batch_of_dev_is_recognised_once(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
-    module = probed(corpus, ctc_tokenizer, limit=99, val_max_duration=1.5)
-    batches = SpeechDataModule(str(corpus), max_duration=1.5, num_buckets=3).val_dataloader()
-    (decoded,) = module.decoded
-    assert decoded == max(batch.waveforms.numel() / 16_000 for batch in batches)
-    assert decoded <= 1.5 < max(module.tried)
+def test_the_largest_batches_of_dev_are_recognised(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
+    """The one of most seconds, and that of the longest utterances."""
+    module = probed(corpus, ctc_tokenizer, limit=99, val_max_duration=3.0)
+    batches = list(SpeechDataModule(str(corpus), max_duration=3.0, num_buckets=3).val_dataloader())
+    sizes = {batch.waveforms.numel() / 16_000 for batch in batches}
+    longest = max(batches, key=lambda batch: batch.waveforms.shape[1])
+    assert max(module.decoded) == max(sizes)
+    assert longest.waveforms.numel() / 16_000 in module.decoded
+    assert len(module.decoded) <= 2
+    assert max(module.decoded) <= 3.0 < max(module.tried)
     assert all(part.training for part in module.modules())
     with pytest.raises(UserError, match=r"utterances of dev, .* does not fit .*--data.val_max_duration"):
-        probed(corpus, ctc_tokenizer, limit=99, val_limit=decoded - 0.05, val_max_duration=1.5)
+        probed(corpus, ctc_tokenizer, limit=99, val_limit=max(sizes) - 0.05, val_max_duration=3.0)
+    with pytest.raises(UserError, match=r"a batch of 1 utterances of dev, .*: divide or remove cut \S+$"):
+        probed(corpus, ctc_tokenizer, limit=99, val_limit=0, val_max_duration=0.1)
     assert not probed(corpus, ctc_tokenizer, limit=99, limit_val_batches=0).decoded
 
 
