@@ -14,7 +14,9 @@ from speechllm_pl.data.augmentation import Concatenate, PerturbSpeed
 from speechllm_pl.data.batch import Batch
 from speechllm_pl.data.datamodule import SpeechDataModule
 from speechllm_pl.models.encoders.conformer import ConformerConfig
+from speechllm_pl.training import probe
 from speechllm_pl.training.ctc_pretraining import CtcPretraining
+from speechllm_pl.training.llm_finetuning import LlmFinetuning
 from speechllm_pl.training.probe import LargestBatches
 
 
@@ -114,6 +116,22 @@ def test_parts_in_evaluation_mode_stay_so(corpus: Path, ctc_tokenizer: CtcTokeni
     assert module.decoded
     assert module.model.training
     assert not any(part.training for part in module.model.layers.modules())
+
+
+def test_an_llm_writes_a_few_tokens_and_its_weights_are_as_before(
+    corpus: Path, ctc_tokenizer: CtcTokenizer, small_encoder: ConformerConfig, llm_folder: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(probe, "TOKENS", 5)
+    module, texts = LlmFinetuning(ctc_tokenizer, llm=str(llm_folder), encoder=small_encoder), []
+    module.configure_model()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    recognized = module.recognized
+    monkeypatch.setattr(module, "recognized", lambda *given, **how: texts.append(recognized(*given, **how)["llm"]))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.datamodule = SpeechDataModule(str(corpus), max_duration=4.0, num_buckets=3)  # type: ignore[attr-defined]
+    LargestBatches(on_cpu=True).on_fit_start(trainer, module)
+    assert 1 <= max(hypothesis.num_tokens for batch in texts for hypothesis in batch) <= 5
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 def test_other_models_and_processors_are_left_alone(corpus: Path, ctc_tokenizer: CtcTokenizer) -> None:
