@@ -4,6 +4,7 @@ The decoder is flashlight-text's (lexicon-free; Collobert et al., arXiv 1609.031
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -58,6 +59,17 @@ def ctc_beam_search(
         best, *_ = alternatives = tuple(texts.values())
         found.append(replace(best, alternatives=alternatives))
     return found
+
+
+def ctc_texts(
+    greedy: Sequence[Hypothesis], logits: Tensor, frames: Tensor, tokenizer: CtcTokenizer, num_beams: int
+) -> list[list[str]]:
+    """Texts of each utterance: that of greedy search, then others of a beam search with `num_beams`, 0 for none."""
+    texts = [[each.text] for each in greedy]
+    if num_beams:
+        for own, found in zip(texts, ctc_beam_search(logits, frames, tokenizer, num_beams), strict=True):
+            own += [each.text for each in found.alternatives if each.text != own[0]]
+    return texts
 
 
 @cache

@@ -40,23 +40,24 @@ def jointly_ranked(
     """Choose each utterance's text anew among its alternatives, by both scores.
 
     Args:
-        found: texts of the LLM; one without alternatives stands.
+        found: texts of the LLM; one without alternatives stands, and alternatives keep a score that they have.
         logits, frames: of the CTC head, as for `ctc_log_likelihoods`.
         weight: share of the CTC head, 0 to 1.
 
     Characters that the CTC head does not know are left out of its score.
     """
-    heard = []  # by row: one for each alternative
-    for row, each in enumerate(found):
-        texts = [_spelled(tokenizer, alternative.text) for alternative in each.alternatives]
-        own = logits[row : row + 1].expand(len(texts), -1, -1), frames[row : row + 1].expand(len(texts))
-        heard.append(ctc_log_likelihoods(*own, texts).tolist() if texts else [])
     chosen = []
     for row, hypothesis in enumerate(found):
         if not (hypothesis.finite and hypothesis.alternatives):
             chosen.append(hypothesis)
             continue
-        scored = [replace(each, ctc_log_probability=heard[row][k]) for k, each in enumerate(hypothesis.alternatives)]
+        new = [_spelled(tokenizer, each.text) for each in hypothesis.alternatives if not each.ctc_log_probability]
+        own = logits[row : row + 1].expand(len(new), -1, -1), frames[row : row + 1].expand(len(new))
+        heard = iter(ctc_log_likelihoods(*own, new).tolist() if new else [])
+        scored = [
+            each if each.ctc_log_probability else replace(each, ctc_log_probability=next(heard))
+            for each in hypothesis.alternatives
+        ]
         ranked = sorted(scored, key=lambda each: -each.joint_log_probability(weight))
         cost = {"passes": hypothesis.passes, "drafted": hypothesis.drafted}
         chosen.append(replace(ranked[0], alternatives=tuple(ranked), **cost))

@@ -31,7 +31,7 @@ from speechllm_pl.models.llm import (
     merged_lora,
 )
 from speechllm_pl.models.speech_llm import Audio, SpeechLLM
-from speechllm_pl.recognition.ctc_beam import ctc_beam_search
+from speechllm_pl.recognition.ctc_beam import ctc_beam_search, ctc_texts
 from speechllm_pl.recognition.ctc_greedy import greedy_ctc, largest_entropies
 from speechllm_pl.recognition.decoding_options import DecodingOptions, Precision
 from speechllm_pl.recognition.hypothesis import Hypothesis
@@ -306,7 +306,8 @@ class Recognizer:
             part = heard.rows(doubtful)
             assert part.audio is not None
             asked = self.model, part.audio, self.instruction([languages[row] for row in doubtful]), self.llm_tokenizer
-            found = generate(*asked, options, all_ended, drafts=self._guesses(part, options))
+            drafts = ctc_texts(part.hypotheses, part.logits, part.frames, self.tokenizer, options.ctc_candidates)
+            found = generate(*asked, options, all_ended, drafts)
             if options.ctc_weight:
                 by_ctc = part.logits, part.frames, self.tokenizer, options.ctc_weight
                 found = jointly_ranked(found, *by_ctc)
@@ -317,15 +318,6 @@ class Recognizer:
             for row, hypothesis in zip(doubtful, found, strict=True):
                 written[row] = hypothesis
         return written
-
-    def _guesses(self, heard: Heard, options: DecodingOptions) -> list[list[str]]:
-        """Texts of the CTC head for each utterance: the greedy one, then those of its prefix beam search if asked."""
-        guesses = [[each.text] for each in heard.hypotheses]
-        if options.ctc_candidates:
-            beams = ctc_beam_search(heard.logits, heard.frames, self.tokenizer, options.ctc_candidates)
-            for texts, found in zip(guesses, beams, strict=True):
-                texts += [each.text for each in found.alternatives if each.text != texts[0]]
-        return guesses
 
 
 def _untrained(config: CtcConfig, tokenizer: bytes, llm_digest: str = "", encoder_digest: str = "") -> Recognizer:

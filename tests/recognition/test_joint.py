@@ -65,3 +65,13 @@ def test_characters_that_ctc_does_not_know_do_not_count(letters: CtcTokenizer) -
     assert chosen.text == "ab"
     scores = {each.text: each.ctc_log_probability for each in chosen.alternatives}
     assert scores["a猫b"] == scores["ab"] > scores["b"]
+
+
+def test_a_score_that_ctc_has_given_is_not_asked_for_again(letters: CtcTokenizer) -> None:
+    logits, frames = spoken(letters, "ab")
+    known = Hypothesis("ca", log_probability=-1.0, ctc_log_probability=-0.25)
+    given = replace(known, alternatives=(known, Hypothesis("ab", log_probability=-1.0)))
+    [chosen] = jointly_ranked([given], logits, frames, letters, 0.5)
+    scores = {each.text: each.ctc_log_probability for each in chosen.alternatives}
+    assert scores["ca"] == -0.25
+    assert scores["ab"] == ctc_log_likelihoods(logits, frames, [letters.encode("ab")]).item()
