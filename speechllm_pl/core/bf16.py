@@ -6,7 +6,7 @@ import torch
 def bf16_is_faster(device: torch.device) -> bool:
     """Whether products of bf16 matrices are faster than those of fp32 on this machine's `device`.
 
-    On CPUs this takes AMX, or AMD's AVX512-BF16 (Zen 4 and later). Intel's AVX512-BF16 alone takes twice as long as fp32
+    On CPUs this takes AMX, or AMD's AVX512-BF16 (Zen 4 and later). Others were seen to take twice as long as for fp32
     (docs/results.md).
     """
     if device.type != "cpu":
