@@ -12,4 +12,4 @@ def bf16_is_faster(device: torch.device) -> bool:
     if device.type != "cpu":
         return True
     able = torch.cpu.get_capabilities()
-    return bool(able.get("amx_bf16")) or bool(able.get("avx512_bf16")) and "AMD" in able.get("cpu_name", "")
+    return bool(able.get("amx_bf16")) or (bool(able.get("avx512_bf16")) and "AMD" in able.get("cpu_name", ""))
