@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from speechllm_pl.core.errors import UserError
 from speechllm_pl.models.encoders.whisper import Whisper
+from speechllm_pl.optim import muon_adamw
 from speechllm_pl.storage import frame_cache
 from speechllm_pl.training.cached_frames import refuse_changing_frames
 
@@ -81,8 +82,9 @@ def names_in(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_losses_are_the_same_and_no_epoch_runs_the_encoder(
-    speechllm, arguments, heard: list[int], stage: str, tmp_path: Path
+    speechllm, arguments, heard: list[int], stage: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(muon_adamw, "bf16_is_faster", lambda device: False)  # whose rounding outweighs the bound
     done = speechllm(*arguments(stage, tmp_path / "without"))
     assert done.status == 0, done.err
     assert sum(heard) == 3 * 8 + 2 + 1  # train in three epochs, dev once, and the utterance of a figure
